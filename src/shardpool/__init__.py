@@ -1,0 +1,116 @@
+"""Many PostgreSQL servers used as one sharded database from Python services, in process, without a proxy."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._async.route import AsyncRoute, AsyncShardHandle
+    from ._async.router import AsyncRouter
+    from ._sync.route import Route, ShardHandle
+    from ._sync.router import Router
+    from .config import load_topology, parse_topology
+    from .errors import (
+        BatchError,
+        CommitUnknown,
+        ConfigError,
+        DeadlineExceeded,
+        InitRefused,
+        InvalidKey,
+        ItemFailure,
+        ItemRolledBack,
+        KeyNotCovered,
+        LoadError,
+        MissingKey,
+        Problem,
+        RouterMisuse,
+        RoutingError,
+        ScatterError,
+        ShardBusy,
+        ShardError,
+        ShardpoolError,
+        ShardUnavailable,
+        StaleTopology,
+        UnknownKeyspace,
+        UnknownShard,
+        UnknownTable,
+        UnsupportedQuery,
+    )
+    from .partitioning import encode_key
+    from .report import Finding, Report
+    from .result import Result
+    from .topology import Topology
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncRoute",
+    "AsyncRouter",
+    "AsyncShardHandle",
+    "BatchError",
+    "CommitUnknown",
+    "ConfigError",
+    "DeadlineExceeded",
+    "Finding",
+    "InitRefused",
+    "InvalidKey",
+    "ItemFailure",
+    "ItemRolledBack",
+    "KeyNotCovered",
+    "LoadError",
+    "MissingKey",
+    "Problem",
+    "Report",
+    "Result",
+    "Route",
+    "Router",
+    "RouterMisuse",
+    "RoutingError",
+    "ScatterError",
+    "ShardBusy",
+    "ShardError",
+    "ShardHandle",
+    "ShardUnavailable",
+    "ShardpoolError",
+    "StaleTopology",
+    "Topology",
+    "UnknownKeyspace",
+    "UnknownShard",
+    "UnknownTable",
+    "UnsupportedQuery",
+    "__version__",
+    "encode_key",
+    "load_topology",
+    "parse_topology",
+]
+
+# A public name is imported when it is first used: psycopg alone takes 0.2 s, which `shardpool --help` can do without.
+_NAMES = {
+    "._async.route": "AsyncRoute AsyncShardHandle",
+    "._async.router": "AsyncRouter",
+    "._sync.route": "Route ShardHandle",
+    "._sync.router": "Router",
+    ".config": "load_topology parse_topology",
+    ".errors": (
+        "BatchError CommitUnknown ConfigError DeadlineExceeded InitRefused InvalidKey ItemFailure "
+        "ItemRolledBack KeyNotCovered LoadError MissingKey Problem RouterMisuse RoutingError "
+        "ScatterError ShardBusy ShardError ShardpoolError ShardUnavailable StaleTopology "
+        "UnknownKeyspace UnknownShard UnknownTable UnsupportedQuery"
+    ),
+    ".partitioning": "encode_key",
+    ".report": "Finding Report",
+    ".result": "Result",
+    ".topology": "Topology",
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,209 @@
+"""`check`: the fleet as it is against the topology. Reads only, on connections of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+
+from .. import control
+from .._concurrency import async_run_all
+from ..errors import ShardError, first_line
+from ..report import Finding, Report
+from ..table_facts import TABLE_FACTS, TableFacts, compare_tables, table_facts, table_findings
+from ..topology import Endpoint, Keyspace, Topology
+from .connector import AsyncConnector
+
+if TYPE_CHECKING:
+    from .router import AsyncRouter
+
+OLDEST_VERSION = 14
+
+_SERVER = """
+    select pg_catalog.current_setting('server_version_num')::int, pg_catalog.pg_is_in_recovery(),
+           pg_catalog.current_setting('max_connections')::int
+             - pg_catalog.current_setting('superuser_reserved_connections')::int,
+           pg_catalog.pg_encoding_to_char(d.encoding)
+    from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()
+"""
+
+
+_OWNERS = "select keyspace, first_bucket, last_bucket, shard from shardpool.owner"
+
+
+async def check(router: AsyncRouter, rows: bool, timeout: float) -> Report:
+    """See `AsyncRouter.check`."""
+    router._check_usable()
+    topology = router.topology
+    deadline = monotonic() + timeout
+    checks = [
+        partial(_check_endpoint, router, topology, name, endpoint, deadline, rows)
+        for name, shard in topology.shards.items()
+        for endpoint in shard.endpoints
+    ]
+    findings: list[Finding] = []
+    facts_by_shard: dict[str, Mapping[str, TableFacts]] = {}
+    for _, error in await async_run_all([partial(_collect, one, findings, facts_by_shard) for one in checks]):
+        if error is not None:
+            raise error
+    findings.extend(compare_tables(topology, facts_by_shard))
+    order = {name: number for number, name in enumerate(topology.shards)}
+    findings.sort(key=lambda finding: order.get(finding.subject.split("/")[0], len(order)))
+    return Report(topology.fleet, topology.epoch, tuple(findings))
+
+
+async def _collect(one: Any, findings: list[Finding], facts_by_shard: dict[str, Mapping[str, TableFacts]]) -> None:
+    found, shard, facts = await one()
+    findings.extend(found)
+    if facts is not None:
+        facts_by_shard[shard] = facts
+
+
+async def _check_endpoint(
+    router: AsyncRouter, topology: Topology, name: str, endpoint: Endpoint, deadline: float, rows: bool
+) -> tuple[list[Finding], str, Mapping[str, TableFacts] | None]:
+    """The findings on one endpoint, and what a primary tells of its tables."""
+    subject = f"{name}/{endpoint.name}"
+    findings: list[Finding] = []
+    facts: Mapping[str, TableFacts] | None = None
+    try:
+        async with _connected(router, topology, name, endpoint, deadline) as conn:
+            findings.extend(_server_findings(await _one(conn, _SERVER), subject, endpoint))
+            if endpoint.role == "primary":
+                facts = await _tables(conn, topology)
+                if topology.control == "required":
+                    findings.extend(await _control(conn, topology, name, subject))
+                findings.extend(table_findings(topology, name, facts))
+                if rows and topology.control == "required" and not any(f.level == "error" for f in findings):
+                    findings.extend(await _rows(conn, topology, name, facts))
+    except (psycopg.Error, ShardError) as error:
+        findings.append(Finding("error", subject, f"{endpoint.address}: {first_line(error)}"))
+    return findings, name, facts
+
+
+@asynccontextmanager
+async def _connected(
+    router: AsyncRouter, topology: Topology, name: str, endpoint: Endpoint, deadline: float
+) -> AsyncIterator[AsyncConnection[Any]]:
+    """A connection that is not checked by who it is, since that is what is to be found out."""
+    conn = await AsyncConnector(topology, name, endpoint, router._options).connect_unchecked(deadline)
+    watch = router._watchdog.watch(conn, deadline)
+    try:
+        await conn.set_autocommit(True)
+        yield conn
+    finally:
+        router._watchdog.release(watch)
+        await conn.close()
+
+
+async def _one(conn: AsyncConnection[Any], query: str, params: Sequence[Any] | None = None) -> Any:
+    cursor = conn.cursor(row_factory=tuple_row)
+    await cursor.execute(query, params)
+    return await cursor.fetchone()
+
+
+def _server_findings(row: Any, subject: str, endpoint: Endpoint) -> Iterator[Finding]:
+    version, in_recovery, connections, encoding = row
+    role = "replica" if in_recovery else "primary"
+    yield Finding("ok", subject, f"{endpoint.address}: PostgreSQL {version // 10000}.{version % 10000}, {role}")
+    if version // 10000 < OLDEST_VERSION:
+        yield Finding("error", subject, f"PostgreSQL {OLDEST_VERSION} or later is needed")
+    if role != endpoint.role:
+        hint = "Correct the topology, or let several nodes be told apart by asking: `hosts:`."
+        yield Finding("error", subject, f"declared as {endpoint.role}, but it is a {role}", hint)
+    if encoding != "UTF8":
+        yield Finding("error", subject, f"database encoding is {encoding}", "Keys are hashed as UTF-8: use UTF8.")
+    if endpoint.pool.max_size > connections:
+        yield Finding(
+            "error",
+            subject,
+            f"pool.max_size is {endpoint.pool.max_size}, but the server takes {connections} connections",
+            "Lower pool.max_size or raise max_connections.",
+        )
+    elif endpoint.pool.max_size * 2 > connections:
+        yield Finding(
+            "warning",
+            subject,
+            f"room for {connections // endpoint.pool.max_size} process with pool.max_size {endpoint.pool.max_size}: "
+            f"the server takes {connections} connections",
+        )
+
+
+async def _control(conn: AsyncConnection[Any], topology: Topology, name: str, subject: str) -> list[Finding]:
+    """Identity, hash contract, owners, and whether the server's own bucket functions still give what they must."""
+    try:
+        row = await _one(conn, control.IDENTITY_QUERY)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        return [Finding("error", subject, "its server carries no shardpool schema", control.NOT_INSTALLED_HINT)]
+    problem = control.check_identity(row, topology, name)
+    if problem is not None:
+        return [Finding("error", subject, problem)]
+    missing = [keyspace for keyspace in topology.keyspaces if keyspace not in row[4]]
+    if missing:
+        what = f"keyspace {', '.join(missing)} is not installed"
+        return [Finding("error", subject, what, control.NOT_INSTALLED_HINT)]
+    findings: list[Finding] = []
+    (mismatches,) = await _one(conn, control.self_test_query(topology))
+    if mismatches:
+        message = f"its bucket functions give {mismatches} wrong answers for the frozen vectors"
+        findings.append(Finding("error", subject, message, control.NOT_INSTALLED_HINT))
+    cursor = conn.cursor(row_factory=tuple_row)
+    await cursor.execute(_OWNERS)
+    findings.extend(_owner_findings(topology, subject, await cursor.fetchall()))
+    return findings
+
+
+def _owner_findings(topology: Topology, subject: str, owners: Sequence[Any]) -> Iterator[Finding]:
+    for keyspace in topology.keyspaces.values():
+        stored = {
+            bucket: shard
+            for space, first, last, shard in owners
+            if space == keyspace.name
+            for bucket in range(first, last + 1)
+        }
+        differing = sum(stored.get(bucket) != shard for bucket, shard in enumerate(keyspace.shard_by_bucket))
+        if differing:
+            yield Finding(
+                "error",
+                subject,
+                f"the owners of {differing} buckets of keyspace {keyspace.name} are others there than in the topology",
+                "Is this the newest topology? Else run: shardpool init",
+            )
+
+
+async def _tables(conn: AsyncConnection[Any], topology: Topology) -> Mapping[str, TableFacts]:
+    cursor = conn.cursor(row_factory=tuple_row)
+    await cursor.execute(TABLE_FACTS, (list(topology.placements),))
+    return table_facts(await cursor.fetchall())
+
+
+async def _rows(
+    conn: AsyncConnection[Any], topology: Topology, name: str, facts: Mapping[str, TableFacts]
+) -> list[Finding]:
+    """Rows of sharded tables that lie on this shard though another one owns their bucket, counted on the server."""
+    findings = []
+    for keyspace in topology.keyspaces.values():
+        for table in keyspace.tables:
+            if table in facts:
+                findings.extend(await _misplaced(conn, keyspace, table, name))
+    return findings
+
+
+async def _misplaced(conn: AsyncConnection[Any], keyspace: Keyspace, table: str, name: str) -> list[Finding]:
+    query = control.misplaced_rows_query(keyspace, table, control.owned_buckets(keyspace, name))
+    misplaced, uncovered = await _one(conn, query)
+    subject = f"{name}/{table.removeprefix('public.')}"
+    where = f'Find them with shardpool."bucket_{keyspace.name}"(…), and move or delete them.'
+    found = []
+    if misplaced:
+        message = f"{misplaced} rows lie here though their buckets belong to other shards"
+        found.append(Finding("error", subject, message, where))
+    if uncovered:
+        found.append(Finding("error", subject, f"{uncovered} rows have a key that no bucket covers", where))
+    return found

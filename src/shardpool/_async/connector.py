@@ -1,0 +1,125 @@
+"""Makes the connections of one endpoint's pool: parameters, password, the right server, the user's own settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+
+from .. import control
+from ..errors import ShardUnavailable, first_line
+from ..topology import Endpoint, Topology
+
+logger = logging.getLogger("shardpool.pool")
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncConnectOptions:
+    """What the caller of the router adds to every connection; see `AsyncRouter`."""
+
+    connection_class: type[AsyncConnection[Any]] = AsyncConnection
+    configure: Callable[[AsyncConnection[Any]], Awaitable[None]] | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class AsyncConnector:
+    """Stands where psycopg_pool has a connection class: `connect()` gives a checked connection.
+
+    `failures` counts the attempts that failed, `error` is the last one's; both are what a waiting caller is told.
+    """
+
+    def __init__(self, topology: Topology, shard: str, endpoint: Endpoint, options: AsyncConnectOptions) -> None:
+        self.topology = topology
+        self.shard = shard
+        self.endpoint = endpoint
+        self.failures = 0
+        self.error: Exception | None = None
+        self.seen_epoch = 0
+        self._options = options
+
+    async def connect(self, conninfo: str = "", **kwargs: Any) -> AsyncConnection[Any]:
+        """A new connection to the right server, configured; raises `psycopg.Error` or `ShardUnavailable`."""
+        try:
+            conn = await self._connect()
+        except Exception as error:
+            self.error = error
+            self.failures += 1
+            raise
+        self.error = None
+        return conn
+
+    async def connect_unchecked(self, deadline: float) -> AsyncConnection[Any]:
+        """A new connection to whatever server is there, within the deadline (monotonic seconds) as libpq keeps it."""
+        kwargs = self._kwargs()
+        seconds = max(2, int(deadline - monotonic()))
+        kwargs["connect_timeout"] = min(int(kwargs.get("connect_timeout") or seconds), seconds)
+        return await self._options.connection_class.connect("", **kwargs)
+
+    async def _connect(self) -> AsyncConnection[Any]:
+        conn = await self._options.connection_class.connect("", **self._kwargs())
+        try:
+            if self.topology.control == "required":
+                await self._check_identity(conn)
+            if self._options.configure is not None:
+                await self._options.configure(conn)
+        except BaseException:
+            await conn.close()
+            raise
+        return conn
+
+    def _kwargs(self) -> dict[str, Any]:
+        """Keyword arguments rather than a DSN: libpq quotes a DSN that it cannot parse, password and all."""
+        endpoint = self.endpoint
+        kwargs: dict[str, Any] = {"fallback_application_name": "shardpool", **dict(endpoint.params)}
+        if endpoint.pooler == "transaction":
+            kwargs["prepare_threshold"] = None
+        if endpoint.password_file is not None:
+            kwargs["password"] = self._password_from(endpoint.password_file)
+        elif endpoint.password is not None:
+            kwargs["password"] = endpoint.password.reveal()
+        return {**kwargs, **self._options.kwargs}
+
+    def _password_from(self, file: str) -> str:
+        try:
+            return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as error:
+            raise self._unavailable("its password_file cannot be read", f"{file}: {error.strerror}", None) from error
+
+    async def _check_identity(self, conn: AsyncConnection[Any]) -> None:
+        """One round trip: is this the shard that the topology says, with the same hash contract?"""
+        await conn.set_autocommit(True)
+        try:
+            cursor = conn.cursor(row_factory=tuple_row)
+            await cursor.execute(control.IDENTITY_QUERY, prepare=False)
+            row = await cursor.fetchone()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn) as e:
+            raise self._unavailable(
+                "its server carries no shardpool schema", first_line(e), control.NOT_INSTALLED_HINT
+            ) from e
+        except psycopg.errors.InsufficientPrivilege as e:
+            raise self._unavailable(
+                "its shardpool schema cannot be read", first_line(e), "Grant USAGE and SELECT on schema shardpool."
+            ) from e
+        if row is not None:
+            self.seen_epoch = max(self.seen_epoch, row[3])
+        problem = control.check_identity(row, self.topology, self.shard)
+        if problem is not None:
+            raise self._unavailable("the server is not that shard", problem, None)
+        await conn.set_autocommit(bool(self._options.kwargs.get("autocommit", False)))
+
+    def _unavailable(self, why: str, detail: str, hint: str | None) -> ShardUnavailable:
+        return ShardUnavailable(
+            f"shard {self.shard} cannot be used: {why}",
+            shard=self.shard,
+            endpoint=self.endpoint.name,
+            phase="connect",
+            detail=f"{self.endpoint.address}: {detail}",
+            hint=hint,
+        )

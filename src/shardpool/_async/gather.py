@@ -1,0 +1,253 @@
+"""Scatter: one statement or one function on many shards at once, and every shard's outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from psycopg import AsyncConnection, sql
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import Format
+from psycopg.rows import RowFactory
+
+from .._concurrency import async_drive, async_run_all
+from .._leg import Leg, Statement
+from ..errors import DeadlineExceeded, ScatterError, UnsupportedQuery
+from ..query.placeholders import Converted, convert
+from ..result import Result
+from .lease import Params, explain, is_lost
+from .pools import AsyncEndpointPool, Retired
+
+if TYPE_CHECKING:
+    from .router import AsyncRouter
+
+# Types below have the same oid on every server; those of enums, composites and extensions differ.
+_FIRST_NORMAL_OID = 16384
+
+Taken = dict[str, tuple[AsyncEndpointPool, AsyncConnection[Any]]]
+
+
+def targets(
+    router: AsyncRouter,
+    shards: Iterable[str] | None,
+    keys: Iterable[Any] | None,
+    keyspace: str | None,
+    table: str | None,
+) -> list[str]:
+    """The names of the shards to ask, in the order of the topology: two scatters always take them in the same order."""
+    topology = router.topology
+    if shards is not None:
+        wanted = set(shards)
+        for name in wanted:
+            topology.shard(name)
+    elif keys is not None:
+        wanted = set(router.for_keys(keys, keyspace=keyspace, table=table))
+    else:
+        wanted = set(topology.shards)
+    return [name for name in topology.shards if name in wanted]
+
+
+async def call(
+    router: AsyncRouter,
+    names: Sequence[str],
+    function: Callable[[AsyncConnection[Any]], Awaitable[Any]],
+    deadline: float,
+    *,
+    readonly: bool,
+) -> dict[str, Any]:
+    """`function(conn)` in one transaction on each shard, side by side."""
+
+    async def one(name: str) -> Any:
+        async with router.shard(name)._lease_until(deadline, readonly=readonly) as conn:
+            return await function(conn)
+
+    outcomes = await async_run_all([partial(one, name) for name in names])
+    results = {name: value for name, (value, error) in zip(names, outcomes, strict=True) if error is None}
+    failures = {name: error for name, (_, error) in zip(names, outcomes, strict=True) if error is not None}
+    return _all_or_raise(names, results, failures)
+
+
+async def execute(
+    router: AsyncRouter,
+    names: Sequence[str],
+    query: Any,
+    params: Params | None,
+    deadline: float,
+    *,
+    readonly: bool,
+    binary: bool,
+    row_factory: RowFactory[Any] | None,
+) -> dict[str, Result]:
+    """The same statement on each shard: sent to all before any is read."""
+    taken = await take_all(router, names, deadline, readonly)
+    legs: list[Leg] = []
+    try:
+        statements = _Statements(query, params, binary)
+        for name, (pool, conn) in taken.items():
+            if not conn.autocommit:
+                await conn.set_autocommit(True)
+            legs.append(Leg(name, conn, statements.on(conn), _overdue(name, pool)))
+        await async_drive([(leg.pgconn.socket, leg.step()) for leg in legs], deadline)
+    finally:
+        # A connection in the middle of an answer is closed: its socket would give the rest to the next caller.
+        reusable = {leg.shard for leg in legs if leg.reusable} if legs else set(taken)
+        for name, (pool, conn) in taken.items():
+            if name not in reusable:
+                await conn.close()
+            await pool.give(conn)
+    failures = {leg.shard: _explained(leg, *taken[leg.shard]) for leg in legs if leg.error is not None}
+    results = {
+        leg.shard: Result(leg.pgresult, leg.conn, (leg.shard,), row_factory) for leg in legs if leg.error is None
+    }
+    return _all_or_raise(names, results, failures)
+
+
+async def take_all(router: AsyncRouter, names: Sequence[str], deadline: float, readonly: bool) -> Taken:
+    """A connection of each shard, or none.
+
+    The places in the pools are taken one after another in the order of the topology, so that two scatters never hold
+    what the other waits for; connections that must be made first are then made side by side.
+    """
+    while True:
+        router._check_usable()
+        pools = [await _endpoint(router, name, deadline, readonly) for name in names]
+        try:
+            return await _take_each(names, pools, deadline)
+        except Retired:
+            continue
+
+
+async def _endpoint(router: AsyncRouter, name: str, deadline: float, readonly: bool) -> AsyncEndpointPool:
+    shard = router._state.pools[name]
+    return await shard.readonly(deadline) if readonly else shard.primary
+
+
+async def _take_each(names: Sequence[str], pools: Sequence[AsyncEndpointPool], deadline: float) -> Taken:
+    reserved: list[AsyncEndpointPool] = []
+    outcomes: list[tuple[Any, BaseException | None]] = []
+    try:
+        for name, pool in zip(names, pools, strict=True):
+            try:
+                await pool.reserve(deadline)
+            except Exception as error:
+                raise _nothing_begun({name: error}) from error
+            reserved.append(pool)
+        if all(pool.is_warm for pool in pools):
+            outcomes = [await _outcome(pool, deadline) for pool in pools]
+        else:
+            outcomes = await async_run_all([partial(pool.connect, deadline) for pool in pools])
+        failures = {name: error for name, (_, error) in zip(names, outcomes, strict=True) if error is not None}
+        retired = [error for error in failures.values() if isinstance(error, Retired)]
+        if retired:
+            raise retired[0]
+        if failures:
+            raise _nothing_begun(failures)
+    except BaseException:
+        for number, pool in enumerate(reserved):
+            conn = outcomes[number][0] if outcomes else None
+            if conn is None:
+                pool.release()
+            else:
+                await pool.give(conn)
+        raise
+    return {name: (pool, outcome[0]) for name, pool, outcome in zip(names, pools, outcomes, strict=True)}
+
+
+async def _outcome(pool: AsyncEndpointPool, deadline: float) -> tuple[Any, BaseException | None]:
+    try:
+        return await pool.connect(deadline), None
+    except Exception as error:
+        return None, error
+
+
+class _Statements:
+    """One statement with its parameters, as each connection wants it."""
+
+    def __init__(self, query: Any, params: Params | None, binary: bool) -> None:
+        self._query = query
+        self._params = params
+        self._result_format = int(Format.BINARY if binary else Format.TEXT)
+        self._binary = binary
+        self._shared: Statement | None = None
+
+    def on(self, conn: AsyncConnection[Any]) -> Statement:
+        """The statement for this connection; dumped once when no parameter's type differs from server to server."""
+        if self._shared is not None:
+            return self._shared
+        text = _text(self._query, conn)
+        if self._params is None:
+            # Without parameters the simple protocol is used, as psycopg does, unless binary rows are asked for.
+            values: list[Any] | None = [] if self._binary else None
+            statement = Statement(text, values, result_format=self._result_format)
+        else:
+            statement = self._dumped(convert(text), conn)
+        if not isinstance(self._query, sql.Composable) and all(oid < _FIRST_NORMAL_OID for oid in statement.types):
+            self._shared = statement
+        return statement
+
+    def _dumped(self, converted: Converted, conn: AsyncConnection[Any]) -> Statement:
+        transformer = Transformer(conn)
+        assert self._params is not None
+        values = transformer.dump_sequence(
+            converted.arrange(self._params), [PyFormat(letter) for letter in converted.formats]
+        )
+        types, formats = transformer.types or (), transformer.formats or ()
+        return Statement(converted.text, values, types, formats, self._result_format)
+
+
+def _text(query: Any, conn: AsyncConnection[Any]) -> bytes:
+    match query:
+        case bytes():
+            return query
+        case str():
+            return query.encode(conn.info.encoding)
+        case sql.Composable():
+            return query.as_bytes(conn)
+    raise UnsupportedQuery(
+        f"a query of type {type(query).__name__} cannot be scattered",
+        hint="Pass str, bytes or a psycopg.sql object, with the parameters beside it.",
+    )
+
+
+def _overdue(name: str, pool: AsyncEndpointPool) -> Callable[[], DeadlineExceeded]:
+    def error() -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"the deadline passed on shard {name}",
+            shard=name,
+            endpoint=pool.endpoint.name,
+            applied="unknown",
+            hint="Look whether it was applied before you write it again.",
+        )
+
+    return error
+
+
+def _explained(leg: Leg, pool: AsyncEndpointPool, conn: AsyncConnection[Any]) -> BaseException:
+    if isinstance(leg.error, DeadlineExceeded):
+        return leg.error
+    lost = is_lost(conn) or not leg.reusable
+    error = explain(leg.error, pool, cut=False, lost=lost, phase="query", may_be_applied=True)
+    assert error is not None
+    if error is not leg.error:
+        error.__cause__ = leg.error
+    return error
+
+
+def _nothing_begun(failures: dict[str, BaseException]) -> ScatterError:
+    return ScatterError(
+        f"nothing was begun: {len(failures)} of the shards gave no connection",
+        failures=failures,
+        hint="Name the shards that are well with shards=[…] to leave the others out.",
+    )
+
+
+def _all_or_raise(names: Sequence[str], results: dict[str, Any], failures: dict[str, BaseException]) -> dict[str, Any]:
+    for error in failures.values():
+        if not isinstance(error, Exception):
+            raise error
+    if failures:
+        raise ScatterError(
+            f"{len(failures)} of {len(names)} shards failed", failures=failures, results=results
+        ) from next(iter(failures.values()))
+    return results

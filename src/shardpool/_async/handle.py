@@ -1,0 +1,178 @@
+"""The verbs of one shard, as a route and `router.shard(name)` have them: connection, transaction, execute, run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, sql
+from psycopg.rows import RowFactory
+
+from .._concurrency import async_sleep
+from ..errors import RouterMisuse
+from ..result import Result
+from .lease import AsyncLease, Params, deadline_after, explain, is_lost
+from .pools import AsyncEndpointPool, Retired
+from .shards import AsyncShardPools
+
+if TYPE_CHECKING:
+    from .router import AsyncRouter
+
+T = TypeVar("T")
+
+# Statements that begin so cannot have written anything that their caller must look for after a lost connection.
+_READS = ("select", "values", "table", "show", "explain")
+_RETRY_PAUSE = 0.005
+_LENDER = "_shardpool_lender"
+
+
+class AsyncHandle:
+    """One shard of a router. Cheap to make and to keep: pools and topology are looked up when it is used."""
+
+    __slots__ = ("_router",)
+
+    _router: AsyncRouter
+
+    def _current_pools(self) -> AsyncShardPools:
+        raise NotImplementedError
+
+    async def _take(self, readonly: bool, deadline: float) -> tuple[AsyncEndpointPool, AsyncConnection[Any]]:
+        """A connection of the right endpoint, of the topology of this moment."""
+        while True:
+            self._router._check_usable()
+            pools = self._current_pools()
+            pool = await pools.readonly(deadline) if readonly else pools.primary
+            try:
+                return pool, await pool.take(deadline)
+            except Retired:
+                continue
+
+    def connection(
+        self, *, readonly: bool = False, timeout: float | None = None, deadline: float | None = None
+    ) -> AsyncLease:
+        """A context manager that gives a psycopg connection of the primary: commit on success, rollback on error.
+
+        `timeout` seconds is the wait for a connection (default: the topology's); `deadline` seconds bounds the whole
+        block, kept by shutting the socket (default: no bound). With `readonly` a replica within its lag limit is taken
+        when there is one; nothing keeps you from writing on the primary when there is none.
+        Raises `ShardUnavailable`, `ShardBusy`, `DeadlineExceeded`, and `CommitUnknown` when the connection is lost
+        while COMMIT is under way.
+        """
+        return AsyncLease(self, readonly=readonly, wait=timeout, until=deadline_after(deadline), explicit=False)
+
+    def transaction(
+        self, *, readonly: bool = False, timeout: float | None = None, deadline: float | None = None
+    ) -> AsyncLease:
+        """Like `connection`, with the block as one transaction: `commit()` and `rollback()` inside it are errors."""
+        return AsyncLease(self, readonly=readonly, wait=timeout, until=deadline_after(deadline), explicit=True)
+
+    async def getconn(self, timeout: float | None = None, *, readonly: bool = False) -> AsyncConnection[Any]:
+        """A connection for as long as you like, which must be given back with `putconn`; prefer `connection()`.
+
+        For libraries that bring their own life cycle, as an SQLAlchemy engine does. Errors are those of `connection`.
+        """
+        pool, conn = await self._take(readonly, self._router._deadline(timeout))
+        try:
+            if conn.autocommit is not pool.autocommit:
+                await conn.set_autocommit(pool.autocommit)
+            setattr(conn, _LENDER, pool)
+        except BaseException:
+            await pool.give(conn)
+            raise
+        return conn
+
+    async def putconn(self, conn: AsyncConnection[Any]) -> None:
+        """Give back what `getconn` gave; what was not committed is rolled back."""
+        pool: AsyncEndpointPool | None = conn.__dict__.pop(_LENDER, None)
+        if pool is None:
+            raise RouterMisuse("this connection is not lent: it came from elsewhere, or was given back before")
+        await pool.give(conn)
+
+    def _lease_until(self, until: float, *, readonly: bool) -> AsyncLease:
+        """A transaction that has ended by `until` (monotonic seconds), the wait for its connection included."""
+        return AsyncLease(self, readonly=readonly, wait=until - monotonic(), until=until, explicit=True)
+
+    async def execute(
+        self,
+        query: Any,
+        params: Params | None = None,
+        *,
+        timeout: float | None = None,
+        readonly: bool = False,
+        prepare: bool | None = None,
+        binary: bool = False,
+        row_factory: RowFactory[Any] | None = None,
+    ) -> Result:
+        """Run one statement in autocommit, in one round trip, and give its `Result`; of several, the last one's.
+
+        `timeout` seconds (default: the topology's) covers everything. psycopg's errors pass through with a note that
+        names the shard; when the connection is lost under a statement that may write, `CommitUnknown`.
+        """
+        deadline = self._router._deadline(timeout)
+        pool, conn = await self._take(readonly, deadline)
+        watch = pool.watchdog.watch(conn, deadline)
+        failure: BaseException | None = None
+        try:
+            if not conn.autocommit:
+                await conn.set_autocommit(True)
+            cursor = conn.cursor(binary=binary)
+            await cursor.execute(query, params, prepare=prepare)
+            while cursor.nextset():
+                pass
+            pgresult = cursor.pgresult
+            assert pgresult is not None
+            return Result(pgresult, conn, (pool.shard,), row_factory)
+        except psycopg.Error as error:
+            failure = error
+            raise
+        finally:
+            cut = not pool.watchdog.release(watch)
+            lost = failure is not None and is_lost(conn)
+            await pool.give(conn)
+            if failure is not None:
+                wrote = _may_write(query)
+                explained = explain(failure, pool, cut=cut, lost=lost, phase="query", may_be_applied=wrote)
+                if explained is not None and explained is not failure:
+                    raise explained from failure
+
+    async def run(
+        self,
+        function: Callable[[AsyncConnection[Any]], Awaitable[T]],
+        *,
+        timeout: float | None = None,
+        readonly: bool = False,
+    ) -> T:
+        """Call `function(conn)` in one transaction and give what it returns.
+
+        On a serialization failure or a deadlock (40001, 40P01) the transaction is rolled back and the function called
+        again, until `timeout` seconds (default: the topology's) are over: it must have no effect but on the
+        connection. `CommitUnknown` is raised, and nothing repeated, when the connection is lost under COMMIT.
+        """
+        return await self._run_until(function, self._router._deadline(timeout), readonly=readonly)
+
+    async def _run_until(
+        self, function: Callable[[AsyncConnection[Any]], Awaitable[T]], until: float, *, readonly: bool
+    ) -> T:
+        attempt = 0
+        while True:
+            try:
+                async with self._lease_until(until, readonly=readonly) as conn:
+                    return await function(conn)
+            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
+                # Full jitter: two transactions that met once must not meet again.
+                pause = random.uniform(0, min(1.0, _RETRY_PAUSE * 2**attempt))
+                if monotonic() + pause >= until:
+                    raise
+                await async_sleep(pause)
+                attempt += 1
+
+
+def _may_write(query: Any) -> bool:
+    if isinstance(query, sql.Composable):
+        query = query.as_bytes(None)
+    if isinstance(query, bytes):
+        query = query.decode(errors="replace")
+    return not (isinstance(query, str) and query.lstrip("( \t\r\n").lower().startswith(_READS))

@@ -1,0 +1,144 @@
+"""One use of one connection: taken, begun, committed or rolled back, given back; and what its errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+
+from .._watchdog import Watch
+from ..errors import Applied, CommitUnknown, DeadlineExceeded, first_line
+
+if TYPE_CHECKING:
+    from .handle import AsyncHandle
+    from .pools import AsyncEndpointPool
+
+Params = Sequence[Any] | Mapping[str, Any]
+
+IDLE = TransactionStatus.IDLE
+UNKNOWN = TransactionStatus.UNKNOWN
+
+
+class AsyncLease:
+    """The context manager behind `connection()` and `transaction()`; `until` is the block's end, monotonic seconds."""
+
+    __slots__ = (
+        "_conn",
+        "_explicit",
+        "_handle",
+        "_phase",
+        "_pool",
+        "_readonly",
+        "_transaction",
+        "_until",
+        "_wait",
+        "_watch",
+    )
+
+    def __init__(
+        self, handle: AsyncHandle, *, readonly: bool, wait: float | None, until: float | None, explicit: bool
+    ) -> None:
+        self._handle = handle
+        self._readonly = readonly
+        self._wait = wait
+        self._until = until
+        self._explicit = explicit
+        self._watch: Watch | None = None
+        self._phase = "query"
+
+    async def __aenter__(self) -> AsyncConnection[Any]:
+        deadline = self._handle._router._deadline(self._wait)
+        if self._until is not None and self._until < deadline:
+            deadline = self._until
+        self._pool, self._conn = pool, conn = await self._handle._take(self._readonly, deadline)
+        try:
+            wanted = self._explicit or pool.autocommit
+            if conn.autocommit is not wanted:
+                await conn.set_autocommit(wanted)
+            if self._until is not None:
+                self._watch = pool.watchdog.watch(conn, self._until)
+            if self._explicit:
+                self._transaction = conn.transaction()
+                await self._transaction.__aenter__()
+        except BaseException as error:
+            await self._end(error)
+            raise
+        return conn
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if self._explicit:
+                self._phase = "commit" if exc is None else "query"
+                await self._transaction.__aexit__(exc_type, exc, traceback)
+            elif exc is not None:
+                await self._roll_back()
+            elif self._conn.pgconn.transaction_status != IDLE:
+                self._phase = "commit"
+                await self._conn.commit()
+        except BaseException as error:
+            await self._end(error)
+            raise
+        await self._end(exc)
+
+    async def _roll_back(self) -> None:
+        """Bounded, and silent where it fails: the error that ended the block is the one to be seen."""
+        if self._conn.pgconn.transaction_status in (IDLE, UNKNOWN):
+            return
+        watch = self._pool.watchdog.watch(self._conn, self._handle._router._deadline(None))
+        try:
+            await self._conn.rollback()
+        except psycopg.Error:
+            await self._conn.close()
+        finally:
+            self._pool.watchdog.release(watch)
+
+    async def _end(self, error: BaseException | None) -> None:
+        """Give the connection back; raise what the error means when that is more than it says itself."""
+        cut = self._watch is not None and not self._pool.watchdog.release(self._watch)
+        lost = is_lost(self._conn)
+        await self._pool.give(self._conn)
+        if cut or isinstance(error, psycopg.Error):
+            # COMMIT on a connection that was found lost before it was sent cannot have been applied.
+            unknown = self._phase == "commit" and (cut or lost)
+            explained = explain(error, self._pool, cut=cut, lost=lost, phase=self._phase, may_be_applied=unknown)
+            if explained is not None and explained is not error:
+                raise explained from error
+
+
+def is_lost(conn: AsyncConnection[Any]) -> bool:
+    return conn.pgconn.transaction_status == UNKNOWN
+
+
+def explain(
+    error: BaseException | None, pool: AsyncEndpointPool, *, cut: bool, lost: bool, phase: str, may_be_applied: bool
+) -> BaseException | None:
+    """What an error on a connection of the pool means: `DeadlineExceeded`, `CommitUnknown`, or itself with a note."""
+    where: dict[str, Any] = {"shard": pool.shard, "endpoint": pool.endpoint.name, "phase": phase}
+    applied: Applied = "unknown" if may_be_applied else "no"
+    cause = first_line(error) if error is not None else None
+    if cut:
+        hint = "Look whether it was applied before you write it again." if may_be_applied else None
+        return DeadlineExceeded(
+            f"the deadline passed on shard {pool.shard}", detail=cause, hint=hint, applied=applied, **where
+        )
+    if lost and may_be_applied:
+        return CommitUnknown(
+            f"the connection to shard {pool.shard} was lost; whether the write was applied is not known",
+            detail=cause,
+            hint="Look before you write it again: it was neither confirmed nor refused.",
+            **where,
+        )
+    if isinstance(error, psycopg.Error):
+        error.add_note(f"on shard {pool.shard}, {pool.endpoint.name} at {pool.endpoint.address}")
+    return error
+
+
+def deadline_after(seconds: float | None) -> float | None:
+    return None if seconds is None else monotonic() + seconds

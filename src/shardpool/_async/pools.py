@@ -1,0 +1,245 @@
+"""The pool of one endpoint: a bounded number of callers, a deadline for each, and nothing opened before it is used."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import replace
+from time import monotonic
+from typing import Any, cast
+
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from .._slots import AsyncSlots, QueueFull
+from .._watchdog import AsyncWatchdog
+from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
+from ..topology import Endpoint, PoolSettings, Topology
+from .connector import AsyncConnectOptions, AsyncConnector
+
+logger = logging.getLogger("shardpool.pool")
+
+# How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
+_SLICES = (0.005, 0.01, 0.02, 0.05)
+
+
+class Retired(Exception):
+    """The pool was replaced by a reload between the look-up and its use: look it up again."""
+
+
+class AsyncEndpointPool:
+    """A psycopg pool named fleet/shard/endpoint behind a counter of callers of our own.
+
+    The counter, not the pool, is where callers queue: psycopg_pool goes on counting waiters that have timed out, and
+    its `max_waiting` can then refuse for good.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        shard: str,
+        endpoint: Endpoint,
+        options: AsyncConnectOptions,
+        watchdog: AsyncWatchdog,
+    ) -> None:
+        self.shard = shard
+        self.endpoint = endpoint
+        self.watchdog = watchdog
+        # What `connection()` gives; every other verb sets its own mode when it takes a connection.
+        self.autocommit = bool(options.kwargs.get("autocommit", False))
+        self.name = f"{topology.fleet}/{shard}/{endpoint.name}"
+        self.retired = False
+        self._options = options
+        self._connector = AsyncConnector(topology, shard, endpoint, options)
+        self._slots = AsyncSlots(endpoint.pool.max_size, endpoint.pool.max_waiting)
+        self._making = threading.Lock()
+        self._pool: AsyncConnectionPool[Any] | None = None
+
+    async def take(self, deadline: float) -> AsyncConnection[Any]:
+        """A connection that must be given back with `give`.
+
+        Raises `ShardBusy` at once when the queue is full, `ShardUnavailable` when connecting failed,
+        `DeadlineExceeded` at the deadline (monotonic seconds), `Retired` after a reload.
+        """
+        await self.reserve(deadline)
+        try:
+            return await self.connect(deadline)
+        except BaseException:
+            self._slots.release()
+            raise
+
+    async def reserve(self, deadline: float) -> None:
+        """The first half of `take`: a place among those who may hold a connection."""
+        try:
+            await self._slots.acquire(deadline)
+        except QueueFull:
+            raise self._busy() from None
+        except TimeoutError:
+            raise self._overdue("all connections of its pool stayed in use") from None
+
+    def release(self) -> None:
+        """Undo `reserve`, when no connection was made."""
+        self._slots.release()
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether `connect` will find a connection ready, most likely."""
+        return self._pool is not None and self._pool.get_stats()["pool_available"] > 0
+
+    async def give(self, conn: AsyncConnection[Any]) -> None:
+        """Back into the pool, which rolls back what is open and replaces what is broken."""
+        try:
+            await cast("AsyncConnectionPool[Any]", conn._pool).putconn(conn)
+        finally:
+            self._slots.release()
+
+    async def connect(self, deadline: float) -> AsyncConnection[Any]:
+        """The second half of `take`: a connection from the pool, for one who has a place."""
+        pool = self._pool or await self._open()
+        failures = self._connector.failures
+        attempt = 0
+        while True:
+            left = deadline - monotonic()
+            try:
+                return cast("AsyncConnection[Any]", await pool.getconn(min(left, _SLICES[min(attempt, 3)])))
+            except PoolClosed:
+                raise Retired from None
+            except PoolTimeout:
+                attempt += 1
+            if self._connector.failures != failures and self._connector.error is not None:
+                raise self._unavailable(self._connector.error)
+            if left <= 0:
+                raise self._overdue("no connection could be made in time")
+
+    async def _open(self) -> AsyncConnectionPool[Any]:
+        if self.retired:
+            raise Retired
+        with self._making:
+            if self._pool is None:
+                self._pool = self._make()
+        await self._pool.open()
+        return self._pool
+
+    def _make(self) -> AsyncConnectionPool[Any]:
+        settings = self.endpoint.pool
+        return AsyncConnectionPool(
+            connection_class=cast(Any, self._connector),
+            min_size=_sizes(settings)[0],
+            max_size=_sizes(settings)[1],
+            name=self.name,
+            open=False,
+            max_lifetime=settings.max_lifetime,
+            max_idle=settings.max_idle,
+            # A connection that cannot be made is tried again by the next caller, not by psycopg_pool's back-off,
+            # which has no cap.
+            reconnect_timeout=0,
+            num_workers=1,
+        )
+
+    def can_go_on_as(self, endpoint: Endpoint) -> bool:
+        """Whether nothing has changed but the number of connections."""
+        pool = replace(endpoint.pool, min_size=self.endpoint.pool.min_size, max_size=self.endpoint.pool.max_size)
+        return not self.retired and replace(endpoint, pool=pool) == self.endpoint
+
+    def adopt(self, topology: Topology, endpoint: Endpoint) -> None:
+        """Go on under a new topology; `resize` then makes the pool follow."""
+        self.endpoint = endpoint
+        self._connector.topology = topology
+        self._slots.resize(endpoint.pool.max_size)
+
+    async def resize(self) -> None:
+        """Give the open pool the size that the endpoint has now."""
+        settings = self.endpoint.pool
+        pool = self._pool
+        if pool is not None and not pool.closed and (pool.min_size, pool.max_size) != _sizes(settings):
+            await pool.resize(*_sizes(settings))
+
+    async def close(self, timeout: float = 2.0) -> None:
+        """Close the idle connections now, those in use when they are given back. Waits at most `timeout` seconds."""
+        self.retired = True
+        if self._pool is not None:
+            await self._pool.close(timeout=timeout)
+
+    def start_afresh(self, watchdog: AsyncWatchdog) -> AsyncConnectionPool[Any] | None:
+        """For a forked child: forget the parent's pool; the caller gets it, and must keep it from being closed."""
+        old = self._pool
+        self._pool = None
+        self.watchdog = watchdog
+        self._making = threading.Lock()
+        self._slots = AsyncSlots(self.endpoint.pool.max_size, self.endpoint.pool.max_waiting)
+        return old
+
+    @property
+    def in_flight(self) -> int:
+        return self._slots.in_use
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last attempt to connect failed."""
+        return self._connector.error is not None
+
+    @property
+    def seen_epoch(self) -> int:
+        """The newest epoch of an owner that a server of this endpoint has told."""
+        return self._connector.seen_epoch
+
+    def stats(self) -> dict[str, Any]:
+        """psycopg_pool's counters (absent ones are 0) with `in_flight`, `waiting` and the last connection error."""
+        error = self._connector.error
+        return {
+            "role": self.endpoint.role,
+            "address": self.endpoint.address,
+            "opened": self._pool is not None,
+            "in_flight": self._slots.in_use,
+            "waiting": self._slots.waiting,
+            "connect_failures": self._connector.failures,
+            "last_error": first_line(error) if error is not None else None,
+            "pool": self._pool.get_stats() if self._pool is not None else {},
+        }
+
+    def _unavailable(self, cause: Exception) -> ShardError:
+        if isinstance(cause, ShardUnavailable):
+            # Each caller gets an exception of its own: a shared one would collect the tracebacks of all of them.
+            error = ShardUnavailable(
+                cause.message,
+                shard=self.shard,
+                endpoint=self.endpoint.name,
+                phase="connect",
+                detail=cause.detail,
+                hint=cause.hint,
+            )
+        else:
+            error = ShardUnavailable(
+                f"shard {self.shard} cannot be reached",
+                shard=self.shard,
+                endpoint=self.endpoint.name,
+                phase="connect",
+                detail=f"{self.endpoint.address}: {first_line(cause)}",
+                hint="The other shards go on working. See check() for the whole fleet.",
+            )
+        error.__cause__ = cause
+        return error
+
+    def _busy(self) -> ShardBusy:
+        return ShardBusy(
+            f"shard {self.shard} is busy",
+            shard=self.shard,
+            endpoint=self.endpoint.name,
+            phase="wait",
+            detail=f"{self._slots.in_use} connections are in use and {self._slots.waiting} callers wait.",
+            hint="Retry later, or raise pool.max_size or pool.max_waiting of the shard.",
+        )
+
+    def _overdue(self, detail: str) -> DeadlineExceeded:
+        error = self._connector.error
+        return DeadlineExceeded(
+            f"no connection to shard {self.shard} within the deadline",
+            shard=self.shard,
+            endpoint=self.endpoint.name,
+            phase="wait",
+            detail=detail + (f"; last error: {first_line(error)}" if error else "") + ".",
+        )
+
+
+def _sizes(settings: PoolSettings) -> tuple[int, int]:
+    return min(settings.min_size, settings.max_size), settings.max_size

@@ -1,0 +1,52 @@
+"""Wait until the fleet is there."""
+
+from __future__ import annotations
+
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from .._concurrency import async_run_all, async_sleep
+from ..errors import ScatterError, ShardError, ShardUnavailable
+
+if TYPE_CHECKING:
+    from .pools import AsyncEndpointPool
+    from .router import AsyncRouter
+
+# Seconds between two attempts: at first, and at most.
+_PAUSE = 0.1
+_PAUSE_MAX = 1.0
+
+
+async def wait(router: AsyncRouter, timeout: float) -> None:
+    """See `AsyncRouter.wait`."""
+    router._check_usable()
+    deadline = monotonic() + timeout
+    pools = [pool for shard in router._state.pools.values() for pool in shard.endpoints]
+    outcomes = await async_run_all([partial(_until_there, pool, deadline) for pool in pools])
+    failures: dict[str, BaseException] = {}
+    for pool, (_, error) in zip(pools, outcomes, strict=True):
+        if error is not None and not isinstance(error, ShardError):
+            raise error
+        if error is not None:
+            failures[f"{pool.shard}/{pool.endpoint.name}"] = error
+    if failures:
+        raise ScatterError(
+            f"{len(failures)} of {len(pools)} endpoints were not ready within {timeout:g} s", failures=failures
+        )
+
+
+async def _until_there(pool: AsyncEndpointPool, deadline: float) -> None:
+    """Try again and again until a connection is made, or the deadline has passed."""
+    pause = _PAUSE
+    while True:
+        try:
+            conn = await pool.take(deadline)
+        except ShardUnavailable:
+            if monotonic() + pause >= deadline:
+                raise
+            await async_sleep(pause)
+            pause = min(2 * pause, _PAUSE_MAX)
+        else:
+            await pool.give(conn)
+            return

@@ -1,0 +1,234 @@
+"""The pairs that differ between threads and tasks, each under one interface; nothing here knows PostgreSQL.
+
+`tools/unasync.py` turns the `async_x` and `AsyncX` of this module into its `x` and `X`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import select
+import threading
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+READ = 1
+WRITE = 2
+OVERDUE = 0
+
+# A step of I/O on one socket: it yields the events that it waits for, and is sent those that are ready, or OVERDUE.
+Step = Generator[int, int, None]
+# What a function gave: its value, or the exception that it raised.
+Outcome = tuple[Any, BaseException | None]
+
+
+def run_all(functions: Sequence[Callable[[], T]], limit: int | None = None) -> list[Outcome]:
+    """Run functions side by side on threads, at most `limit` at once; every outcome, in the order of the functions.
+
+    The caller's context variables are seen in each. An interrupt of the caller waits for those that run.
+    """
+    outcomes: list[Outcome] = [(None, None)] * len(functions)
+    left = iter(range(len(functions)))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                index = next(left, None)
+            if index is None:
+                return
+            outcomes[index] = _outcome(functions[index])
+
+    threads = [
+        threading.Thread(target=contextvars.copy_context().run, args=(work,), name=f"shardpool-{number}", daemon=True)
+        for number in range(min(limit or len(functions), len(functions)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        with lock:
+            left = iter(())
+        raise
+    return outcomes
+
+
+def _outcome(function: Callable[[], T]) -> Outcome:
+    try:
+        return function(), None
+    except BaseException as error:
+        return None, error
+
+
+async def async_run_all(functions: Sequence[Callable[[], Awaitable[T]]], limit: int | None = None) -> list[Outcome]:
+    """Run coroutine functions side by side as tasks, at most `limit` at once; every outcome, in their order.
+
+    Cancelling the caller cancels them and waits until they have ended.
+    """
+    turns = asyncio.Semaphore(limit or max(1, len(functions)))
+
+    async def work(function: Callable[[], Awaitable[T]]) -> Outcome:
+        async with turns:
+            try:
+                return await function(), None
+            except Exception as error:
+                return None, error
+
+    tasks = [asyncio.create_task(work(function)) for function in functions]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+def drive(steps: Sequence[tuple[int, Step]], deadline: float) -> None:
+    """Run the steps, each on its socket, side by side in this thread until all have ended.
+
+    At the deadline (monotonic seconds) each step that is left is sent OVERDUE, upon which it must end. An interrupt
+    closes those that are left.
+    """
+    waiting: dict[int, Step] = {}
+    poll = select.poll()
+    try:
+        for descriptor, step in steps:
+            _advance(poll, waiting, descriptor, step, None)
+        while waiting:
+            left = deadline - monotonic()
+            ready = poll.poll(max(1, int(left * 1000))) if left > 0 else []
+            if not ready and left <= 0:
+                break
+            for descriptor, events in ready:
+                _advance(poll, waiting, descriptor, waiting[descriptor], _flags(events))
+    finally:
+        _end(waiting.values())
+
+
+def _advance(poll: select.poll, waiting: dict[int, Step], descriptor: int, step: Step, ready: int | None) -> None:
+    """One go of a step; waits for what it asks for next, or takes it out when it has ended."""
+    try:
+        wanted = next(step) if ready is None else step.send(ready)
+    except StopIteration:
+        if waiting.pop(descriptor, None) is not None:
+            poll.unregister(descriptor)
+        return
+    waiting[descriptor] = step
+    poll.register(descriptor, (select.POLLIN if wanted & READ else 0) | (select.POLLOUT if wanted & WRITE else 0))
+
+
+def _flags(events: int) -> int:
+    """poll()'s events; an error or a hang-up counts as readable, since reading then tells what it is."""
+    readable = READ if events & ~select.POLLOUT else 0
+    return readable | (WRITE if events & select.POLLOUT else 0)
+
+
+def _end(steps: Any) -> None:
+    for step in list(steps):
+        with suppress(StopIteration):
+            step.send(OVERDUE)
+        step.close()
+
+
+async def async_drive(steps: Sequence[tuple[int, Step]], deadline: float) -> None:
+    """`drive` on the running event loop; cancelling it ends the steps that are left."""
+    loop = asyncio.get_running_loop()
+    runs = [_Run(loop, descriptor, step) for descriptor, step in steps]
+    try:
+        for run in runs:
+            run.advance(None)
+        left = [run.ended for run in runs if not run.ended.done()]
+        if left:
+            await asyncio.wait(left, timeout=max(0.0, deadline - monotonic()))
+    finally:
+        for run in runs:
+            run.stop()
+
+
+class _Run:
+    """One step on the loop: a reader or a writer is registered only while the step waits for it."""
+
+    __slots__ = ("_descriptor", "_loop", "_step", "_wanted", "ended")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, step: Step) -> None:
+        self._loop = loop
+        self._descriptor = descriptor
+        self._step = step
+        self._wanted = 0
+        self.ended: asyncio.Future[None] = loop.create_future()
+
+    def advance(self, ready: int | None) -> None:
+        try:
+            wanted = next(self._step) if ready is None else self._step.send(ready)
+        except StopIteration:
+            self._want(0)
+            if not self.ended.done():
+                self.ended.set_result(None)
+        else:
+            self._want(wanted)
+
+    def _want(self, wanted: int) -> None:
+        changed = wanted ^ self._wanted
+        if changed & READ:
+            if wanted & READ:
+                self._loop.add_reader(self._descriptor, self.advance, READ)
+            else:
+                self._loop.remove_reader(self._descriptor)
+        if changed & WRITE:
+            if wanted & WRITE:
+                self._loop.add_writer(self._descriptor, self.advance, WRITE)
+            else:
+                self._loop.remove_writer(self._descriptor)
+        self._wanted = wanted
+
+    def stop(self) -> None:
+        if not self.ended.done():
+            self._want(0)
+            _end([self._step])
+            self.ended.cancel()
+
+
+class Home:
+    """Where a router may be used: from any thread."""
+
+    def is_here(self) -> bool:
+        return True
+
+
+class AsyncHome:
+    """Where a router may be used: on the event loop that opened it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def is_here(self) -> bool:
+        return asyncio.get_running_loop() is self._loop
+
+
+sleep = time.sleep
+async_sleep = asyncio.sleep
+
+
+def each(rows: Iterable[T]) -> Iterable[T]:
+    """The rows as they are."""
+    return rows
+
+
+async def async_each(rows: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    """The rows of an iterable or an async iterable; the loop gets a turn now and then where the rows never wait."""
+    if isinstance(rows, AsyncIterable):
+        async for row in rows:
+            yield row
+    else:
+        for number, row in enumerate(rows):
+            if not number % 1024:
+                await asyncio.sleep(0)
+            yield row

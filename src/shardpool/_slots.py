@@ -1,0 +1,136 @@
+"""A bounded number of holders with a bounded, fair queue behind them: one for threads, one for the tasks of a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from contextlib import suppress
+from time import monotonic
+
+
+class QueueFull(Exception):
+    """As many callers wait as may."""
+
+
+class Slots:
+    """At most `size` holders at a time and at most `max_waiting` callers behind them, served in order."""
+
+    def __init__(self, size: int, max_waiting: int) -> None:
+        self._lock = threading.Lock()
+        self._free = size
+        self._size = size
+        self._max_waiting = max_waiting
+        self._queue: deque[threading.Event] = deque()
+
+    @property
+    def in_use(self) -> int:
+        return self._size - self._free
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def acquire(self, deadline: float) -> None:
+        """Take a slot; raises `QueueFull` at once, or `TimeoutError` at the deadline (monotonic seconds)."""
+        with self._lock:
+            if self._free > 0:
+                self._free -= 1
+                return
+            if len(self._queue) >= self._max_waiting:
+                raise QueueFull
+            turn = threading.Event()
+            self._queue.append(turn)
+        self._wait(turn, deadline)
+
+    def _wait(self, turn: threading.Event, deadline: float) -> None:
+        try:
+            came = turn.wait(max(0.0, deadline - monotonic()))
+        except BaseException:  # Ctrl-C: a turn that came in the meantime must not get lost
+            if not self._leave(turn):
+                self.release()
+            raise
+        if not came and self._leave(turn):
+            raise TimeoutError
+
+    def _leave(self, turn: threading.Event) -> bool:
+        """Leave the queue; False when the turn has come in the meantime, so that the slot is held."""
+        with self._lock, suppress(ValueError):
+            self._queue.remove(turn)
+            return True
+        return False
+
+    def release(self) -> None:
+        with self._lock:
+            if self._queue and self._free >= 0:
+                self._queue.popleft().set()
+            else:
+                self._free += 1
+
+    def resize(self, size: int) -> None:
+        """Change the number of slots; holders beyond a smaller size keep theirs until they release them."""
+        with self._lock:
+            self._free += size - self._size
+            self._size = size
+            while self._free > 0 and self._queue:
+                self._free -= 1
+                self._queue.popleft().set()
+
+
+class AsyncSlots:
+    """`Slots` for the tasks of one event loop."""
+
+    def __init__(self, size: int, max_waiting: int) -> None:
+        self._free = size
+        self._size = size
+        self._max_waiting = max_waiting
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def in_use(self) -> int:
+        return self._size - self._free
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    async def acquire(self, deadline: float) -> None:
+        """Take a slot; raises `QueueFull` at once, or `TimeoutError` at the deadline (monotonic seconds)."""
+        if self._free > 0:
+            self._free -= 1
+            return
+        if len(self._queue) >= self._max_waiting:
+            raise QueueFull
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await asyncio.wait_for(asyncio.shield(turn), max(0.0, deadline - monotonic()))
+        except BaseException:
+            # The turn may have come between the time-out or the cancellation and here: it must not get lost.
+            if turn.done():
+                self.release()
+            else:
+                turn.cancel()
+                with suppress(ValueError):
+                    self._queue.remove(turn)
+            raise
+
+    def release(self) -> None:
+        if self._free >= 0 and self._hand_over():
+            return
+        self._free += 1
+
+    def _hand_over(self) -> bool:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return True
+        return False
+
+    def resize(self, size: int) -> None:
+        """Change the number of slots; holders beyond a smaller size keep theirs until they release them."""
+        self._free += size - self._size
+        self._size = size
+        while self._free > 0 and self._hand_over():
+            self._free -= 1

@@ -1,0 +1,166 @@
+# Generated from _async/batch.py by tools/unasync.py: edit that one, then run `make sync`.
+"""`map`: the same operation on many items, each on the shard of its key, some at once on each shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal
+
+from psycopg import Connection
+
+from .._concurrency import run_all
+from ..errors import BatchError, ItemFailure, ItemRolledBack, StaleTopology, first_line
+
+if TYPE_CHECKING:
+    from .route import Route
+    from .router import Router
+
+Per = Literal["item", "shard"]
+Operation = Callable[[Connection[Any], Any], Any]
+# An item with its place in the input and its route, which follows the item's bucket over a reload.
+Numbered = tuple[int, Any, "Route"]
+
+
+class _Batch:
+    """The outcome of every item, filled in by the workers of the shards."""
+
+    def __init__(self, items: Sequence[Any], progress: Callable[[int], None] | None) -> None:
+        self.items = items
+        self.results: list[Any] = [None] * len(items)
+        self.failures: dict[int, ItemFailure] = {}
+        self._progress = progress
+
+    def succeed(self, index: int, result: Any) -> None:
+        self.results[index] = result
+
+    def fail(self, index: int, shard: str | None, error: BaseException) -> None:
+        self.results[index] = None
+        self.failures[index] = ItemFailure(index, self.items[index], shard, error)
+
+    def finished(self, count: int) -> None:
+        if self._progress is not None:
+            self._progress(count)
+
+    def outcome(self) -> list[Any]:
+        if self.failures:
+            failures = [self.failures[index] for index in sorted(self.failures)]
+            raise BatchError(failures, self.results) from failures[0].error
+        return self.results
+
+
+def run(
+    router: Router,
+    operation: Operation,
+    items: Sequence[Any],
+    lookup: Callable[[Any], Route],
+    *,
+    key: Callable[[Any], Any],
+    per: Per,
+    concurrency: int,
+    until: float | None,
+    readonly: bool,
+    progress: Callable[[int], None] | None,
+) -> list[Any]:
+    """See `Router.map`; `lookup` gives the route of a key, `until` is in monotonic seconds."""
+    if concurrency < 1 or per not in ("item", "shard"):
+        raise ValueError("map() takes concurrency >= 1, and per='item' or per='shard'")
+    batch = _Batch(items, progress)
+    items_by_shard = _items_by_shard(batch, lookup, key)
+    options = _Options(router, operation, until, readonly)
+    workers: list[Callable[[], None]] = []
+    for shard, numbered in items_by_shard.items():
+        if per == "shard":
+            workers.append(partial(_as_one, options, batch, shard, numbered))
+        else:
+            left = iter(numbered)
+            workers.extend([partial(_one_by_one, options, batch, shard, left)] * min(concurrency, len(numbered)))
+    for _, error in run_all(workers):
+        if error is not None:
+            raise error
+    return batch.outcome()
+
+
+class _Options:
+    def __init__(self, router: Router, operation: Operation, until: float | None, readonly: bool) -> None:
+        self.router = router
+        self.operation = operation
+        self.readonly = readonly
+        self._until = until
+
+    def deadline(self, items: int = 1) -> float:
+        """When work on that many items that begins now must have ended."""
+        deadline = monotonic() + items * self.router.topology.timeout
+        return deadline if self._until is None else min(deadline, self._until)
+
+
+def _items_by_shard(
+    batch: _Batch, lookup: Callable[[Any], Route], key: Callable[[Any], Any]
+) -> dict[str, list[Numbered]]:
+    """The items, numbered, by the shard of their key; an item without a shard has failed."""
+    found: dict[str, list[Numbered]] = {}
+    for index, item in enumerate(batch.items):
+        try:
+            route = lookup(key(item))
+            shard = route.shard
+        except Exception as error:  # of key() too, which is the caller's
+            batch.fail(index, None, error)
+            batch.finished(1)
+        else:
+            found.setdefault(shard, []).append((index, item, route))
+    return found
+
+
+def _one_by_one(options: _Options, batch: _Batch, shard: str, left: Iterator[Numbered]) -> None:
+    """Take items from those that are left for the shard, each in a transaction of its own."""
+    # next() on a list's iterator is atomic: two workers of a shard never get the same item.
+    for index, item, route in left:
+        try:
+            operate = _bound(options.operation, item)
+            result = route._run_until(operate, options.deadline(), readonly=options.readonly)
+            batch.succeed(index, result)
+        except Exception as error:
+            batch.fail(index, shard, error)
+        batch.finished(1)
+
+
+def _as_one(options: _Options, batch: _Batch, shard: str, numbered: Sequence[Numbered]) -> None:
+    """All items of the shard in one transaction, in their order."""
+    handle = options.router.shard(shard)
+    at = 0
+
+    def operate(conn: Connection[Any]) -> None:
+        nonlocal at
+        for number, (index, item, route) in enumerate(numbered):
+            at = number
+            if route.shard != shard:
+                raise StaleTopology(f"item {index} has moved to shard {route.shard}", hint="Run the batch again.")
+            batch.succeed(index, options.operation(conn, item))
+
+    try:
+        handle._run_until(operate, options.deadline(len(numbered)), readonly=options.readonly)
+    except Exception as error:
+        _fail_all(batch, shard, numbered, at, error)
+    batch.finished(len(numbered))
+
+
+def _fail_all(batch: _Batch, shard: str, numbered: Sequence[Numbered], at: int, error: Exception) -> None:
+    culprit = numbered[at][0]
+    for index, *_ in numbered:
+        batch.fail(index, shard, error if index == culprit else _rolled_back(shard, culprit, error))
+
+
+def _rolled_back(shard: str, culprit: int, error: Exception) -> ItemRolledBack:
+    rolled_back = ItemRolledBack(
+        f"rolled back with the other items on shard {shard}", detail=f"item {culprit}: {first_line(error)}"
+    )
+    rolled_back.__cause__ = error
+    return rolled_back
+
+
+def _bound(operation: Operation, item: Any) -> Callable[[Connection[Any]], Any]:
+    def operate(conn: Connection[Any]) -> Any:
+        return operation(conn, item)
+
+    return operate

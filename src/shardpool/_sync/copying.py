@@ -1,0 +1,343 @@
+# Generated from _async/copying.py by tools/unasync.py: edit that one, then run `make sync`.
+"""`copy_into`: rows split by key into one COPY per shard, all at once, and an exact account when it fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import Connection, Copy, sql
+from psycopg.copy import LibpqWriter
+from psycopg.rows import tuple_row
+
+from .._concurrency import each, run_all
+from .._watchdog import Watch
+from ..bucket_sql import quote_table
+from ..copy_types import fits_binary
+from ..errors import LoadError, MissingKey, first_line, nearest
+from ..partitioning import make_lookup
+from ..topology import Reference, Sharded, Single, Topology, qualified
+from . import gather
+from .lease import is_lost
+from .pools import EndpointPool
+
+if TYPE_CHECKING:
+    from .router import Router
+
+# Seconds that a shard may take for one buffer of rows, or for the end of its COPY, before it counts as hung.
+STALL = 60.0
+_PROGRESS_ROWS = 4096
+_NEVER = float("inf")
+
+Write = Callable[[Sequence[Any]], None]
+
+_COLUMN_TYPES = """
+    select a.attname, a.atttypid::bigint
+    from pg_catalog.pg_attribute a
+    where a.attrelid = pg_catalog.to_regclass(%s) and a.attnum > 0 and not a.attisdropped
+"""
+
+
+class _Stream:
+    """The COPY of one shard: its connection in a transaction, watched whenever it is waited for."""
+
+    def __init__(self, shard: str, pool: EndpointPool, conn: Connection[Any], until: float) -> None:
+        self.shard = shard
+        self.pool = pool
+        self.conn = conn
+        self.until = until
+        self.watch: Watch = pool.watchdog.watch(conn, until)
+        self._cursor = conn.cursor()
+        self._context: Any = None
+
+    def begin(self, statement: sql.Composed, oids: Sequence[int] | None) -> Copy:
+        self.expect_progress()
+        if self.conn.autocommit:
+            self.conn.set_autocommit(False)
+        self._context = self._cursor.copy(statement, writer=_Writer(self))
+        copy: Copy = self._context.__enter__()
+        if oids is not None:
+            copy.set_types(list(oids))
+        self.rest()
+        return copy
+
+    def expect_progress(self) -> None:
+        self.watch.deadline = min(self.until, monotonic() + STALL)
+
+    def rest(self) -> None:
+        """Nothing is asked of the shard: the caller's rows are waited for, which may take as long as they like."""
+        self.watch.deadline = self.until
+
+    def finish(self) -> int:
+        """End the COPY: every row has been taken and every constraint that is not deferred holds."""
+        self.expect_progress()
+        self._context.__exit__(None, None, None)
+        self.rest()
+        return self._cursor.rowcount
+
+    def commit(self) -> None:
+        self.expect_progress()
+        self.conn.commit()
+
+    def abort(self, error: BaseException) -> None:
+        """Roll back, politely for a short time, then by closing the connection, which has the same effect."""
+        self.watch.deadline = monotonic() + 2.0
+        try:
+            if self._context is not None:
+                self._context.__exit__(type(error), error, None)
+            self.conn.rollback()
+        except BaseException:
+            self.conn.close()
+
+    def give_back(self) -> None:
+        self.pool.watchdog.release(self.watch)
+        self.pool.give(self.conn)
+
+
+class _Writer(LibpqWriter):
+    """Sends a buffer of rows, during which the shard is expected to make progress."""
+
+    def __init__(self, stream: _Stream) -> None:
+        super().__init__(stream._cursor)
+        self._stream = stream
+
+    def write(self, data: Any) -> None:
+        self._stream.expect_progress()
+        try:
+            super().write(data)
+        except psycopg.Error as error:
+            raise _ShardFailed(self._stream.shard, error) from error
+        self._stream.rest()
+
+
+class _ShardFailed(Exception):
+    """The shard, not the row, is what failed while a row was written."""
+
+    def __init__(self, shard: str, error: psycopg.Error) -> None:
+        super().__init__(shard)
+        self.failures = {shard: error}
+
+
+def copy_into(
+    router: Router,
+    table: str,
+    rows: Iterable[Sequence[Any]],
+    *,
+    columns: Sequence[str],
+    binary: bool | None,
+    until: float | None,
+    progress: Callable[[int], None] | None,
+) -> dict[str, int]:
+    """See `Router.copy_into`; `until` is in monotonic seconds."""
+    topology = router.topology
+    names = _shards_of(topology, table)
+    positions = _key_positions(topology, table, columns)
+    taken = gather.take_all(router, names, min(router._deadline(None), until or _NEVER), readonly=False)
+    streams = [_Stream(name, pool, conn, until or _NEVER) for name, (pool, conn) in taken.items()]
+    load = _Load(topology, table, list(columns), positions, streams, progress)
+    try:
+        counts = load.run(rows, binary)
+        return _commit(streams, counts)
+    finally:
+        for stream in streams:
+            stream.give_back()
+
+
+def _shards_of(topology: Topology, table: str) -> list[str]:
+    match topology.placement(table):
+        case Sharded(keyspace, _):
+            owners = set(topology.keyspaces[keyspace].shard_names())
+            return [name for name in topology.shards if name in owners]
+        case Reference():
+            return list(topology.shards)
+        case Single(shard):
+            return [shard]
+
+
+def _key_positions(topology: Topology, table: str, columns: Sequence[str]) -> tuple[int, ...]:
+    """Where in a row the parts of its key are; empty when the table has no key."""
+    placement = topology.placement(table)
+    if not isinstance(placement, Sharded):
+        return ()
+    missing = [column for column in placement.key_columns if column not in columns]
+    if missing:
+        raise MissingKey(
+            f"the rows of {table} cannot be placed without {', '.join(missing)}",
+            detail=f"columns given: {', '.join(columns)}",
+            hint=f"{table} is placed by {', '.join(placement.key_columns)}: add it to columns=[…] and to each row.",
+        )
+    return tuple(list(columns).index(column) for column in placement.key_columns)
+
+
+class _Load:
+    """One `copy_into` under way, up to the point where every shard has taken all its rows."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        table: str,
+        columns: list[str],
+        positions: tuple[int, ...],
+        streams: list[_Stream],
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        self._topology = topology
+        self._table = table
+        self._columns = columns
+        self._positions = positions
+        self._streams = streams
+        self._progress = progress or (lambda count: None)
+        self._record = 0
+        # True while the caller's own iterable runs: what it raises is passed on as it is.
+        self._reading = False
+
+    def run(self, rows: Iterable[Sequence[Any]], binary: bool | None) -> dict[str, int]:
+        try:
+            oids = self._column_oids()
+            self._copy(rows, binary, oids)
+            return self._finish()
+        except BaseException as error:
+            run_all([partial(stream.abort, error) for stream in self._streams])
+            explained = self._explain(error)
+            if explained is error:
+                error.add_note(f"nothing was loaded into {self._table}: rolled back on every shard")
+                raise
+            raise explained from (error.__cause__ if isinstance(error, _ShardFailed) else error)
+
+    def _column_oids(self) -> list[int]:
+        """The types of the columns, in the order of a row, from the first shard."""
+        stream = self._streams[0]
+        stream.expect_progress()
+        cursor = stream.conn.cursor(row_factory=tuple_row)
+        cursor.execute(_COLUMN_TYPES, (quote_table(qualified(self._table)),))
+        oids: dict[str, int] = dict(cursor.fetchall())
+        stream.rest()
+        if not oids:
+            raise LoadError(
+                f"table {self._table} does not exist on shard {stream.shard}",
+                hint="Create it on every shard first, for example with scatter().",
+            )
+        for column in self._columns:
+            if column not in oids:
+                raise LoadError(f'table {self._table} has no column "{column}"', hint=nearest(column, oids))
+        return [oids[column] for column in self._columns]
+
+    def _copy(self, rows: Iterable[Sequence[Any]], binary: bool | None, oids: list[int]) -> None:
+        write: Write | None = None
+        width = len(self._columns)
+        self._reading = True
+        for row in each(rows):
+            self._reading = False
+            self._record += 1
+            if len(row) != width:
+                raise ValueError(f"{len(row)} values for {width} columns")
+            if write is None:
+                write = self._begin(fits_binary(oids, row) if binary is None else binary, oids)
+            write(row)
+            self._reading = True
+            if not self._record % _PROGRESS_ROWS:
+                self._progress(_PROGRESS_ROWS)
+        self._reading = False
+        self._progress(self._record % _PROGRESS_ROWS)
+        if write is None:
+            self._begin(False, oids)
+
+    def _begin(self, binary: bool, oids: list[int]) -> Write:
+        """Start the COPY on every shard; what is given writes a row to where it belongs."""
+        statement = sql.SQL("COPY {} ({}) FROM STDIN{}").format(
+            sql.Identifier(*qualified(self._table).split(".", 1)),
+            sql.SQL(", ").join(map(sql.Identifier, self._columns)),
+            sql.SQL(" (FORMAT BINARY)" if binary else ""),
+        )
+        write_on: dict[str, Write] = {}
+        for stream in self._streams:
+            try:
+                copy = stream.begin(statement, oids if binary else None)
+            except psycopg.Error as error:
+                raise _ShardFailed(stream.shard, error) from error
+            write_on[stream.shard] = copy.write_row
+        return self._write_by_key(write_on)
+
+    def _write_by_key(self, write_on: dict[str, Write]) -> Write:
+        if not self._positions:
+            return _write_to_all(list(write_on.values()))
+        keyspace = self._topology.keyspace(table=self._table)
+        lookup = make_lookup(keyspace.partitioning, [write_on[shard] for shard in keyspace.shard_by_bucket])
+        if len(self._positions) > 1:
+            parts = itemgetter(*self._positions)
+            return lambda row: lookup(parts(row))(row)
+        position = self._positions[0]
+        return lambda row: lookup(row[position])(row)
+
+    def _finish(self) -> dict[str, int]:
+        outcomes = run_all([stream.finish for stream in self._streams])
+        failures: dict[str, BaseException] = {}
+        for stream, (_, error) in zip(self._streams, outcomes, strict=True):
+            if error is not None and not isinstance(error, psycopg.Error | _ShardFailed):
+                raise error
+            if error is not None:
+                failures[stream.shard] = error.failures[stream.shard] if isinstance(error, _ShardFailed) else error
+        if failures:
+            raise self._refused(failures)
+        return {stream.shard: count for stream, (count, _) in zip(self._streams, outcomes, strict=True)}
+
+    def _explain(self, error: BaseException) -> BaseException:
+        """The error as the caller is to see it: a bad row by its number, a shard's failure by its name."""
+        if isinstance(error, _ShardFailed):
+            return self._refused(error.failures)
+        if self._reading or isinstance(error, LoadError) or not isinstance(error, Exception) or not self._record:
+            return error
+        return LoadError(
+            f"nothing was loaded into {self._table}: record {self._record} is bad",
+            record=self._record,
+            rolled_back=[stream.shard for stream in self._streams],
+            detail=first_line(error),
+            hint="Records are counted from 1. Correct or leave out the record and load again.",
+        )
+
+    def _refused(self, failures: Mapping[str, BaseException]) -> LoadError:
+        error = LoadError(
+            f"nothing was loaded into {self._table}: {len(failures)} of {len(self._streams)} shards failed",
+            failures=failures,
+            rolled_back=[stream.shard for stream in self._streams],
+            rejected={shard: number for shard, failure in failures.items() if (number := copy_line(failure))},
+        )
+        error.__cause__ = next(iter(failures.values()))
+        return error
+
+
+def _write_to_all(writes: Sequence[Write]) -> Write:
+    def write(row: Sequence[Any]) -> None:
+        for write_row in writes:
+            write_row(row)
+
+    return write
+
+
+def copy_line(error: BaseException) -> int | None:
+    """The line of the COPY that the server complains of: the number of the row among those of its shard."""
+    context = error.diag.context if isinstance(error, psycopg.Error) else None
+    found = re.search(r"COPY .*?, line (\d+)", context or "")
+    return int(found[1]) if found else None
+
+
+def _commit(streams: Sequence[_Stream], counts: dict[str, int]) -> dict[str, int]:
+    """COMMIT on all shards at once; each has taken all its rows, so what fails now is the shard or a deferred check."""
+    outcomes = run_all([stream.commit for stream in streams])
+    failures = {stream.shard: error for stream, (_, error) in zip(streams, outcomes, strict=True) if error is not None}
+    if not failures:
+        return counts
+    lost = [stream.shard for stream in streams if stream.shard in failures and is_lost(stream.conn)]
+    raise LoadError(
+        f"the load was committed on {len(streams) - len(failures)} of {len(streams)} shards",
+        committed={shard: count for shard, count in counts.items() if shard not in failures},
+        rolled_back=[shard for shard in failures if shard not in lost],
+        unknown=lost,
+        failures=failures,
+        hint="Load again only the keys of the shards that hold nothing: for_keys() tells which those are.",
+    ) from next(iter(failures.values()))

@@ -1,0 +1,387 @@
+# Generated from _async/router.py by tools/unasync.py: edit that one, then run `make sync`.
+"""The router: keys to routes, and every verb that touches more than one shard."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import RowFactory
+
+from .. import config
+from .._concurrency import Home, run_all
+from .._watchdog import Watchdog
+from ..errors import RouterMisuse, RoutingError, StaleTopology
+from ..partitioning import Range
+from ..report import Report
+from ..result import Result
+from ..topology import Topology, placements_differ, succeed
+from . import batch, check, copying, gather, install, waiting
+from .connector import ConnectOptions
+from .lease import Params
+from .reading import plan
+from .route import Route, ShardHandle
+from .state import State, open_pools, retired_pools
+
+# Pools of a parent process, kept in its forked children so that nobody closes the parent's connections.
+_inherited: list[Any] = []
+_routers: weakref.WeakSet[Router] = weakref.WeakSet()
+
+
+class Router:
+    """A fleet of PostgreSQL servers as one sharded database.
+
+    `topology` is the path of a topology file or a `Topology`. Making a router does no I/O but reading the file; pools
+    are opened when a shard is first used, between `open()` and `close()`, or in a `with` block.
+
+    `kwargs` go to every `psycopg` connection (`row_factory`, `autocommit`, `prepare_threshold`, …), `configure` is
+    called with each new one, `connection_class` makes them.
+    """
+
+    def __init__(
+        self,
+        topology: str | os.PathLike[str] | Topology,
+        *,
+        connection_class: type[Connection[Any]] = Connection,
+        configure: Callable[[Connection[Any]], None] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._path = None if isinstance(topology, Topology) else os.fspath(topology)
+        loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
+        self._options = ConnectOptions(connection_class, configure, dict(kwargs or {}))
+        self._watchdog = Watchdog()
+        self._home: Home | None = None
+        self._closed = False
+        self._state = State(self, loaded, open_pools(loaded, self._options, self._watchdog))
+        self._turn = 0
+        self._built_in: frozenset[str] | None = None
+        _routers.add(self)
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Make the router usable, here; no connection is made yet. Opening an open router does nothing."""
+        if self._closed:
+            raise RouterMisuse("this router is closed", hint="Make a new one: a closed router is not opened again.")
+        if self._home is None:
+            self._home = Home()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close every pool, all at once, waiting at most `timeout` seconds for work in the background to end.
+
+        Connections that are in use are closed when they are given back.
+        """
+        self._closed = True
+        pools = [pool for shard in self._state.pools.values() for pool in shard.endpoints]
+        run_all([partial(pool.close, timeout) for pool in pools])
+        self._watchdog.close()
+
+    def __enter__(self) -> Router:
+        self.open()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Return when every endpoint has given a checked connection; else a `ScatterError` that names the missing."""
+        waiting.wait(self, timeout)
+
+    def _check_usable(self) -> None:
+        home = self._home
+        if home is None or self._closed or not home.is_here():
+            raise self._misuse()
+
+    def _misuse(self) -> RouterMisuse:
+        if self._closed:
+            return RouterMisuse("this router is closed", hint="Make a new one: a closed router is not opened again.")
+        if self._home is None:
+            return RouterMisuse(
+                "this router is not open", hint="Use it in a `with` block, or call open() first and close() at the end."
+            )
+        return RouterMisuse(
+            "this router was opened on another event loop",
+            detail="Its connections wait for their answers there.",
+            hint="Open one router per event loop.",
+        )
+
+    def _deadline(self, timeout: float | None) -> float:
+        """When a call that begins now must have ended, in monotonic seconds."""
+        return monotonic() + (self._state.topology.timeout if timeout is None else timeout)
+
+    # -- topology ------------------------------------------------------------------------------------------------
+
+    @property
+    def topology(self) -> Topology:
+        """The topology of this moment."""
+        return self._state.topology
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The names of all shards, in the order of the topology."""
+        return tuple(self._state.topology.shards)
+
+    def reload(self, topology: Topology | None = None) -> Topology:
+        """Swap in a new topology, given or read again from the file, between two calls; gives what now holds.
+
+        Calls that run are not touched: they end on the pools that they began on. A bad file (`ConfigError`), another
+        fleet, an older epoch or the same epoch with other contents (`StaleTopology`) changes nothing.
+        """
+        if topology is None and self._path is not None:
+            topology = config.load_topology(self._path)
+        elif topology is None:
+            raise RouterMisuse("this router was made from a Topology, not from a file", hint="Pass the new topology.")
+        old = self._state
+        check_successor(topology, old.topology)
+        topology = succeed(topology, old.topology)
+        pools = open_pools(topology, self._options, self._watchdog, old.pools)
+        self._state = State(self, topology, pools)
+        kept = [pool for shard in pools.values() for pool in shard.endpoints]
+        run_all([pool.resize for pool in kept])
+        run_all([pool.close for pool in retired_pools(old.pools, pools)])
+        return topology
+
+    # -- keys ----------------------------------------------------------------------------------------------------
+
+    def for_key(self, key: Any, *, keyspace: str | None = None, table: str | None = None) -> Route:
+        """The route of a partition key; no I/O. A composite key is a tuple.
+
+        With several keyspaces one of them, or one of their tables, has to be named (`MissingKey`). Raises `InvalidKey`
+        for NULL or a value that is not of the key's type, `KeyNotCovered` for one that no range or list entry owns.
+        """
+        if keyspace is None and table is None:
+            return self._state.lookup(key)
+        return self._state.lookup_named(keyspace, table)(key)
+
+    def for_keys(
+        self, keys: Iterable[Any], *, keyspace: str | None = None, table: str | None = None
+    ) -> dict[str, list[Any]]:
+        """The keys by the name of the shard that owns them, shards and keys in the order in which they come."""
+        lookup = self._state.lookup_named(keyspace, table)
+        keys_by_shard: dict[str, list[Any]] = {}
+        for key in keys:
+            keys_by_shard.setdefault(lookup(key).shard, []).append(key)
+        return keys_by_shard
+
+    def for_range(
+        self, low: Any = None, high: Any = None, *, keyspace: str | None = None, table: str | None = None
+    ) -> list[Route]:
+        """The routes that hold the keys from `low` (included) to `high` (not included), in the order of the keys.
+
+        None is no bound. Only for range keyspaces (`RoutingError`).
+        """
+        state = self._state
+        found = state.topology.keyspace(keyspace, table=table)
+        if not isinstance(found.partitioning, Range):
+            raise RoutingError(
+                f"keyspace {found.name} is not divided by range",
+                hint="Use for_keys() for single keys, or scatter() to ask every shard.",
+            )
+        routes = state.routes[found.name]
+        return [routes[bucket] for bucket in found.partitioning.buckets_between(low, high)]
+
+    def shard(self, name: str) -> ShardHandle:
+        """A shard by name, with the verbs of a route; raises `UnknownShard` with the nearest names."""
+        self._state.topology.shard(name)
+        return ShardHandle(self, name)
+
+    # -- statements ----------------------------------------------------------------------------------------------
+
+    def execute(
+        self,
+        query: Any,
+        params: Params | None = None,
+        *,
+        key: Any = None,
+        keyspace: str | None = None,
+        table: str | None = None,
+        timeout: float | None = None,
+        readonly: bool = False,
+        binary: bool = False,
+        row_factory: RowFactory[Any] | None = None,
+    ) -> Result:
+        """Run one statement: on the shard of `key`; without one, where the tables it names are.
+
+        Without a key every table in it must be a reference or a single table; anything else is refused with
+        `UnsupportedQuery`. See `Handle.execute` for the other arguments and the errors.
+        """
+        if key is not None:
+            handle: Route | ShardHandle = self.for_key(key, keyspace=keyspace, table=table)
+        else:
+            handle = self.shard(plan(self, query, params))
+        return handle.execute(query, params, timeout=timeout, readonly=readonly, binary=binary, row_factory=row_factory)
+
+    def scatter(
+        self,
+        query: Any,
+        params: Params | None = None,
+        *,
+        shards: Iterable[str] | None = None,
+        keys: Iterable[Any] | None = None,
+        keyspace: str | None = None,
+        table: str | None = None,
+        timeout: float | None = None,
+        readonly: bool = False,
+        binary: bool = False,
+        row_factory: RowFactory[Any] | None = None,
+    ) -> dict[str, Any]:
+        """Run the same statement, or `query(conn)` when it is a function, on many shards at once: {shard: result}.
+
+        The shards are all, those named, or those that own one of the `keys`. A statement runs in autocommit on each,
+        with no transaction over them: what one shard has done is not undone when another fails. A function runs in one
+        transaction on each. Nothing is begun unless every shard has given a connection.
+
+        Waits for all; raises `ScatterError` with every shard's failure, and the results of the others, when any failed.
+        `timeout` seconds (default: the topology's) covers everything.
+        """
+        names = gather.targets(self, shards, keys, keyspace, table)
+        deadline = self._deadline(timeout)
+        if callable(query):
+            return gather.call(self, names, query, deadline, readonly=readonly)
+        return gather.execute(
+            self, names, query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+        )
+
+    def map(
+        self,
+        operation: Callable[[Connection[Any], Any], Any],
+        items: Iterable[Any],
+        *,
+        key: Callable[[Any], Any],
+        keyspace: str | None = None,
+        table: str | None = None,
+        per: batch.Per = "item",
+        concurrency: int = 4,
+        timeout: float | None = None,
+        readonly: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Any]:
+        """Call `operation(conn, item)` for each item on the shard of `key(item)`; results in the order of the items.
+
+        With `per="item"` each item is a transaction of its own, at most `concurrency` at once on each shard, repeated
+        on a serialization failure or a deadlock. With `per="shard"` all items of a shard are one transaction, one after
+        another: when one fails, all of that shard are rolled back and count as failed.
+
+        All items are tried. Raises `BatchError` with every failed item, its error and its shard, and the results of
+        the others. Each item is bounded by the topology's timeout; `timeout` seconds (default: none) bounds them all.
+        `progress` is called with the number of items that a step has finished.
+        """
+        return batch.run(
+            self,
+            operation,
+            list(items),
+            self._state.lookup_named(keyspace, table),
+            key=key,
+            per=per,
+            concurrency=concurrency,
+            until=None if timeout is None else self._deadline(timeout),
+            readonly=readonly,
+            progress=progress,
+        )
+
+    def copy_into(
+        self,
+        table: str,
+        rows: Iterable[Sequence[Any]],
+        *,
+        columns: Sequence[str],
+        binary: bool | None = None,
+        timeout: float | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> dict[str, int]:
+        """COPY rows into a table, each to the shard of its key, all shards at once: {shard: rows copied}.
+
+        A row is a sequence as long as `columns`, which must hold the key columns. Rows of a reference table go to
+        every shard. `rows` is read as fast as the slowest shard takes its share, and never held. Binary COPY is used
+        when the Python types of the first row fit the columns' types exactly, unless `binary` says.
+
+        One transaction per shard, committed when all rows are on all shards. When anything fails before that, nothing
+        is loaded anywhere; when a COMMIT fails, `LoadError` says which shards hold their rows, which do not, and which
+        did not answer. It also tells the record (1-based) whose key or value was bad. `timeout` seconds (default:
+        none) bounds the whole; no shard may stall longer than 60 s. `progress` is called with numbers of rows.
+        """
+        return copying.copy_into(
+            self,
+            table,
+            rows,
+            columns=columns,
+            binary=binary,
+            until=None if timeout is None else self._deadline(timeout),
+            progress=progress,
+        )
+
+    # -- the fleet -----------------------------------------------------------------------------------------------
+
+    def init(self, *, timeout: float = 30.0) -> dict[str, str]:
+        """Install or update the `shardpool` schema on every shard: {shard: what was done}. Idempotent.
+
+        Refuses (`ScatterError`) a server that carries the identity of another shard or fleet, another hash contract,
+        a newer epoch, or rows of buckets that the topology gives to another shard.
+        """
+        return install.init(self, timeout)
+
+    def check(self, *, rows: bool = True, timeout: float = 30.0) -> Report:
+        """Compare the fleet with the topology: endpoints, identity, tables, keys and, with `rows`, every row's place.
+
+        Reads only. Never raises for what it finds: see the report's findings.
+        """
+        return check.check(self, rows, timeout)
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of every pool by shard and endpoint, with the fleet and its epoch. JSON-ready, without secrets."""
+        state = self._state
+        return {
+            "fleet": state.topology.fleet,
+            "epoch": state.topology.epoch,
+            "newest_epoch_seen": max(
+                (pool.seen_epoch for shard in state.pools.values() for pool in shard.endpoints), default=0
+            ),
+            "shards": {name: pools.stats() for name, pools in state.pools.items()},
+        }
+
+    def __repr__(self) -> str:
+        topology = self._state.topology
+        return f"<{type(self).__name__} {topology.fleet} epoch {topology.epoch}, {len(topology.shards)} shards>"
+
+
+def check_successor(new: Topology, old: Topology) -> None:
+    """Raise `StaleTopology` unless `new` may follow `old` in a running router."""
+    if new.fleet != old.fleet:
+        raise StaleTopology(
+            f"the new topology is of fleet {new.fleet}, this router serves {old.fleet}",
+            hint="Make another router for another fleet.",
+        )
+    if new.epoch < old.epoch:
+        raise StaleTopology(
+            f"the new topology has epoch {new.epoch}, this router is at {old.epoch}",
+            hint="A router never goes back: give the change an epoch above the current one.",
+        )
+    if new.epoch == old.epoch and placements_differ(new, old):
+        raise StaleTopology(
+            f"the new topology places keys or tables otherwise, but has the same epoch {new.epoch}",
+            hint="Raise the epoch with every change.",
+        )
+
+
+def _start_afresh() -> None:
+    """In a forked child: routers of threads begin anew with no connections; those of an event loop stay behind.
+
+    The parent's sockets are shared with the child: using one would mix the two processes' messages, and closing one
+    politely would end the parent's session. So they are neither used nor closed here.
+    """
+    for router in list(_routers):
+        _inherited.append((router._state, router._watchdog))
+        router._watchdog = Watchdog()
+        for shard in router._state.pools.values():
+            _inherited.extend(pool.start_afresh(router._watchdog) for pool in shard.endpoints)
+
+
+os.register_at_fork(after_in_child=_start_afresh)

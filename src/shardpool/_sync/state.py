@@ -1,0 +1,92 @@
+# Generated from _async/state.py by tools/unasync.py: edit that one, then run `make sync`.
+"""What a router is at one moment: the topology, a route for every bucket, and the pools. Swapped whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .._watchdog import Watchdog
+from ..errors import MissingKey
+from ..partitioning import make_lookup
+from ..query.planner import Plan
+from ..topology import Topology, qualified
+from .connector import ConnectOptions
+from .pools import EndpointPool
+from .route import Route
+from .shards import ShardPools
+
+if TYPE_CHECKING:
+    from .router import Router
+
+Lookup = Callable[[Any], Route]
+
+
+class State:
+    """Immutable once it is made; everything that a look-up of a key needs is made here, beforehand."""
+
+    def __init__(self, router: Router, topology: Topology, pools: dict[str, ShardPools]) -> None:
+        self.topology = topology
+        self.pools = pools
+        # SQL without a key, by its text: see `reading`.
+        self.plans: dict[str, Plan] = {}
+        self.routes = {
+            keyspace.name: [
+                Route(router, self, keyspace.name, bucket) for bucket in range(keyspace.partitioning.bucket_count)
+            ]
+            for keyspace in topology.keyspaces.values()
+        }
+        self.lookup_by_keyspace: dict[str, Lookup] = {
+            name: make_lookup(topology.keyspaces[name].partitioning, routes) for name, routes in self.routes.items()
+        }
+        self.lookup_by_table: dict[str, Lookup] = self._lookups_by_table()
+        self.lookup = self._default_lookup()
+
+    def owner(self, keyspace: str, bucket: int) -> ShardPools:
+        return self.pools[self.topology.keyspaces[keyspace].shard_by_bucket[bucket]]
+
+    def _lookups_by_table(self) -> dict[str, Lookup]:
+        found: dict[str, Lookup] = {}
+        for keyspace in self.topology.keyspaces.values():
+            for table in keyspace.tables:
+                found[table] = self.lookup_by_keyspace[keyspace.name]
+                if table.startswith("public."):
+                    found[table.removeprefix("public.")] = found[table]
+        return found
+
+    def _default_lookup(self) -> Lookup:
+        if len(self.lookup_by_keyspace) == 1:
+            return next(iter(self.lookup_by_keyspace.values()))
+
+        def lookup(key: Any) -> Route:
+            self.topology.keyspace()
+            raise MissingKey("no keyspace was named")
+
+        return lookup
+
+    def lookup_named(self, keyspace: str | None, table: str | None) -> Lookup:
+        """The look-up of that keyspace or table; raises `UnknownKeyspace`, `UnknownTable`, `MissingKey`."""
+        if keyspace is None and table is not None:
+            found = self.lookup_by_table.get(table)
+            if found is not None:
+                return found
+        return self.lookup_by_keyspace[self.topology.keyspace(keyspace, table=table and qualified(table)).name]
+
+
+def open_pools(
+    topology: Topology,
+    options: ConnectOptions,
+    watchdog: Watchdog,
+    old: dict[str, ShardPools] | None = None,
+) -> dict[str, ShardPools]:
+    """The pools of a topology: those of `old` go on where nothing but the size of a pool has changed."""
+    return {
+        name: ShardPools(topology, shard, options, watchdog, (old or {}).get(name))
+        for name, shard in topology.shards.items()
+    }
+
+
+def retired_pools(old: dict[str, ShardPools], new: dict[str, ShardPools]) -> list[EndpointPool]:
+    """The endpoint pools of `old` that are not among those of `new`."""
+    kept = {id(endpoint) for shard in new.values() for endpoint in shard.endpoints}
+    return [endpoint for shard in old.values() for endpoint in shard.endpoints if id(endpoint) not in kept]

@@ -1,0 +1,128 @@
+"""Keeps deadlines by shutting the socket: the one thing that frees a caller of a hung server, in threads and in tasks.
+
+A watched call is an entry in a dictionary; a ticker looks through it every `PERIOD` seconds while there are any. So a
+deadline costs a call one insertion and one removal, and is kept within `PERIOD` of its time. Taking the entry out of
+the dictionary is atomic and decides who wins: the call that has finished, or the cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+PERIOD = 0.02
+
+
+class Watch:
+    """One call on one connection until `deadline` (monotonic seconds); the deadline may be moved while it runs."""
+
+    __slots__ = ("conn", "deadline")
+
+    def __init__(self, conn: Any, deadline: float) -> None:
+        self.conn = conn
+        self.deadline = deadline
+
+
+class _Watching:
+    def __init__(self) -> None:
+        self._watches: dict[Watch, None] = {}
+
+    def release(self, watch: Watch) -> bool:
+        """End a watch; False when the deadline came first and the connection was cut."""
+        try:
+            del self._watches[watch]
+        except KeyError:
+            return False
+        return True
+
+    def cut_overdue(self) -> None:
+        now = monotonic()
+        for watch in [*self._watches]:
+            if watch.deadline <= now and self.release(watch):
+                shut(watch.conn)
+
+
+def shut(conn: Any) -> None:
+    """Shut a connection's socket, without closing it: its reader sees the end of the stream and gives up.
+
+    A duplicate of the descriptor is used, since libpq owns the original and may close it at any time.
+    """
+    with suppress(Exception):
+        duplicate = socket.socket(fileno=os.dup(conn.pgconn.socket))
+        with duplicate, suppress(OSError):
+            duplicate.shutdown(socket.SHUT_RDWR)
+
+
+class Watchdog(_Watching):
+    """Watches the calls of threads from a daemon thread of its own, which sleeps while there is no call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asleep = False
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._start = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, conn: Any, deadline: float) -> Watch:
+        watch = Watch(conn, deadline)
+        self._watches[watch] = None
+        if self._asleep:
+            self._wake.set()
+        elif self._thread is None:
+            self._start_thread()
+        return watch
+
+    def _start_thread(self) -> None:
+        with self._start:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="shardpool-watchdog", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            if self._watches:
+                self.cut_overdue()
+                self._closing.wait(PERIOD)
+                continue
+            self._asleep = True
+            # Looked at again: a watch that was set before `_asleep` was does not wake us.
+            if not self._watches:
+                self._wake.wait()
+            self._wake.clear()
+            self._asleep = False
+
+    def close(self) -> None:
+        self._closing.set()
+        self._wake.set()
+
+
+class AsyncWatchdog(_Watching):
+    """Watches the calls of one event loop from a timer of that loop, which is set only while there are calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, conn: Any, deadline: float) -> Watch:
+        watch = Watch(conn, deadline)
+        self._watches[watch] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(PERIOD, self._tick)
+        return watch
+
+    def _tick(self) -> None:
+        self.cut_overdue()
+        self._timer = None
+        if self._watches:
+            self._timer = asyncio.get_running_loop().call_later(PERIOD, self._tick)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,237 @@
+"""What `shardpool init` installs on a shard, and what is asked of a shard before it is trusted.
+
+Pure: SQL text out, rows in. The text has no parameters, so `%` in it stands for itself; a topology's names and values
+are quoted. `control.sql` holds what is the same on every shard.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from .bucket_sql import bucket_function, create_bucket_function, quote_ident, quote_literal, quote_table
+from .errors import KeyNotCovered
+from .keys import ENCODING_VERSION, KeyType, KeyValue, canonical_key, key_parts, key_text
+from .partitioning import Hash, List, Partitioning
+from .topology import Keyspace, Topology
+
+CONTROL_VERSION = 1
+
+LOCK_CLASS = 1936747623
+"""The reserved first number of the two-number advisory locks on lock groups ("splg" in ASCII)."""
+
+BUCKETS_PER_LOCK_GROUP = 64
+
+INSTALL_LOCK_GROUP = -1
+"""The second number of the lock that one `shardpool init` holds against another; no bucket has this group."""
+
+NOT_INSTALLED_SQLSTATES = frozenset({"42P01", "3F000"})
+"""What `IDENTITY_QUERY` fails with where the schema is missing: undefined_table, invalid_schema_name."""
+
+NOT_INSTALLED_HINT = "Run: shardpool init"
+
+IDENTITY_QUERY = """\
+SELECT self.fleet, self.shard, meta.version,
+  (SELECT coalesce(max(owner.epoch), 0) FROM shardpool.owner),
+  (SELECT coalesce(jsonb_object_agg(keyspace, contract - 'vectors'), '{}') FROM shardpool.hash_contract)
+FROM shardpool.self CROSS JOIN shardpool.meta"""
+"""One row: fleet, shard, control version, the highest epoch among the owners (0: none), {keyspace: contract}."""
+
+
+def lock_group(bucket: int) -> int:
+    """The lock group of a bucket, as `shardpool.lock_group` gives it on the servers."""
+    return bucket // BUCKETS_PER_LOCK_GROUP
+
+
+def install_statements(topology: Topology, shard_name: str) -> list[str]:
+    """The statements that make or update a shard's control schema, to be run in order in one transaction.
+
+    Running them again changes nothing. They fail on a server that is another shard, that places keys in another way, or
+    whose owners are of a later epoch. Raises `UnknownShard`.
+    """
+    shard = topology.shard(shard_name)
+    return [
+        f"SELECT pg_catalog.pg_advisory_xact_lock({LOCK_CLASS}, {INSTALL_LOCK_GROUP})",
+        _control_sql(),
+        f"SELECT shardpool.install_self({quote_literal(topology.fleet)}, {quote_literal(shard.name)})",
+        *(statement for keyspace in topology.keyspaces.values() for statement in _install(keyspace, topology.epoch)),
+    ]
+
+
+@cache
+def _control_sql() -> str:
+    return files("shardpool").joinpath("control.sql").read_text(encoding="utf-8")
+
+
+def _install(keyspace: Keyspace, epoch: int) -> Iterator[str]:
+    name = quote_literal(keyspace.name)
+    contract = quote_literal(json.dumps(contract_with_vectors(keyspace.partitioning)))
+    yield f"SELECT shardpool.install_contract({name}, {contract})"
+    yield create_bucket_function(keyspace.name, keyspace.partitioning)
+    yield f"SELECT shardpool.install_owners({name}, {epoch}, {quote_literal(_owners_json(keyspace))})"
+
+
+def _owners_json(keyspace: Keyspace) -> str:
+    return json.dumps(
+        [
+            {"first_bucket": entry.first, "last_bucket": entry.last, "shard": entry.shard, "epoch": entry.epoch}
+            for entry in keyspace.owners
+        ]
+    )
+
+
+def contract(partitioning: Partitioning) -> dict[str, Any]:
+    """How keys become buckets, as far as it never changes: pins, bounds and listed values may, and are not in it."""
+    facts: dict[str, Any] = {
+        "kind": type(partitioning).__name__.lower(),
+        "key_types": list(partitioning.key_types),
+        "encoding": ENCODING_VERSION,
+    }
+    if isinstance(partitioning, Hash):
+        facts |= {"function": partitioning.function, "buckets": partitioning.buckets}
+    return facts
+
+
+def contract_with_vectors(partitioning: Partitioning) -> dict[str, Any]:
+    """The contract and some keys with their buckets, by which a shard tests its own functions."""
+    vectors = [
+        {"key": [key_text(part) for part in key_parts(key)], "bucket": bucket} for key, bucket in _vectors(partitioning)
+    ]
+    return {**contract(partitioning), "vectors": vectors}
+
+
+_SAMPLES: dict[KeyType, tuple[object, ...]] = {
+    "bigint": (0, 1, -1, 42, 2**31, 2**63 - 1, -(2**63)),
+    "text": ("", "a", "shard", "Zürich", "日本", "𝄞 clef", "it's \\ 100%"),
+    "uuid": tuple(f"{digits * 8}" for digits in ("0000", "0123", "89ab", "cdef", "ffff", "a0b1", "7f00")),
+    "bytea": (b"", b"\0", b"\xff", b"abc", b"abcd", b"hello world!", bytes(range(32))),
+    "date": ("2000-01-01", "1999-12-31", "0001-01-01", "9999-12-31", "2024-02-29", "1970-01-01", "2025-06-30"),
+    "timestamptz": tuple(
+        f"{moment}+00"
+        for moment in (
+            "2000-01-01 00:00:00",
+            "1999-12-31 23:59:59.999999",
+            "0001-01-01 00:00:00",
+            "9999-12-31 23:59:59.999999",
+            "2024-02-29 12:34:56.789012",
+            "1970-01-01 00:00:00",
+            "2025-06-30 06:00:00.1",
+        )
+    ),
+}
+_SPECIAL_VECTORS = 16
+
+
+def _vectors(partitioning: Partitioning) -> Iterator[tuple[KeyValue, int]]:
+    for key in dict.fromkeys([*_sample_keys(partitioning.key_types), *_special_keys(partitioning)]):
+        try:
+            yield key, partitioning.bucket(key)
+        except KeyNotCovered:
+            continue
+
+
+def _sample_keys(key_types: tuple[KeyType, ...]) -> list[KeyValue]:
+    if len(key_types) == 1:
+        return [canonical_key(sample, key_types) for sample in _SAMPLES[key_types[0]]]
+    # Each part begins elsewhere in its samples, so that two parts of one type differ.
+    shifted = [_SAMPLES[kind][at:] + _SAMPLES[kind][:at] for at, kind in enumerate(key_types)]
+    return [canonical_key(parts, key_types) for parts in zip(*shifted, strict=True)]
+
+
+def _special_keys(partitioning: Partitioning) -> Sequence[KeyValue]:
+    if isinstance(partitioning, Hash):
+        return partitioning.pinned[:_SPECIAL_VECTORS]
+    if isinstance(partitioning, List):
+        return partitioning.values[:_SPECIAL_VECTORS]
+    return partitioning.ends[:_SPECIAL_VECTORS]
+
+
+def check_identity(row: Sequence[Any] | None, topology: Topology, shard_name: str) -> str | None:
+    """What is wrong with the server that gave this row of `IDENTITY_QUERY`, and what to do; None when it is the shard.
+
+    A keyspace that only one side knows is no fault; nor are other owners of an epoch that the topology has seen.
+    """
+    if row is None:
+        return f"the control schema of this server is empty. {NOT_INSTALLED_HINT}"
+    fleet, shard, version, epoch, contracts = row
+    if (fleet, shard) != (topology.fleet, shard_name):
+        return (
+            f'this server is shard "{shard}" of fleet "{fleet}", not shard "{shard_name}" of fleet "{topology.fleet}". '
+            "Set its address right in the topology."
+        )
+    if version != CONTROL_VERSION:
+        todo = NOT_INSTALLED_HINT if version < CONTROL_VERSION else "Upgrade the shardpool package."
+        return f"its control schema is of version {version}, and this router needs {CONTROL_VERSION}. {todo}"
+    if epoch > topology.epoch:
+        return f"its owners are of epoch {epoch}, and this topology is of epoch {topology.epoch}. Reload the topology."
+    return _contract_problem(json.loads(contracts) if isinstance(contracts, str) else contracts, topology)
+
+
+def _contract_problem(contracts: Mapping[str, Any], topology: Topology) -> str | None:
+    for name, keyspace in topology.keyspaces.items():
+        there, here = contracts.get(name), contract(keyspace.partitioning)
+        if there is not None and there != here:
+            differing = [fact for fact in here.keys() | there.keys() if here.get(fact) != there.get(fact)]
+            facts = ", ".join(
+                f"{fact} {there.get(fact)!r} there, {here.get(fact)!r} here" for fact in sorted(differing)
+            )
+            return (
+                f'it places the keys of keyspace "{name}" in another way: {facts}. '
+                "Set the topology back to what the rows were placed by."
+            )
+    return None
+
+
+def owned_buckets(keyspace: Keyspace, shard_name: str) -> list[tuple[int, int]]:
+    """The ranges of buckets, first and last included, that the topology gives to the shard; ascending."""
+    ranges: list[tuple[int, int]] = []
+    for entry in keyspace.owners:
+        if entry.shard != shard_name:
+            continue
+        if ranges and ranges[-1][1] + 1 == entry.first:
+            ranges[-1] = (ranges[-1][0], entry.last)
+        else:
+            ranges.append((entry.first, entry.last))
+    return ranges
+
+
+def misplaced_rows_query(keyspace: Keyspace, table: str, owned: Sequence[tuple[int, int]]) -> str:
+    """A query for one row (misplaced, uncovered), counts of a table's rows on the shard that owns these bucket ranges.
+
+    Misplaced rows have a bucket that is not among them; uncovered rows have none: no router would find them. It reads
+    the whole table, at about 1 µs a row of a bigint key. `table` is a qualified name of the keyspace's tables; ranges
+    include both ends.
+    """
+    columns = ", ".join(quote_ident(column) for column in keyspace.tables[table])
+    mine = "{" + ",".join(f"[{first},{last}]" for first, last in owned) + "}"
+    # OFFSET 0 keeps the bucket from being computed once for each place where it is named.
+    buckets = f"SELECT {bucket_function(keyspace.name)}({columns}) AS bucket FROM {quote_table(table)} OFFSET 0"
+    return (
+        f"SELECT count(*) FILTER (WHERE NOT bucket <@ int4multirange '{mine}') AS misplaced,\n"
+        "  count(*) FILTER (WHERE bucket IS NULL) AS uncovered\n"
+        f"FROM ({buckets}) AS placed"
+    )
+
+
+def self_test_query(topology: Topology) -> str:
+    """A query for one number: of how many test vectors the shard's own functions give another bucket.
+
+    A keyspace without vectors counts as one. Fails with undefined_function where a bucket function is missing.
+    """
+    if not topology.keyspaces:
+        return "SELECT 0::bigint"
+    return "SELECT " + "\n  + ".join(_mismatches(keyspace) for keyspace in topology.keyspaces.values())
+
+
+def _mismatches(keyspace: Keyspace) -> str:
+    key = ", ".join(f"(vector->'key'->>{at})::{kind}" for at, kind in enumerate(keyspace.key_types))
+    return (
+        f"(SELECT count(*) FILTER (WHERE {bucket_function(keyspace.name)}({key}) "
+        "IS DISTINCT FROM (vector->>'bucket')::integer)\n"
+        "    + (CASE WHEN count(*) = 0 THEN 1 ELSE 0 END)\n"
+        "  FROM shardpool.hash_contract, jsonb_array_elements(contract->'vectors') AS vector\n"
+        f"  WHERE keyspace = {quote_literal(keyspace.name)})"
+    )

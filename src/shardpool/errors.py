@@ -1,0 +1,298 @@
+"""Every exception that shardpool raises itself, cut by what the caller does next.
+
+::
+
+    ShardpoolError                  message, detail, hint (as PostgreSQL writes them)
+    ├── ConfigError                 fix the topology file: every problem at once
+    ├── RoutingError                fix the call
+    │   ├── MissingKey              a keyspace, table or key has to be named
+    │   ├── InvalidKey              NULL, or not of the keyspace's key type
+    │   ├── KeyNotCovered           no range or list entry owns the key
+    │   ├── UnknownKeyspace / UnknownTable / UnknownShard
+    │   └── RouterMisuse            closed, not open, or used from another event loop
+    ├── UnsupportedQuery            rewrite the SQL (also psycopg.NotSupportedError, 0A000)
+    ├── ShardError                  one shard failed (also psycopg.OperationalError)
+    │   ├── ShardUnavailable        not reached, or not the right server: nothing was applied
+    │   ├── ShardBusy               its pool and its queue are full: nothing was applied
+    │   ├── DeadlineExceeded        the call's time was over
+    │   └── CommitUnknown           the connection was lost when a write may have been applied
+    ├── ScatterError                some shards failed: all failures by shard
+    ├── BatchError                  some items of a batch failed: all failures by item
+    ├── ItemRolledBack              an item of a batch that was well, in a transaction with one that was not
+    ├── LoadError                   a COPY into the fleet failed: what is where, by shard
+    ├── InitRefused                 `init` on a server that is another shard's, or whose rows lie elsewhere
+    └── StaleTopology               the topology moved on: reload and route again
+
+On one shard psycopg's own exceptions pass through untouched, with a note that names the shard.
+No message holds a password: connection parameters are never printed, only host, port and database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import psycopg
+
+Applied = Literal["no", "unknown"]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest of the known names, or lists the first ten of them."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return "Did you mean " + " or ".join(close) + "?"
+    if not names:
+        return "None are declared in the topology."
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return "Known: " + ", ".join(names[:10]) + more + "."
+
+
+class ShardpoolError(Exception):
+    """Base of everything that shardpool raises itself.
+
+    `message` is short, `detail` says why, `hint` says what to do next; `str()` gives the lines that are there.
+    """
+
+    def __init__(self, message: str, *, detail: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.detail:
+            lines.append(f"DETAIL:  {self.detail}")
+        if self.hint:
+            lines.append(f"HINT:  {self.hint}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a topology file: where it is (1-based line and column), what, and what to do."""
+
+    path: str
+    message: str
+    hint: str | None = None
+    file: str = "<topology>"
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: "
+        text = f"{where}{self.path + ': ' if self.path else ''}{self.message}"
+        return f"{text}\n    HINT:  {self.hint}" if self.hint else text
+
+
+class ConfigError(ShardpoolError):
+    """The topology cannot be used; `problems` holds everything that is wrong with it, in file order."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        super().__init__(f"{count} problem{'s' if count != 1 else ''} in the topology")
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *map(str, self.problems)])
+
+
+class RoutingError(ShardpoolError):
+    """The call cannot be routed as it stands; nothing was sent to any shard."""
+
+
+class MissingKey(RoutingError):
+    """A keyspace, a table or a key has to be named."""
+
+
+class InvalidKey(RoutingError):
+    """The key is NULL or not a value of the keyspace's key type."""
+
+
+class KeyNotCovered(RoutingError):
+    """The key is a good value, but no range or list entry of the keyspace owns it."""
+
+
+class UnknownKeyspace(RoutingError):
+    """No keyspace of that name is in the topology."""
+
+
+class UnknownTable(RoutingError):
+    """The table is not declared in the topology."""
+
+
+class UnknownShard(RoutingError):
+    """No shard of that name is in the topology."""
+
+
+class RouterMisuse(RoutingError):
+    """The router is closed, not open yet, or used from another event loop than the one that opened it."""
+
+
+class UnsupportedQuery(ShardpoolError, psycopg.NotSupportedError):
+    """The SQL is understood and not guessed at: no way is known to answer it as one server would."""
+
+    sqlstate = "0A000"
+
+
+class ShardError(ShardpoolError, psycopg.OperationalError):
+    """One shard could not do its part.
+
+    `shard` and `endpoint` say where, `phase` is `"connect"`, `"wait"`, `"query"`, `"copy"` or `"commit"`, and `applied`
+    is `"no"` when nothing of the call is on the shard, `"unknown"` when it may be.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        shard: str,
+        endpoint: str = "",
+        phase: str = "query",
+        applied: Applied = "no",
+        detail: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.shard = shard
+        self.endpoint = endpoint
+        self.phase = phase
+        self.applied: Applied = applied
+
+
+class ShardUnavailable(ShardError):
+    """The shard was not reached, or the server that answered is not that shard: nothing was applied."""
+
+
+class ShardBusy(ShardError):
+    """All connections of the shard's pool are in use and its queue is full: nothing was applied."""
+
+
+class DeadlineExceeded(ShardError):
+    """The call's time was over; `applied` says whether a write may be on the shard."""
+
+
+class CommitUnknown(ShardError):
+    """The connection was lost when the write may have been applied: look before writing again."""
+
+    def __init__(self, message: str, **kwargs: Any) -> None:
+        super().__init__(message, **{"applied": "unknown", **kwargs})
+
+
+class ScatterError(ShardpoolError):
+    """A call on several shards failed on some of them.
+
+    `failures` maps shard name to its exception; `results` holds what the other shards answered.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        failures: Mapping[str, BaseException],
+        results: Mapping[str, Any] | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.failures = dict(failures)
+        self.results = dict(results or {})
+        detail = "; ".join(f"{shard}: {summary(error)}" for shard, error in self.failures.items())
+        super().__init__(message, detail=detail, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFailure:
+    """One item of a batch that failed: its place in the input, the item, its shard (None if it was not routed)."""
+
+    index: int
+    item: Any
+    shard: str | None
+    error: BaseException
+
+
+class BatchError(ShardpoolError):
+    """Some items of a `map` failed.
+
+    `failures` lists them in the order of the items; `results` is as long as the items, with None in the failed places.
+    """
+
+    def __init__(self, failures: Sequence[ItemFailure], results: Sequence[Any]) -> None:
+        self.failures = tuple(failures)
+        self.results = list(results)
+        first = self.failures[0]
+        super().__init__(
+            f"{len(self.failures)} of {len(self.results)} items failed",
+            detail=f"item {first.index} on {first.shard or 'no shard'}: {summary(first.error)}",
+            hint="See .failures for every item with its error, and .results for what succeeded.",
+        )
+
+
+class ItemRolledBack(ShardpoolError):
+    """The item itself was well, but another one of its shard's transaction failed, so it was rolled back."""
+
+
+class LoadError(ShardpoolError):
+    """A COPY into the fleet failed.
+
+    `committed` maps the shards that hold all their rows now to the number of rows, `rolled_back` names those that hold
+    nothing of this load, `unknown` those whose COMMIT was not answered. `failures` maps shard to its exception; a
+    failure of the input has `record`, the 1-based number of the row, and `line` when it came from a file. When the
+    server of a shard refused a row, `rejected` maps the shard to that row's number among the rows of that shard.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        committed: Mapping[str, int] | None = None,
+        rolled_back: Sequence[str] = (),
+        unknown: Sequence[str] = (),
+        failures: Mapping[str, BaseException] | None = None,
+        rejected: Mapping[str, int] | None = None,
+        record: int | None = None,
+        line: int | None = None,
+        detail: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.committed = dict(committed or {})
+        self.rolled_back = tuple(rolled_back)
+        self.unknown = tuple(unknown)
+        self.failures = dict(failures or {})
+        self.rejected = dict(rejected or {})
+        self.record = record
+        self.line = line
+        super().__init__(message, detail=detail or self._account(), hint=hint)
+
+    def _account(self) -> str:
+        parts = [f"{shard}: {summary(error)}" for shard, error in self.failures.items()]
+        if self.committed:
+            parts.append("committed: " + ", ".join(f"{s} {n} rows" for s, n in self.committed.items()))
+        if self.unknown:
+            parts.append("commit not answered: " + ", ".join(self.unknown))
+        if self.rolled_back:
+            parts.append("rolled back, nothing loaded: " + ", ".join(self.rolled_back))
+        return "; ".join(parts)
+
+
+class InitRefused(ShardpoolError):
+    """The server is not one on which this topology's schema may be installed; nothing was changed there."""
+
+
+class StaleTopology(ShardpoolError):
+    """The route or the caller's topology is older than the fleet: reload, then route the key again."""
+
+
+def summary(error: BaseException) -> str:
+    """An exception in one line: message and detail of our own, the first line of another."""
+    if isinstance(error, ShardpoolError) and error.detail:
+        return f"{error.message} ({error.detail})"
+    return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its class name."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
