@@ -175,9 +175,7 @@ def _contract_problem(contracts: Mapping[str, Any], topology: Topology) -> str |
         there, here = contracts.get(name), contract(keyspace.partitioning)
         if there is not None and there != here:
             differing = [fact for fact in here.keys() | there.keys() if here.get(fact) != there.get(fact)]
-            facts = ", ".join(
-                f"{fact} {there.get(fact)!r} there, {here.get(fact)!r} here" for fact in sorted(differing)
-            )
+            facts = ", ".join(f"{fact} {there.get(fact)!r}, not {here.get(fact)!r}" for fact in sorted(differing))
             return (
                 f'it places the keys of keyspace "{name}" in another way: {facts}. '
                 "Set the topology back to what the rows were placed by."

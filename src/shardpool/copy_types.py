@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
 # Built-in type oids, as in PostgreSQL's pg_type.dat, and the exact Python types whose binary form psycopg makes.
+# real is not among them: a float that is too large for it would arrive as infinity, where text is refused.
 _PYTHON_TYPES: dict[int, tuple[type, ...]] = {
     16: (bool,),  # boolean
     17: (bytes, bytearray, memoryview),  # bytea
@@ -16,7 +17,6 @@ _PYTHON_TYPES: dict[int, tuple[type, ...]] = {
     21: (int,),  # smallint
     23: (int,),  # integer
     25: (str,),  # text
-    700: (float,),  # real
     701: (float,),  # double precision
     1042: (str,),  # character(n)
     1043: (str,),  # character varying
@@ -40,3 +40,22 @@ def _fits(oid: int, value: Any) -> bool:
     if oid in (1114, 1184) and isinstance(value, dt.datetime):
         return (value.tzinfo is not None) == (oid == 1184)
     return value is None or type(value) in types
+
+
+# psycopg cuts an int that is too large for these to its low bytes: it would arrive as another number.
+_NARROW = {21: 15, 23: 31}
+
+
+def range_check(oids: Sequence[int], columns: Sequence[str]) -> Callable[[Sequence[Any]], None] | None:
+    """A check of a row that binary COPY needs before it is encoded; it raises `OverflowError`. None: none is needed."""
+    narrow = [(at, 1 << _NARROW[oid]) for at, oid in enumerate(oids) if oid in _NARROW]
+    if not narrow:
+        return None
+
+    def check(row: Sequence[Any]) -> None:
+        for at, limit in narrow:
+            value = row[at]
+            if value is not None and not -limit <= value < limit:
+                raise OverflowError(f"{value} is out of range for column {columns[at]}")
+
+    return check

@@ -29,7 +29,7 @@ ENCODING_VERSION = 1
 EPOCH_ORDINAL = date(2000, 1, 1).toordinal()
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_LONGEST_SHOWN = 60
+LONGEST_SHOWN = 60
 
 pack_bigint = Struct("<q").pack
 pack_length = Struct("<I").pack
@@ -105,10 +105,10 @@ def microseconds(moment: datetime) -> int:
 def shown(value: object) -> str:
     """A value as an error shows it: its repr, of at most 60 characters."""
     try:
-        text = repr(value[: _LONGEST_SHOWN + 1] if isinstance(value, (str, bytes)) else value)
+        text = repr(value[: LONGEST_SHOWN + 1] if isinstance(value, (str, bytes)) else value)
     except Exception:  # an integer of thousands of digits refuses its repr, and so may any foreign object
         return f"a value of type {type(value).__name__}"
-    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
 
 
 def _refuse(value: object, key_type: KeyType, detail: str | None = None, hint: str | None = None) -> NoReturn:

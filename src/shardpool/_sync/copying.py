@@ -18,7 +18,7 @@ from psycopg.rows import tuple_row
 from .._concurrency import each, run_all
 from .._watchdog import Watch
 from ..bucket_sql import quote_table
-from ..copy_types import fits_binary
+from ..copy_types import fits_binary, range_check
 from ..errors import LoadError, MissingKey, first_line, nearest
 from ..partitioning import make_lookup
 from ..topology import Reference, Sharded, Single, Topology, qualified
@@ -229,6 +229,7 @@ class _Load:
 
     def _copy(self, rows: Iterable[Sequence[Any]], binary: bool | None, oids: list[int]) -> None:
         write: Write | None = None
+        check = None
         width = len(self._columns)
         self._reading = True
         for row in each(rows):
@@ -237,7 +238,11 @@ class _Load:
             if len(row) != width:
                 raise ValueError(f"{len(row)} values for {width} columns")
             if write is None:
-                write = self._begin(fits_binary(oids, row) if binary is None else binary, oids)
+                binary = self._is_binary(binary, oids, row)
+                check = range_check(oids, self._columns) if binary else None
+                write = self._begin(binary, oids)
+            if check is not None:
+                check(row)
             write(row)
             self._reading = True
             if not self._record % _PROGRESS_ROWS:
@@ -246,6 +251,12 @@ class _Load:
         self._progress(self._record % _PROGRESS_ROWS)
         if write is None:
             self._begin(False, oids)
+
+    def _is_binary(self, asked: bool | None, oids: Sequence[int], row: Sequence[Any]) -> bool:
+        fits = fits_binary(oids, row)
+        if asked and not fits:
+            raise TypeError("the values of the first row are not those that binary COPY takes for these columns")
+        return fits if asked is None else asked
 
     def _begin(self, binary: bool, oids: list[int]) -> Write:
         """Start the COPY on every shard; what is given writes a row to where it belongs."""

@@ -1,0 +1,140 @@
+"""copy_into: every row on the shard of its key, and nothing half loaded when it fails."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from shardpool import LoadError, MissingKey, Router, UnknownTable
+
+COLUMNS = ["tenant_id", "n", "note"]
+
+
+def counts(router: Router, table: str = "orders") -> dict[str, int]:
+    return {shard: result.one()[0] for shard, result in router.scatter(f"select count(*) from {table}").items()}
+
+
+@pytest.mark.parametrize("binary", [None, True, False])
+def test_rows_arrive_unchanged_on_the_shard_of_their_key(router: Router, binary: bool | None) -> None:
+    rows = [(key, key % 7, f"tab\t back\\slash é {key}" if key % 5 else None) for key in range(3000)]
+    loaded = router.copy_into("orders", iter(rows), columns=COLUMNS, binary=binary)
+    assert sum(loaded.values()) == 3000
+    assert loaded == counts(router)
+    found = [row for result in router.scatter("select * from orders").values() for row in result]
+    assert sorted(found, key=lambda row: row[0]) == rows
+    assert router.check().ok
+
+
+def test_a_pinned_key_goes_to_its_own_home(router: Router) -> None:
+    assert router.copy_into("orders", [(17, 1, "x")], columns=COLUMNS) == {"s0": 0, "s1": 0, "s2": 0, "s3": 1}
+
+
+def test_a_reference_table_is_copied_to_every_shard_and_a_single_one_to_its_own(router: Router) -> None:
+    rows = [("de", "Germany"), ("fr", "France")]
+    assert router.copy_into("countries", rows, columns=["code", "name"]) == {"s0": 2, "s1": 2, "s2": 2, "s3": 2}
+    assert router.copy_into("audit_log", [("x",)], columns=["what"]) == {"s0": 1}
+
+
+def test_range_keys_go_to_the_shard_of_their_interval(router: Router) -> None:
+    days = [(dt.date(2024, 12, 31), 1), (dt.date(2025, 1, 1), 2), (dt.date(2030, 1, 1), 3)]
+    assert router.copy_into("events", days, columns=["day", "n"]) == {"s0": 1, "s1": 1, "s2": 1}
+
+
+def test_no_rows_are_no_error(router: Router) -> None:
+    assert sum(router.copy_into("orders", [], columns=COLUMNS).values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "detail"),
+    [
+        ((None, 1, "x"), "cannot use None"),
+        (("x", 1, "x"), "x"),
+        ((1, 1), "2 values for 3 columns"),
+        ((1, "not a number", "x"), ""),
+        ((1, 2**31, "x"), "out of range"),
+        ((1, -(2**31) - 1, "x"), "out of range"),
+    ],
+)
+def test_a_bad_record_is_told_by_its_number_and_nothing_is_loaded(
+    router: Router, bad: tuple[object, ...], detail: str
+) -> None:
+    rows = [(key, 1, "x") for key in range(500)]
+    rows.insert(321, bad)  # type: ignore[arg-type]
+    with pytest.raises(LoadError) as raised:
+        router.copy_into("orders", rows, columns=COLUMNS)
+    assert raised.value.record == 322
+    assert detail in (raised.value.detail or "")
+    assert raised.value.rolled_back == ("s0", "s1", "s2", "s3")
+    assert set(counts(router).values()) == {0}
+
+
+def test_values_that_binary_copy_would_change_are_not_sent_so(router: Router) -> None:
+    router.scatter("alter table orders add small smallint, add single real")
+    columns = ["tenant_id", "n", "small"]
+    router.copy_into("orders", [(1, 1, -(2**15)), (2, 1, None), (3, 2**31 - 1, 2**15 - 1)], columns=columns)
+    with pytest.raises(LoadError, match="record 2 is bad"):
+        router.copy_into("orders", [(4, 1, 0), (5, 1, 2**15)], columns=columns)
+    with pytest.raises(LoadError) as raised:
+        router.copy_into("orders", [(6, 1, 1e300)], columns=["tenant_id", "n", "single"])
+    assert isinstance(next(iter(raised.value.failures.values())), psycopg.errors.NumericValueOutOfRange)
+    with pytest.raises(LoadError, match="record 1 is bad"):
+        router.copy_into("orders", [(6, 1, 1.0)], columns=["tenant_id", "n", "single"], binary=True)
+    assert sum(counts(router).values()) == 3
+
+
+def test_a_row_that_a_server_refuses_rolls_all_shards_back(router: Router) -> None:
+    router.shard("s2").execute("alter table orders add check (n <> 13)")
+    rows = [(key, key % 100, "x") for key in range(2000)]
+    with pytest.raises(LoadError) as raised:
+        router.copy_into("orders", rows, columns=COLUMNS)
+    assert list(raised.value.failures) == ["s2"]
+    assert isinstance(raised.value.failures["s2"], psycopg.errors.CheckViolation)
+    on_s2 = [row for row in rows if router.for_key(row[0], table="orders").shard == "s2"]
+    assert on_s2[raised.value.rejected["s2"] - 1][1] == 13
+    assert set(counts(router).values()) == {0}
+    assert len(router.scatter("select 1")) == 4
+
+
+def test_a_commit_that_fails_on_one_shard_is_accounted_for(router: Router) -> None:
+    router.shard("s1").execute(
+        "create function refuse() returns trigger language plpgsql as $$begin raise 'no'; end$$;"
+        "create constraint trigger late after insert on orders deferrable initially deferred"
+        " for each row execute function refuse()"
+    )
+    with pytest.raises(LoadError) as raised:
+        router.copy_into("orders", ((key, 1, "x") for key in range(400)), columns=COLUMNS)
+    held = counts(router)
+    assert held["s1"] == 0
+    assert raised.value.rolled_back == ("s1",)
+    assert raised.value.committed == {shard: held[shard] for shard in ("s0", "s2", "s3")}
+    assert raised.value.unknown == ()
+
+
+def test_what_the_callers_rows_raise_passes_through_and_nothing_is_loaded(router: Router) -> None:
+    def rows() -> Iterator[tuple[int, int, str]]:
+        yield from ((key, 1, "x") for key in range(5000))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        router.copy_into("orders", rows(), columns=COLUMNS)
+    assert "nothing was loaded" in raised.value.__notes__[0]
+    assert set(counts(router).values()) == {0}
+    assert all(shard["primary"]["in_flight"] == 0 for shard in router.stats()["shards"].values())
+
+
+def test_bad_calls_are_refused_before_anything_is_sent(router: Router) -> None:
+    with pytest.raises(MissingKey, match="tenant_id"):
+        router.copy_into("orders", [], columns=["n"])
+    with pytest.raises(UnknownTable):
+        router.copy_into("order", [], columns=["n"])
+    with pytest.raises(LoadError, match="no column"):
+        router.copy_into("orders", [], columns=["tenant_id", "nte"])
+
+
+def test_progress_tells_every_row_once(router: Router) -> None:
+    told: list[int] = []
+    router.copy_into("orders", ((key, 1, "x") for key in range(10_000)), columns=COLUMNS, progress=told.append)
+    assert sum(told) == 10_000

@@ -1,0 +1,111 @@
+"""What is asked of a shard, and how its answer is judged."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from shardpool.bucket_sql import bucket_function, quote_ident, quote_literal, quote_table
+from shardpool.control import (
+    CONTROL_VERSION,
+    NOT_INSTALLED_HINT,
+    check_identity,
+    contract,
+    install_statements,
+    misplaced_rows_query,
+    owned_buckets,
+)
+from shardpool.errors import UnknownShard
+from shardpool.partitioning import Hash
+from shardpool.topology import Endpoint, Keyspace, OwnerRange, Shard, Topology
+
+TENANTS = Keyspace(
+    "tenants",
+    Hash(("bigint",)),
+    (
+        OwnerRange(0, 9, "s0", 1),
+        OwnerRange(10, 19, "s0", 2),
+        OwnerRange(20, 4000, "s1", 2),
+        OwnerRange(4001, 4095, "s0", 2),
+    ),
+    {"public.orders": ("tenant_id",)},
+)
+TOPOLOGY = Topology("shop", 12, {"s0": Shard("s0", Endpoint("s0", "primary", ()))}, {"tenants": TENANTS})
+
+
+def row(**changes: Any) -> tuple[Any, ...]:
+    good = {
+        "fleet": "shop",
+        "shard": "s0",
+        "version": CONTROL_VERSION,
+        "epoch": 12,
+        "contracts": {"tenants": contract(TENANTS.partitioning)},
+    }
+    return tuple((good | changes).values())
+
+
+@pytest.mark.parametrize("contracts", [{}, {"other": {"kind": "list"}}, {"tenants": contract(TENANTS.partitioning)}])
+def test_a_shard_that_knows_other_keyspaces_is_good(contracts: dict[str, Any]) -> None:
+    assert check_identity(row(contracts=contracts), TOPOLOGY, "s0") is None
+    assert check_identity(row(contracts=json.dumps(contracts)), TOPOLOGY, "s0") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (None, NOT_INSTALLED_HINT),
+        (row(shard="s1"), 'shard "s1" of fleet "shop", not shard "s0"'),
+        (row(fleet="test"), 'fleet "test"'),
+        (row(version=CONTROL_VERSION - 1), NOT_INSTALLED_HINT),
+        (row(version=CONTROL_VERSION + 1), "Upgrade the shardpool package"),
+        (row(epoch=13), "Reload the topology"),
+        (row(contracts={"tenants": contract(Hash(("bigint",), buckets=8))}), "buckets 8, not 4096"),
+        (row(contracts={"tenants": contract(Hash(("text",)))}), "key_types"),
+    ],
+)
+def test_a_wrong_shard_is_named_with_what_to_do(answer: Any, words: str) -> None:
+    assert words in (check_identity(answer, TOPOLOGY, "s0") or "")
+
+
+def test_pins_are_no_part_of_the_contract() -> None:
+    assert contract(Hash(("bigint",), pinned=(1,))) == contract(Hash(("bigint",)))
+
+
+def test_install_wants_a_shard_of_the_topology() -> None:
+    with pytest.raises(UnknownShard):
+        install_statements(TOPOLOGY, "s9")
+
+
+def test_adjacent_ranges_of_one_shard_are_one() -> None:
+    assert owned_buckets(TENANTS, "s0") == [(0, 19), (4001, 4095)]
+    assert owned_buckets(TENANTS, "s9") == []
+
+
+def test_misplaced_rows_query_names_table_column_and_ranges() -> None:
+    assert misplaced_rows_query(TENANTS, "public.orders", [(0, 19), (4001, 4095)]) == (
+        "SELECT count(*) FILTER (WHERE NOT bucket <@ int4multirange '{[0,19],[4001,4095]}') AS misplaced,\n"
+        "  count(*) FILTER (WHERE bucket IS NULL) AS uncovered\n"
+        'FROM (SELECT shardpool."bucket_tenants"("tenant_id") AS bucket FROM "public"."orders" OFFSET 0) AS placed'
+    )
+
+
+def test_names_and_values_are_quoted() -> None:
+    assert quote_ident('a"b') == '"a""b"'
+    assert quote_literal("it's") == "'it''s'"
+    assert quote_literal("a\\'b").strip() == "E'a\\\\''b'"
+    assert quote_table("shop.Orders") == '"shop"."Orders"'
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_what_is_no_name_is_not_quoted(name: str) -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        quote_ident(name)
+
+
+def test_long_keyspaces_have_functions_of_different_names_that_fit() -> None:
+    one, other = bucket_function("x" * 70 + "a"), bucket_function("x" * 70 + "b")
+    assert one != other
+    assert len(one.removeprefix("shardpool.").strip('"').encode()) == 63
+    assert len(bucket_function("日" * 30).removeprefix("shardpool.").strip('"').encode()) <= 63
