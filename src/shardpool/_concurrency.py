@@ -10,8 +10,9 @@ import contextvars
 import select
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -217,18 +218,25 @@ sleep = time.sleep
 async_sleep = asyncio.sleep
 
 
-def each(rows: Iterable[T]) -> Iterable[T]:
-    """The rows as they are."""
-    return rows
+def batches(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The rows in lists of `size`, the last one shorter; nothing is read ahead of the list that is asked for."""
+    left = iter(rows)
+    while batch := list(islice(left, size)):
+        yield batch
 
 
-async def async_each(rows: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
-    """The rows of an iterable or an async iterable; the loop gets a turn now and then where the rows never wait."""
+async def async_batches(rows: Iterable[T] | AsyncIterable[T], size: int) -> AsyncIterator[list[T]]:
+    """`batches` of an iterable or an async iterable; the loop gets a turn after each batch of one that never waits."""
     if isinstance(rows, AsyncIterable):
+        batch: list[T] = []
         async for row in rows:
-            yield row
-    else:
-        for number, row in enumerate(rows):
-            if not number % 1024:
-                await asyncio.sleep(0)
-            yield row
+            batch.append(row)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+        return
+    for batch in batches(rows, size):
+        yield batch
+        await asyncio.sleep(0)

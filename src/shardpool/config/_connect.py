@@ -17,6 +17,8 @@ PlainPasswords = Literal["refuse", "allow"]
 
 _PASSWORD_FIELDS = ("password", "password_file")
 _REFER = 'Write password: "${VARIABLE}" or password_file: PATH; plain_passwords: allow permits it here.'
+_NO_CONTROL = "Is there a line break at the end of the variable, or of the block of text?"
+_OWN_FIELDS = "Port, user and password have fields of their own."
 _LOOKS_LIKE_CONNINFO = ("://", "password=", "password =")
 
 
@@ -54,7 +56,7 @@ class ConnectChecks:
             self._problems.add(node, "must be text", 'Put it in quotes: "…".')
             node.take_out()
         elif _unprintable(node.text):
-            self._problems.add(node, "must not hold control characters")
+            self._problems.add(node, "must not hold control characters", _NO_CONTROL)
         elif field == "password" and self._plain_passwords == "refuse" and node.holds_literal(0, len(node.text)):
             self._problems.add(node, "a password stands in the file", _REFER)
 
@@ -63,37 +65,31 @@ class ConnectChecks:
             self._check_value(keyword, node)
         elif keyword in REFUSED:
             self._problems.add_at_key(node, f"{keyword} cannot be set here", REFUSED[keyword])
-        elif node.value is None and node.parent is not None:
-            # `{password: a,b}` has a key "b" without value: the rest of a password, so it is not repeated.
-            hint = "Quote text that holds a comma, colon, bracket or #."
-            self._problems.add_at(
-                node.key_line, node.key_column, node.parent.path, "unknown field without a value", hint
-            )
+        elif node.key is None:
+            # A part of a URL; its form leaves no doubt that this is no part of the password.
+            self._problems.add(node, f'unknown field "{keyword}" in the URL', nearest(keyword, KEYWORDS))
+        elif keyword == "max_lag":
+            self._problems.add_at_key(node, "unknown field", "Replicas have it, or the shard for all of its replicas.")
         else:
-            named = "" if node.key is not None else f' "{keyword}" in the URL'
-            self._problems.add_at_key(node, f"unknown field{named}", nearest(keyword, (*KEYWORDS, *own)))
+            self._problems.add_unknown_field(node, (*KEYWORDS, *own))
 
     def _check_value(self, keyword: str, node: Node) -> None:
+        meaning = KEYWORDS[keyword]
         if isinstance(node.value, dict | list | bool) or node.value is None:
-            self._problems.add(
-                node,
-                "must be text or a number",
-                "Write 1 or 0 for yes or no." if isinstance(node.value, bool) else None,
-            )
+            hint = "Write 1 or 0 for yes or no." if isinstance(node.value, bool) else meaning
+            self._problems.add(node, "must be text or a number", hint)
             node.take_out()
         elif _unprintable(node.text):
-            self._problems.add(node, "must not hold control characters")
+            self._problems.add(node, "must not hold control characters", _NO_CONTROL)
         elif keyword != "options" and any(mark in node.text for mark in _LOOKS_LIKE_CONNINFO):
-            self._problems.add(
-                node, "a whole connection string", "Write it as primary: postgresql://…, or as separate fields."
-            )
+            hint = "Write it as primary: postgresql://…, or as separate fields."
+            self._problems.add(node, "a whole connection string", hint)
         elif keyword in NUMBERS and not _is_number(keyword, node.text):
-            self._problems.add(
-                node, "must be a port from 1 to 65535" if keyword == "port" else "must be a whole number"
-            )
+            wanted = "a port from 1 to 65535" if keyword == "port" else "a whole number"
+            self._problems.add(node, f"must be {wanted}", meaning)
         elif keyword in VALUES and node.text not in VALUES[keyword]:
-            self._problems.add(node, "must be one of " + ", ".join(VALUES[keyword]))
-        elif keyword in ("host", "hostaddr", "port"):
+            self._problems.add(node, "must be one of " + ", ".join(VALUES[keyword]), meaning)
+        elif keyword in ("host", "hostaddr"):
             self._check_host(node)
 
     def _check_host(self, node: Node) -> None:
@@ -102,7 +98,7 @@ class ConnectChecks:
                 node, "several hosts", "Write hosts: [{host: …}, {host: …}] instead of primary and replicas."
             )
         elif "@" in node.text[1:] or any(character.isspace() for character in node.text):
-            self._problems.add(node, "is not a host name, address or socket directory")
+            self._problems.add(node, "is not a host name, address or socket directory", _OWN_FIELDS)
 
 
 def _is_number(keyword: str, text: str) -> bool:

@@ -81,7 +81,7 @@ Duration = Annotated[float, BeforeValidator(_seconds), AfterValidator(_more_than
 Lag = Annotated[float, BeforeValidator(_seconds), _DURATION_SCHEMA]
 
 
-def _name(longest: int) -> Any:
+def _name(longest: int, *, variable: bool = False) -> Any:
     hint = f"Lower case letters, digits, _ and -, a letter first, at most {longest} characters."
 
     def check(value: Any) -> str:
@@ -89,7 +89,7 @@ def _name(longest: int) -> Any:
             raise wrong("is not a name as it is allowed here", hint)
         return value
 
-    pattern = rf"^[a-z][a-z0-9_-]{{0,{longest - 1}}}$|{_REFERENCE}"
+    pattern = rf"^[a-z][a-z0-9_-]{{0,{longest - 1}}}$" + (rf"|{_REFERENCE}" if variable else "")
     return Annotated[str, BeforeValidator(check), WithJsonSchema({"type": "string", "pattern": pattern})]
 
 
@@ -136,5 +136,6 @@ KeyColumns = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
 ShardReference = Annotated[str, BeforeValidator(_shard), WithJsonSchema({"type": "string"})]
+FleetName: Any = _name(MAX_NAME, variable=True)
 ShardName: Any = _name(MAX_NAME)
 KeyspaceName: Any = _name(48)

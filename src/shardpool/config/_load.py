@@ -74,6 +74,7 @@ def _parse(text: str, file: str, env: Mapping[str, str], folder: Path | None) ->
 
 def _topology(text: str, env: Mapping[str, str], folder: Path | None, problems: Problems) -> Topology | None:
     root = read_yaml(text, problems)
+    problems.settle()
     interpolate_tree(root, env, problems)
     _check_version(root, problems)
     replace_urls(root, problems)

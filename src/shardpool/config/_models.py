@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema
 from ..partitioning import KEY_TYPES, MAX_BUCKETS, KeyType
 from ._fields import (
     Duration,
+    FleetName,
     KeyColumns,
     KeyspaceName,
     Lag,
@@ -55,10 +56,11 @@ class Pool(_Fields):
 
 
 def _keyword_schema(keyword: str) -> dict[str, Any]:
-    schema: dict[str, Any] = {"description": KEYWORDS[keyword], "type": ["string", "integer"]}
-    if keyword in VALUES:
-        schema["anyOf"] = [{"enum": list(VALUES[keyword])}, {"type": "integer"}, {"type": "string", "pattern": r"\$\{"}]
-    return schema
+    schema: dict[str, Any] = {"description": KEYWORDS[keyword]}
+    if keyword not in VALUES:
+        return schema | {"type": ["string", "integer"]}
+    words = [*VALUES[keyword], *(int(word) for word in VALUES[keyword] if word.isdigit())]
+    return schema | {"anyOf": [{"enum": words}, {"type": "string", "pattern": r"\$\{"}]}
 
 
 class Connect(_Fields):
@@ -215,7 +217,7 @@ class TopologyFile(_Fields):
     """A shardpool topology: which PostgreSQL server owns which rows."""
 
     version: Annotated[Any, WithJsonSchema({"const": 1})] = Field(description="Version of this format: 1.")
-    fleet: ShardName = Field(description="Name of the fleet; its shards carry it as their identity.")
+    fleet: FleetName = Field(description="Name of the fleet; its shards carry it as their identity.")
     epoch: Positive = Field(description="Version of the topology. Raise it with every change.")
     defaults: Defaults | None = Field(None, description="What holds for every shard that does not say otherwise.")
     shards: dict[ShardName, Shard] = Field(description="The PostgreSQL databases of the fleet, by name.")

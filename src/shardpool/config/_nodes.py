@@ -10,6 +10,7 @@ from typing import Any
 Scalar = str | int | float | bool | None
 Span = tuple[int, int]
 
+_PASSWORD = re.compile("pass|pwd|secret", re.I)
 _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -38,10 +39,12 @@ class Node:
 
     @property
     def path(self) -> str:
-        """`shards.s0.replicas[0].host`; keys that hold a dot are quoted."""
+        """`shards.s0.replicas[0].host`; keys that hold a dot are quoted. It ends at a password, whatever is below."""
         parts: list[str] = []
         node: Node | None = self
         while node is not None and node.parent is not None:
+            if isinstance(node.key, str) and _PASSWORD.search(node.key):
+                parts.clear()
             if node.key is not None:
                 parts.append(_path_part(node))
             node = node.parent

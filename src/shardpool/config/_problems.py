@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import ConfigError, Problem
+from collections.abc import Iterable
+
+from ..errors import ConfigError, Problem, nearest
 from ._nodes import Node
 
 # A file that is not a topology at all would give a problem per line; nobody reads more than these.
@@ -19,6 +21,7 @@ class Problems:
     def __init__(self, file: str) -> None:
         self.file = file
         self._found: list[Problem] = []
+        self._settled: set[tuple[int, int]] = set()
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -31,13 +34,29 @@ class Problems:
         """A problem with the key of a value, or with the whole entry."""
         self.add_at(node.key_line or node.line, node.key_column or node.column, node.path, message, hint)
 
+    def add_unknown_field(self, node: Node, known: Iterable[str]) -> None:
+        """A field that does not exist. It is named only when it is nearly one that does: in `{password: a,b: c}` the
+        field "b" is the rest of a password."""
+        hint = nearest(str(node.key), known)
+        is_named = hint.startswith("Did you mean")
+        path = node.path if is_named or node.parent is None else node.parent.path
+        if not is_named and node.value is None:
+            hint = "Quote text that holds a comma, colon, bracket or #."
+        self.add_at(node.key_line, node.key_column, path, "unknown field", hint)
+
     def add_at(self, line: int, column: int, path: str, message: str, hint: str | None = None) -> None:
         """A problem at a place of the text."""
+        if (line, column) in self._settled:
+            return
         problem = Problem(path=path, message=message, hint=hint, file=self.file, line=line, column=column)
         if problem not in self._found:
             self._found.append(problem)
         if len(self._found) >= MAX_PROBLEMS:
             raise TooManyProblems
+
+    def settle(self) -> None:
+        """Let later problems at the same places go: what cannot be read well is not checked further."""
+        self._settled = {(problem.line, problem.column) for problem in self._found}
 
     def error(self) -> ConfigError:
         """The error with all of them, in file order."""

@@ -26,6 +26,8 @@ _CONSTANTS: dict[str, Scalar] = {
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]+")
 
+QUOTE = 'Put it in quotes: "…".'
+
 # What the scalar looks like → how to call it. No message repeats the scalar: it may be a password.
 _TRAPS = (
     (re.compile(r"y|n|yes|no|on|off", re.I), "yes, no, on or off without quotes is a truth value to some YAML readers"),
@@ -45,27 +47,34 @@ _TRAPS = (
         ),
         "a number of this form is text to some YAML readers",
     ),
-    (re.compile(r"<<|="), "this is a merge or default key to some YAML readers"),
 )
-_TRAP_STARTS = frozenset("yYnNoO0123456789+-.<=")
+_TRAP_FIRSTS = frozenset("yYnNoO0123456789+-.<=")
 
 
 class AmbiguousScalar(ValueError):
-    """The unquoted scalar means different things to different YAML readers; the text says how."""
+    """The unquoted scalar means different things to different YAML readers; the text says how, `hint` what to do."""
+
+    def __init__(self, why: str, hint: str) -> None:
+        super().__init__(why)
+        self.hint = hint
 
 
 def resolve(text: str) -> Scalar:
     """The value of an unquoted scalar; raises `AmbiguousScalar`."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
-    if text[0] not in _TRAP_STARTS:
+    if text[0] not in _TRAP_FIRSTS:
         return text
     if _INTEGER.fullmatch(text):
         # Longer than any key or size; Python refuses to read more than 4300 digits.
         return int(text) if len(text) <= 40 else text
     if _DECIMAL.fullmatch(text):
         return float(text)
+    if text in ("<<", "="):
+        raise AmbiguousScalar(
+            "a merge key", "Merging is not read here: write the fields out, or put them under defaults."
+        )
     for pattern, why in _TRAPS:
         if pattern.fullmatch(text):
-            raise AmbiguousScalar(why)
+            raise AmbiguousScalar(why, QUOTE)
     return text

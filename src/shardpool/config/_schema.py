@@ -22,8 +22,11 @@ def topology_schema() -> dict[str, Any]:
     }
 
 
+_MAPS_OF_SCHEMAS = ("$defs", "properties", "patternProperties")
+
+
 def _simplify(schema: Any) -> None:
-    """Take out what editors show and nobody needs: generated titles, the null of optional fields, null defaults."""
+    """Take out what editors show and nobody needs: generated titles, the null of optional fields, empty defaults."""
     if isinstance(schema, list):
         for part in schema:
             _simplify(part)
@@ -31,15 +34,15 @@ def _simplify(schema: Any) -> None:
         _simplify_object(schema)
         for name, part in schema.items():
             if name not in ("enum", "const", "examples", "default"):
-                _simplify(part)
+                _simplify(list(part.values()) if name in _MAPS_OF_SCHEMAS else part)
 
 
 def _simplify_object(schema: dict[str, Any]) -> None:
-    if isinstance(schema.get("title"), str):
-        del schema["title"]
-    if "default" in schema and schema["default"] is None:
-        del schema["default"]
-    if isinstance(options := schema.get("anyOf"), list) and {"type": "null"} in options:
-        kept = [option for option in options if option != {"type": "null"}]
-        del schema["anyOf"]
+    schema.pop("title", None)
+    if schema.get("default") in (None, [], {}):
+        schema.pop("default", None)
+    if "patternProperties" in schema:
+        schema["additionalProperties"] = False
+    if {"type": "null"} in schema.get("anyOf", []):
+        kept = [option for option in schema.pop("anyOf") if option != {"type": "null"}]
         schema |= kept[0] if len(kept) == 1 else {"anyOf": kept}

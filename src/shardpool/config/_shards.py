@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar
 
-from ..topology import Endpoint, Pooler, PoolSettings, Shard
+from ..topology import Endpoint, PoolSettings, Shard
 from . import _models as models
 from ._connect import ConnectChecks, connection
 from ._nodes import Node
 from ._problems import Problems
 from ._urls import replace_url
+
+T = TypeVar("T")
 
 _ENDPOINT_FIELDS = ("pool", "pooler")
 _REPLICA_FIELDS = (*_ENDPOINT_FIELDS, "max_lag")
@@ -26,140 +29,142 @@ def replace_urls(root: Node, problems: Problems) -> None:
             replace_url(node, problems)
 
 
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """One place that says something about an endpoint: the defaults, its shard, or the endpoint itself."""
+
+    node: Node | None
+    fields: models.Defaults | models.Shard | models.EndpointFields
+    connect: Node | None
+
+    @property
+    def pool(self) -> models.Pool | None:
+        return self.fields.pool
+
+    @property
+    def pool_node(self) -> Node | None:
+        return None if self.node is None else self.node.at("pool")
+
+
 class ShardBuilder:
-    """Makes shards of what the file says, its defaults, and the folder that relative paths start from."""
+    """Makes shards of what the file says; relative paths start from `folder`."""
 
     def __init__(self, file: models.TopologyFile, root: Node, folder: Path | None, problems: Problems) -> None:
         self._file = file
-        self._defaults = file.defaults or models.Defaults.model_validate({})
         self._root = root
         self._folder = folder
         self._problems = problems
         self._checks = ConnectChecks(problems, file.plain_passwords)
+        defaults = file.defaults or models.Defaults.model_validate({})
+        self._defaults = _Level(root.at("defaults"), defaults, root.at("defaults", "connect"))
 
     def build(self) -> dict[str, Shard]:
         """All shards that can be made, in file order; what is wrong goes to the problems."""
-        self._checks.check(self._root.at("defaults", "connect"))
-        if not self._file.shards and (node := self._root.at("shards")) and not node.damaged:
+        self._checks.check(self._defaults.connect)
+        node = self._root.at("shards")
+        if not self._file.shards and node is not None and not node.damaged:
             self._problems.add_at_key(node, "no shard", "A fleet has at least one: s0: {primary: {host: …}}.")
-        made = {name: self._shard(name, shard) for name, shard in self._file.shards.items()}
-        shards = {name: shard for name, shard in made.items() if shard is not None}
+        made = [self._shard(name, fields) for name, fields in self._file.shards.items()]
+        shards = {shard.name: shard for shard in made if shard is not None}
         self._check_databases(shards)
         return shards
 
-    def _shard(self, name: str, shard: models.Shard) -> Shard | None:
-        node = self._node("shards", name)
+    def _shard(self, name: str, fields: models.Shard) -> Shard | None:
+        node = self._root.fields["shards"].fields[name]
         self._checks.check(node.at("connect"))
-        if shard.hosts is not None:
-            return self._shard_of_hosts(name, shard, node)
-        if shard.primary is None:
+        levels = (self._defaults, _Level(node, fields, node.at("connect")))
+        if fields.hosts is not None:
+            return self._shard_of_hosts(name, node, levels)
+        if fields.primary is None:
             if not {"primary", "hosts"} & set(node.lost):
-                self._problems.add_at_key(
-                    node, "needs primary", "Write primary: {host: …}, or hosts: for several nodes."
-                )
+                hint = "Write primary: {host: …}, or hosts: for several nodes."
+                self._problems.add_at_key(node, "needs primary", hint)
             return None
-        primary_node, replicas_node = self._node("shards", name, "primary"), node.at("replicas")
-        self._checks.check(primary_node, _ENDPOINT_FIELDS)
-        primary = self._endpoint("primary", shard, shard.primary, node, primary_node)
-        replicas = [
-            self._replica(f"replica-{number}", shard, fields, node, replica_node)
-            for number, (fields, replica_node) in enumerate(
-                zip(shard.replicas, replicas_node.items if replicas_node else [], strict=True), 1
-            )
-        ]
-        return Shard(name, primary, tuple(replicas))
-
-    def _replica(self, name: str, shard: models.Shard, fields: models.ReplicaFields, node: Node, own: Node) -> Endpoint:
-        self._checks.check(own, _REPLICA_FIELDS)
-        return self._endpoint(name, shard, fields, node, own)
-
-    def _shard_of_hosts(self, name: str, shard: models.Shard, node: Node) -> Shard | None:
-        hosts_node = self._node("shards", name, "hosts")
-        for other in ("primary", "replicas"):
-            if (given := node.at(other)) is not None:
-                hint = "Who is primary is found by asking the hosts: keep only one of the two."
-                self._problems.add_at_key(given, f"{other} beside hosts", hint)
-        for host in hosts_node.items:
-            self._checks.check(host)
-        if not hosts_node.items:
-            if not hosts_node.damaged:
-                self._problems.add_at_key(hosts_node, "no host", "Name at least one: hosts: [{host: …}].")
-            return None
-        self._check_attrs(node)
-        where = self._joined(hosts_node, node)
-        primary = self._endpoint("primary", shard, None, node, None, target_session_attrs="primary", **where)
-        if len(hosts_node.items) == 1:
-            return Shard(name, primary)
+        primary = self._own_endpoint("primary", levels, fields.primary, node.fields["primary"])
+        nodes = replicas.items if (replicas := node.at("replicas")) else []
         return Shard(
             name,
             primary,
-            (self._endpoint("replica", shard, None, node, None, target_session_attrs="standby", **where),),
+            tuple(
+                self._own_endpoint(f"replica-{number}", levels, replica, replica_node)
+                for number, (replica, replica_node) in enumerate(zip(fields.replicas, nodes, strict=True), 1)
+            ),
         )
 
-    def _check_attrs(self, node: Node) -> None:
-        for level in (self._root.at("defaults", "connect"), node.at("connect")):
-            if level is not None and (given := level.at("target_session_attrs")) is not None:
+    def _own_endpoint(self, name: str, levels: Sequence[_Level], fields: models.EndpointFields, node: Node) -> Endpoint:
+        """An endpoint that stands in the file itself."""
+        self._checks.check(node, _REPLICA_FIELDS if isinstance(fields, models.ReplicaFields) else _ENDPOINT_FIELDS)
+        return self._endpoint(name, [*levels, _Level(node, fields, node)])
+
+    def _shard_of_hosts(self, name: str, node: Node, levels: Sequence[_Level]) -> Shard | None:
+        hosts = node.fields["hosts"]
+        self._check_beside_hosts(node, levels)
+        for host in hosts.items:
+            self._checks.check(host)
+        if not hosts.items:
+            if not hosts.damaged:
+                self._problems.add_at_key(hosts, "no host", "Name at least one: hosts: [{host: …}].")
+            return None
+        where = _joined(hosts, levels)
+        primary = self._endpoint("primary", levels, target_session_attrs="primary", **where)
+        if len(hosts.items) == 1:
+            return Shard(name, primary)
+        return Shard(name, primary, (self._endpoint("replica", levels, target_session_attrs="standby", **where),))
+
+    def _check_beside_hosts(self, node: Node, levels: Sequence[_Level]) -> None:
+        for field in ("primary", "replicas"):
+            if (given := node.at(field)) is not None:
+                hint = "Who is primary is found by asking the hosts: keep only one of the two."
+                self._problems.add_at_key(given, f"{field} beside hosts", hint)
+        for level in levels:
+            if level.connect is not None and (given := level.connect.at("target_session_attrs")) is not None:
                 self._problems.add_at_key(given, "cannot be set for hosts", "It is how the primary is found.")
 
-    def _joined(self, hosts: Node, node: Node) -> dict[str, str]:
-        """Hosts and ports as libpq wants them: one list each, of the same length."""
-        levels = [self._root.at("defaults", "connect", "port"), node.at("connect", "port")]
-        port = next((level.text for level in reversed(levels) if level is not None), "5432")
-        pairs = [(_text(host.at("host")), _text(host.at("port")) or port) for host in hosts.items]
-        return {"host": ",".join(host for host, _ in pairs), "port": ",".join(port for _, port in pairs)}
-
-    def _endpoint(
-        self,
-        name: str,
-        shard: models.Shard,
-        fields: models.EndpointFields | None,
-        node: Node,
-        own: Node | None,
-        **fixed: str,
-    ) -> Endpoint:
-        levels = (self._root.at("defaults", "connect"), node.at("connect"), own)
-        found = connection(levels, self._folder, **fixed)
+    def _endpoint(self, name: str, levels: Sequence[_Level], **fixed: str) -> Endpoint:
+        """The endpoint that the levels describe, later ones over earlier ones, and `fixed` libpq keywords over all."""
+        found = connection([level.connect for level in levels], self._folder, **fixed)
         is_primary = name == "primary"
-        lag = fields.max_lag if isinstance(fields, models.ReplicaFields) else None
         return Endpoint(
             name=name,
             role="primary" if is_primary else "replica",
             params=found.params,
             password=found.password,
             password_file=found.password_file,
-            max_lag=None if is_primary else _first(lag, shard.max_lag, self._defaults.max_lag),
-            pooler=_pooler(_first(fields.pooler if fields else None, shard.pooler, self._defaults.pooler, "none")),
-            pool=self._pool(own or node, self._defaults.pool, shard.pool, fields.pool if fields else None),
+            max_lag=None if is_primary else _last([getattr(level.fields, "max_lag", None) for level in levels]),
+            pooler=_last([level.fields.pooler for level in levels]) or "none",
+            pool=self._pool(levels),
         )
 
-    def _pool(self, node: Node, *levels: models.Pool | None) -> PoolSettings:
+    def _pool(self, levels: Sequence[_Level]) -> PoolSettings:
         given: dict[str, Any] = {}
-        for level in filter(None, levels):
-            given |= level.model_dump(exclude_none=True)
+        for pool in filter(None, (level.pool for level in levels)):
+            given |= pool.model_dump(exclude_none=True)
         settings = PoolSettings(**given)
-        if settings.min_size > settings.max_size:
-            place = node.at("pool") or self._root.at("defaults", "pool") or node
+        nodes = [level.pool_node for level in levels if level.pool_node is not None]
+        if settings.min_size > settings.max_size and not any(node.damaged for node in nodes):
             message = f"min_size {settings.min_size} is more than max_size {settings.max_size}"
-            self._problems.add_at_key(
-                place, message, "An endpoint's pool has the settings of defaults, shard and endpoint."
-            )
+            hint = "An endpoint's pool has the settings of defaults, shard and endpoint, field by field."
+            self._problems.add_at_key(nodes[-1], message, hint)
         return settings
 
     def _check_databases(self, shards: Mapping[str, Shard]) -> None:
         """Two shards on one database would count and write each other's rows."""
-        owner_by_database: dict[tuple[str, str, str], str] = {}
+        shard_by_database: dict[tuple[str, str, str], str] = {}
         for shard in shards.values():
-            for database in {place for endpoint in shard.endpoints for place in _databases(endpoint)}:
-                other = owner_by_database.setdefault(database, shard.name)
+            for database in sorted({place for endpoint in shard.endpoints for place in _databases(endpoint)}):
+                other = shard_by_database.setdefault(database, shard.name)
                 if other != shard.name:
                     message = f"shard {shard.name} is on the same database as shard {other}"
                     hint = "Every shard has a database of its own: change host, port or dbname."
-                    self._problems.add_at_key(self._node("shards", shard.name), message, hint)
+                    self._problems.add_at_key(self._root.fields["shards"].fields[shard.name], message, hint)
 
-    def _node(self, *keys: str) -> Node:
-        node = self._root.at(*keys)
-        assert node is not None, keys
-        return node
+
+def _joined(hosts: Node, levels: Sequence[_Level]) -> dict[str, str]:
+    """Hosts and ports as libpq wants them: one list each, of the same length."""
+    port = _last([level.connect.at("port") for level in levels if level.connect is not None])
+    default = "5432" if port is None else port.text
+    pairs = [(_text(host.at("host")), _text(host.at("port")) or default) for host in hosts.items]
+    return {"host": ",".join(host for host, _ in pairs), "port": ",".join(port for _, port in pairs)}
 
 
 def _databases(endpoint: Endpoint) -> list[tuple[str, str, str]]:
@@ -172,13 +177,9 @@ def _databases(endpoint: Endpoint) -> list[tuple[str, str, str]]:
     return [(same.get(host, host.removesuffix(".")), port, dbname) for host, port in zip(hosts, ports, strict=True)]
 
 
-def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
+def _last(values: Sequence[T | None]) -> T | None:
+    return next((value for value in reversed(values) if value is not None), None)
 
 
 def _text(node: Node | None) -> str:
     return "" if node is None else node.text
-
-
-def _pooler(value: str) -> Pooler:
-    return next(pooler for pooler in get_args(Pooler) if pooler == value)

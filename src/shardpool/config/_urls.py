@@ -29,7 +29,7 @@ class _BadUrl(ValueError):
 
 def replace_url(node: Node, problems: Problems) -> None:
     """Turn a URL into a mapping of its parts in place; one that cannot be read is taken out."""
-    if not isinstance(node.value, str):
+    if isinstance(node.value, dict) or node.value is None:
         return
     try:
         parts = list(_parts(node.text))

@@ -6,14 +6,13 @@ are taken out and the rest is validated again, until it is good.
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Union, get_args, get_origin
+from collections.abc import Mapping
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ..errors import nearest
+from ._model_fields import description, known_fields
 from ._models import TopologyFile
 from ._nodes import Node
 from ._problems import Problems
@@ -56,64 +55,21 @@ def _nearest_node(root: Node, details: ErrorDetails) -> Node:
 
 
 def _report(node: Node, details: ErrorDetails, problems: Problems) -> None:
-    kind, context = details["type"], details.get("ctx", {})
+    kind, context, loc = details["type"], details.get("ctx", {}), details["loc"]
     match kind:
         case "missing":
-            if details["loc"][-1] not in node.lost:
-                problems.add_at_key(node, f"needs {details['loc'][-1]}")
+            if loc[-1] not in node.lost:
+                problems.add_at_key(node, f"needs {loc[-1]}", description(loc))
         case "extra_forbidden" | "invalid_key":
-            _report_unknown(node, details["loc"], problems)
-        case "shardpool" if details["loc"][-1] == "[key]":
-            problems.add_at_key(node, context["text"], context["hint"])
+            problems.add_unknown_field(node, known_fields(loc[:-1]))
         case "shardpool":
-            problems.add(node, context["text"], context["hint"])
+            add = problems.add_at_key if loc[-1] == "[key]" else problems.add
+            add(node, context["text"], context["hint"] or description(loc))
         case "literal_error":
-            problems.add(node, "must be one of " + context["expected"].replace("'", "").replace(" or ", ", "))
+            choices = context["expected"].replace("'", "").replace(" or ", ", ")
+            problems.add(node, f"must be one of {choices}", description(loc))
         case _:
-            problems.add(node, _SHAPES.get(kind, "is not valid here"))
-
-
-def _report_unknown(node: Node, loc: tuple[int | str, ...], problems: Problems) -> None:
-    if node.value is None and node.parent is not None:
-        # `{password: a,b}` has a key "b" without value: the rest of a password, so it is not repeated.
-        hint = "Quote text that holds a comma, colon, bracket or #."
-        problems.add_at(node.key_line, node.key_column, node.parent.path, "unknown field without a value", hint)
-        return
-    problems.add_at_key(node, "unknown field", nearest(str(node.key), _known_fields(loc[:-1])))
-
-
-def _known_fields(loc: tuple[int | str, ...]) -> list[str]:
-    """The names of the fields at a place of the model."""
-    annotation: Any = TopologyFile
-    for key in loc:
-        annotation = _step(annotation, key)
-    return [field.alias or name for model in _models(annotation) for name, field in model.model_fields.items()]
-
-
-def _step(annotation: Any, key: int | str) -> Any:
-    for model in _models(annotation):
-        for name, field in model.model_fields.items():
-            if key in (name, field.alias):
-                return field.annotation
-    for part in _parts(annotation):
-        if get_origin(part) in (dict, list):
-            return get_args(part)[-1]
-    return None
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    return (part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, BaseModel))
-
-
-def _parts(annotation: Any) -> Iterator[Any]:
-    """The members of a union, without what `Annotated` adds."""
-    if get_origin(annotation) is Annotated:
-        yield from _parts(get_args(annotation)[0])
-    elif get_origin(annotation) in (Union, types.UnionType):
-        for part in get_args(annotation):
-            yield from _parts(part)
-    else:
-        yield annotation
+            problems.add(node, _SHAPES.get(kind, "is not valid here"), description(loc))
 
 
 def _take_out(root: Node, node: Node, details: ErrorDetails, stand_ins: dict[str, Any]) -> None:

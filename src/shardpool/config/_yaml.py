@@ -13,7 +13,7 @@ import yaml
 
 from ._nodes import Node, Scalar
 from ._problems import Problems
-from ._scalars import AmbiguousScalar, resolve
+from ._scalars import QUOTE, AmbiguousScalar, resolve
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
@@ -22,7 +22,7 @@ MAX_NODES = 200_000
 _HAS_LIBYAML = hasattr(yaml, "CSafeLoader")
 _LOADER: Any = yaml.CSafeLoader if _HAS_LIBYAML else yaml.SafeLoader
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-QUOTE = 'Put it in quotes: "…".'
+_NO_TOPOLOGY = "No topology needs that: is this the right file?"
 
 
 class Unreadable(Exception):
@@ -53,9 +53,7 @@ def read_yaml(text: str, problems: Problems) -> Node:
 
 def _check_text(text: str, problems: Problems) -> None:
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        problems.add_at(
-            1, 1, "", f"the file is larger than {MAX_BYTES // 1024 // 1024} MiB", "Is this the topology file?"
-        )
+        problems.add_at(1, 1, "", f"the file is larger than {MAX_BYTES // 1024 // 1024} MiB", _NO_TOPOLOGY)
         raise Unreadable
     if found := _UNPRINTABLE.search(text):
         line = text.count("\n", 0, found.start()) + 1
@@ -120,7 +118,7 @@ class _Builder:
         try:
             node.value = resolve(node.text)
         except AmbiguousScalar as why:
-            self._problems.add(node, str(why), QUOTE)
+            self._problems.add(node, str(why), why.hint)
 
     def _checked_key(self, node: Node) -> Node:
         if isinstance(node.value, float | bool) or node.value is None:
@@ -140,7 +138,7 @@ class _Builder:
         self._keys.append(None)
         self._anchor_of_open.append(event.anchor)
         if len(self._open) > MAX_DEPTH:
-            self._stop(event, f"nested deeper than {MAX_DEPTH} levels")
+            self._stop(event, f"nested deeper than {MAX_DEPTH} levels", _NO_TOPOLOGY)
 
     def _end(self) -> None:
         node = self._open.pop()
@@ -166,7 +164,7 @@ class _Builder:
         copy.line, copy.column, copy.text = node.line, node.column, node.text
         if isinstance(node.value, dict | list):
             if depth >= MAX_DEPTH:
-                self._stop(event, f"nested deeper than {MAX_DEPTH} levels")
+                self._stop(event, f"nested deeper than {MAX_DEPTH} levels", _NO_TOPOLOGY)
             copy.value = type(node.value)()
             for child in list(node.fields.values()) or node.items:
                 below = self._copy(child, event, depth + 1)
@@ -196,8 +194,8 @@ class _Builder:
         node.key_line, node.key_column = where.line, where.column
         self._keys[-1] = None
         if isinstance(mapping.value, dict) and (first := mapping.value.get(node.key)) is not None:
-            # A key without a value may be the rest of an unquoted password that holds a comma: not repeated.
-            named = mapping if node.value is None else node
+            # What stands without a value, or beside a password, may be the rest of an unquoted one: not repeated.
+            named = mapping if node.value is None or "password" in mapping.fields else node
             hint = f"It is on line {first.key_line} already: keep one of them."
             self._problems.add_at(where.line, where.column, named.path, "duplicate key", hint)
         else:
@@ -206,11 +204,11 @@ class _Builder:
     def _new(self, event: Any, value: Any) -> Node:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            self._stop(event, f"more than {MAX_NODES} values, aliases counted as often as they are used")
+            self._stop(event, f"more than {MAX_NODES} values, aliases counted as they are used", _NO_TOPOLOGY)
         mark = event.start_mark
         return Node(mark.line + 1, mark.column + 1, value)
 
-    def _stop(self, event: Any, message: str, hint: str | None = None) -> NoReturn:
+    def _stop(self, event: Any, message: str, hint: str) -> NoReturn:
         mark = event.start_mark
         parent, _ = self._next_place()
         self._problems.add_at(mark.line + 1, mark.column + 1, parent.path if parent else "", message, hint)
