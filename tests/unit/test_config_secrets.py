@@ -54,10 +54,16 @@ URLS = [
     "postgresql://app:%s@a/shop",
     "postgresql://app:%s@a:5432/shop?sslmode=require",
     "postgresql://a/shop?password=%s",
-    "postgresql://app:%s",
-    "postgres://app:%s/shop",
     "mysql://app:%s@a/shop",
 ]
+# Without a host, a password that holds an @ makes a good URL with half of it as the host: nobody can tell.
+URLS_WITHOUT_HOST = ["postgresql://app:%s", "postgres://app:%s/shop"]
+
+
+urls = st.one_of(
+    st.tuples(passwords, st.sampled_from(URLS)),
+    st.tuples(passwords.filter(lambda password: "@" not in password), st.sampled_from(URLS_WITHOUT_HOST)),
+)
 
 
 def everything_shown(text: str, env: dict[str, str]) -> str:
@@ -97,8 +103,9 @@ def test_a_password_of_a_variable_is_not_shown(password: str, template: str) -> 
 
 @pytest.mark.parametrize("allowed", ["", "plain_passwords: allow\n"])
 @settings(max_examples=300, deadline=None)
-@given(password=passwords, url=st.sampled_from(URLS), field=st.sampled_from(["primary: %s", "primary: {dbname: %s}"]))
-def test_a_password_in_a_url_is_not_shown(allowed: str, password: str, url: str, field: str) -> None:
+@given(password_and_url=urls, field=st.sampled_from(["primary: %s", "primary: {dbname: %s}"]))
+def test_a_password_in_a_url_is_not_shown(allowed: str, password_and_url: tuple[str, str], field: str) -> None:
+    password, url = password_and_url
     whole = json.dumps(filled(url, password))
     assert MARK not in everything_shown(f"shards: {{s0: {{{filled(field, whole)}}}}}\n{allowed}", {})
     part = json.dumps(filled(url, "${SECRET}"))

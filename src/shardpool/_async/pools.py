@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import replace
 from time import monotonic
@@ -16,8 +15,6 @@ from .._watchdog import AsyncWatchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
 from ..topology import Endpoint, PoolSettings, Topology
 from .connector import AsyncConnectOptions, AsyncConnector
-
-logger = logging.getLogger("shardpool.pool")
 
 # How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
 _SLICES = (0.005, 0.01, 0.02, 0.05)
@@ -96,6 +93,9 @@ class AsyncEndpointPool:
     async def connect(self, deadline: float) -> AsyncConnection[Any]:
         """The second half of `take`: a connection from the pool, for one who has a place."""
         pool = self._pool or await self._open()
+        if self._connector.is_pausing and not self.is_warm:
+            assert self._connector.error is not None
+            raise self._unavailable(self._connector.error)
         failures = self._connector.failures
         attempt = 0
         while True:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import logging
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,9 @@ from .. import control
 from ..errors import ShardUnavailable, first_line
 from ..topology import Endpoint, Topology
 
-logger = logging.getLogger("shardpool.pool")
+# Seconds for which callers are refused at once after a failed attempt: after the first, and at most.
+_PAUSE_MIN = 0.05
+_PAUSE_MAX = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Connector:
         self.endpoint = endpoint
         self.failures = 0
         self.error: Exception | None = None
+        self._pause = 0.0
+        self._closed_until = 0.0
         self.seen_epoch = 0
         self._options = options
 
@@ -52,9 +56,18 @@ class Connector:
         except Exception as error:
             self.error = error
             self.failures += 1
+            self._pause = min(max(2 * self._pause, _PAUSE_MIN), _PAUSE_MAX)
+            # Jittered, so that the processes of a fleet do not all come back at once.
+            self._closed_until = monotonic() + self._pause * random.uniform(0.5, 1.0)
             raise
         self.error = None
+        self._pause = 0.0
         return conn
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether the last attempt failed so shortly ago that another one would only add to the trouble."""
+        return self.error is not None and monotonic() < self._closed_until
 
     def connect_unchecked(self, deadline: float) -> Connection[Any]:
         """A new connection to whatever server is there, within the deadline (monotonic seconds) as libpq keeps it."""

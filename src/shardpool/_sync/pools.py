@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import replace
 from time import monotonic
@@ -17,8 +16,6 @@ from .._watchdog import Watchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
 from ..topology import Endpoint, PoolSettings, Topology
 from .connector import ConnectOptions, Connector
-
-logger = logging.getLogger("shardpool.pool")
 
 # How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
 _SLICES = (0.005, 0.01, 0.02, 0.05)
@@ -97,6 +94,9 @@ class EndpointPool:
     def connect(self, deadline: float) -> Connection[Any]:
         """The second half of `take`: a connection from the pool, for one who has a place."""
         pool = self._pool or self._open()
+        if self._connector.is_pausing and not self.is_warm:
+            assert self._connector.error is not None
+            raise self._unavailable(self._connector.error)
         failures = self._connector.failures
         attempt = 0
         while True:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from functools import partial
 from time import monotonic
@@ -18,8 +17,6 @@ from ..errors import ShardpoolError
 from ..topology import Endpoint, Shard, Topology
 from .connector import ConnectOptions
 from .pools import EndpointPool, Retired
-
-logger = logging.getLogger("shardpool.replicas")
 
 # Seconds between two measurements of a replica's lag, and the time that one may take.
 LAG_PERIOD = 1.0

@@ -66,39 +66,45 @@ class ConnectChecks:
         elif keyword in REFUSED:
             self._problems.add_at_key(node, f"{keyword} cannot be set here", REFUSED[keyword])
         elif node.key is None:
-            # A part of a URL; its form leaves no doubt that this is no part of the password.
-            self._problems.add(node, f'unknown field "{keyword}" in the URL', nearest(keyword, KEYWORDS))
+            # A part of a URL. It is told only as far as it is nearly a keyword: a password may hold an & and a =.
+            self._problems.add(node, "unknown keyword in the URL", nearest(keyword, KEYWORDS))
         elif keyword == "max_lag":
             self._problems.add_at_key(node, "unknown field", "Replicas have it, or the shard for all of its replicas.")
         else:
             self._problems.add_unknown_field(node, (*KEYWORDS, *own))
 
     def _check_value(self, keyword: str, node: Node) -> None:
-        meaning = KEYWORDS[keyword]
-        if isinstance(node.value, dict | list | bool) or node.value is None:
-            hint = "Write 1 or 0 for yes or no." if isinstance(node.value, bool) else meaning
-            self._problems.add(node, "must be text or a number", hint)
+        wrong = _wrong_value(keyword, node)
+        if wrong is not None:
+            self._problems.add(node, *wrong)
+            # Nothing is to be made of it: a port of two numbers would not even pair with its host.
             node.take_out()
-        elif _unprintable(node.text):
-            self._problems.add(node, "must not hold control characters", _NO_CONTROL)
-        elif keyword != "options" and any(mark in node.text for mark in _LOOKS_LIKE_CONNINFO):
-            hint = "Write it as primary: postgresql://…, or as separate fields."
-            self._problems.add(node, "a whole connection string", hint)
-        elif keyword in NUMBERS and not _is_number(keyword, node.text):
-            wanted = "a port from 1 to 65535" if keyword == "port" else "a whole number"
-            self._problems.add(node, f"must be {wanted}", meaning)
-        elif keyword in VALUES and node.text not in VALUES[keyword]:
-            self._problems.add(node, "must be one of " + ", ".join(VALUES[keyword]), meaning)
-        elif keyword in ("host", "hostaddr"):
-            self._check_host(node)
 
-    def _check_host(self, node: Node) -> None:
-        if "," in node.text:
-            self._problems.add(
-                node, "several hosts", "Write hosts: [{host: …}, {host: …}] instead of primary and replicas."
-            )
-        elif "@" in node.text[1:] or any(character.isspace() for character in node.text):
-            self._problems.add(node, "is not a host name, address or socket directory", _OWN_FIELDS)
+
+def _wrong_value(keyword: str, node: Node) -> tuple[str, str] | None:
+    """What is wrong with a keyword's value, and a hint; the value is not told, as it may be a misplaced password."""
+    meaning = KEYWORDS[keyword]
+    if isinstance(node.value, bool):
+        return "must be text or a number", "Write 1 or 0 for yes or no."
+    if isinstance(node.value, dict | list) or node.value is None:
+        return "must be text or a number", meaning
+    if _unprintable(node.text):
+        return "must not hold control characters", _NO_CONTROL
+    if keyword != "options" and any(mark in node.text for mark in _LOOKS_LIKE_CONNINFO):
+        return "a whole connection string", "Write it as primary: postgresql://…, or as separate fields."
+    if keyword in NUMBERS and not _is_number(keyword, node.text):
+        return f"must be {'a port from 1 to 65535' if keyword == 'port' else 'a whole number'}", meaning
+    if keyword in VALUES and node.text not in VALUES[keyword]:
+        return "must be one of " + ", ".join(VALUES[keyword]), meaning
+    return _wrong_host(node.text) if keyword in ("host", "hostaddr") else None
+
+
+def _wrong_host(host: str) -> tuple[str, str] | None:
+    if "," in host:
+        return "several hosts", "Write hosts: [{host: …}, {host: …}] instead of primary and replicas."
+    if "@" in host[1:] or any(character.isspace() for character in host):
+        return "is not a host name, address or socket directory", _OWN_FIELDS
+    return None
 
 
 def _is_number(keyword: str, text: str) -> bool:

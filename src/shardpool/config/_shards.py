@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from ._urls import replace_url
 
 T = TypeVar("T")
 
+_WHERE = {"host", "hostaddr", "port", "dbname", "service"}
 _ENDPOINT_FIELDS = ("pool", "pooler")
 _REPLICA_FIELDS = (*_ENDPOINT_FIELDS, "max_lag")
 
@@ -151,12 +153,20 @@ class ShardBuilder:
         """Two shards on one database would count and write each other's rows."""
         shard_by_database: dict[tuple[str, str, str], str] = {}
         for shard in shards.values():
+            if self._is_misplaced(self._root.fields["shards"].fields[shard.name]):
+                continue
             for database in sorted({place for endpoint in shard.endpoints for place in _databases(endpoint)}):
                 other = shard_by_database.setdefault(database, shard.name)
                 if other != shard.name:
                     message = f"shard {shard.name} is on the same database as shard {other}"
                     hint = "Every shard has a database of its own: change host, port or dbname."
                     self._problems.add_at_key(self._root.fields["shards"].fields[shard.name], message, hint)
+
+    def _is_misplaced(self, shard: Node) -> bool:
+        """Whether something that says where the shard is was refused, so that its databases are not known."""
+        lists = [node.items for field in ("replicas", "hosts") if (node := shard.at(field)) is not None]
+        nodes = [self._defaults.connect, shard.at("connect"), shard.at("primary"), *chain.from_iterable(lists)]
+        return any(_WHERE & set(node.lost) for node in nodes if node is not None)
 
 
 def _joined(hosts: Node, levels: Sequence[_Level]) -> dict[str, str]:

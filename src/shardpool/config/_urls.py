@@ -1,7 +1,7 @@
 """`postgresql://user:password@host:port/dbname?keyword=value` → nodes, as if it had been written as a mapping.
 
 A parser of our own, because libpq's and urllib's errors repeat parts of the URL, which may be parts of the password.
-No message here repeats anything but a keyword, and that only where the URL leaves no doubt what is the password.
+No message here repeats any of it.
 """
 
 from __future__ import annotations

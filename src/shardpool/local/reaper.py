@@ -1,7 +1,7 @@
 """Takes a local fleet down when the process that wanted it has ended, however it ended.
 
-Run as `python -m shardpool.local.reaper NAME` with a pipe from that process as standard input: the pipe is closed by the
-kernel when the process is gone, kill -9 included.
+Run as `python -m shardpool.local.reaper NAME` with a pipe from that process as standard input: the pipe is closed by
+the kernel when the process is gone, kill -9 included.
 """
 
 from __future__ import annotations
