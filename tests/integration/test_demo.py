@@ -19,7 +19,8 @@ from shardpool.local import LocalFleet
 
 pytestmark = pytest.mark.servers
 
-COMMAND = [str(Path(sys.executable).parent / "shardpool"), "demo", "--json"]
+BIN = Path(sys.executable).parent
+COMMAND = [str(BIN / "shardpool"), "demo", "--json"]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,7 @@ def report(home: Path) -> dict[str, Any]:
 
 def test_every_row_of_every_file_is_on_the_shards(report: dict[str, Any]) -> None:
     rows = {table["name"]: table["rows_by_shard"] for table in report["tables"]}
+    assert report["format_version"] == 1
     assert report["shards"] == ["s0", "s1", "s2", "s3"]
     assert sum(rows["flights"].values()) == 336_776
     assert sum(rows["planes"].values()) == 3_322
@@ -92,7 +94,7 @@ def test_nothing_is_left_of_a_demo_that_ended(report: dict[str, Any], home: Path
     assert not (home / report["fleet"]).exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_nothing_is_left_of_a_demo_that_was_interrupted(home: Path, number: signal.Signals) -> None:
     running = subprocess.Popen(COMMAND, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     with running:
@@ -117,6 +119,24 @@ def test_a_second_demo_leaves_the_fleet_alone_that_the_first_has_kept(home: Path
     finally:
         fleet.down()
     _assert_gone(fleet)
+
+
+def test_the_commands_that_a_kept_demo_suggests_work_and_the_last_one_removes_it(home: Path) -> None:
+    command = [str(BIN / "shardpool"), "demo", "--keep", "--rows", "1000"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    fleet = LocalFleet.load("demo")
+    try:
+        suggested = told.partition("Try:\n")[2]
+        environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["sh", "-eux", "-c", suggested], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "737-824" in done.stdout
+        _assert_gone(fleet)
+    finally:
+        if fleet.directory.exists():
+            fleet.down()
 
 
 def test_without_its_data_the_demo_says_what_to_install_and_starts_nothing(home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import traceback
 
 import pytest
@@ -16,7 +17,10 @@ from shardpool.errors import ConfigError
 MARK = "Zqx"
 SPECIAL = ":@/?#%&=+,!*|>'\"\\- $~`^;<()é"
 pieces = st.text(alphabet=SPECIAL + "[]{}", max_size=4)
-passwords = st.builds(lambda a, b: f"{MARK}{a}{MARK}{b}{MARK}", pieces, pieces)
+# A whole ${NAME} is a variable, and an error has to name it.
+passwords = st.builds(lambda a, b: f"{MARK}{a}{MARK}{b}{MARK}", pieces, pieces).filter(
+    lambda password: not re.search(r"\$\{.*\}", password)
+)
 unquoted = st.builds(
     lambda start, a, b: f"{start}{MARK}{a}{MARK}{b}{MARK}",
     st.text(alphabet="!&*|>%@`\"'0-[{", max_size=1),

@@ -103,28 +103,29 @@ class _Reader:
     def _reference(self, name: str, operator: str, nesting: int, emit: bool) -> None:
         value = self.env.get(name)
         given = value is not None and not (operator.startswith(":") and value == "")
+        message, literal = "", False
         match operator[-1:]:
             case "-":
                 start = self.position
                 self.read_until_end(nesting=nesting + 1, emit=emit and not given)
-                if given:
-                    # A default stands in the file even while it is not used.
-                    default = self.text[start : self.position]
-                    self._put_variable(value, emit, literal=not _REFERENCES_ONLY.fullmatch(default))
+                # A default stands in the file even while it is not used.
+                literal = not _REFERENCES_ONLY.fullmatch(self.text, start, self.position)
+                missing = False
             case "+":
                 self.read_until_end(nesting=nesting + 1, emit=emit and given)
+                value, missing = None, False
             case "?":
-                message = self._message()
-                if emit and not given:
-                    raise _unset(name, message)
-                self._put_variable(value, emit)
+                message, missing = self._message(), not given
             case _:
-                if emit and not given:
-                    raise _unset(name)
-                self._put_variable(value, emit)
+                missing = value is None
+        # First, because what is no complete reference may be a password with a ${ in it, and its name is not told.
         if not self.text.startswith("}", self.position):
             raise BadReference("a reference without its closing brace", "Write ${NAME}; $$ is a dollar sign.")
         self.position += 1
+        if missing and emit:
+            raise _unset(name, message)
+        if given:
+            self._put_variable(value, emit, literal=literal)
 
     def _message(self) -> str:
         end = self.text.find("}", self.position)

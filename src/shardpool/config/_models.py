@@ -59,8 +59,8 @@ def _keyword_schema(keyword: str) -> dict[str, Any]:
     schema: dict[str, Any] = {"description": KEYWORDS[keyword]}
     if keyword not in VALUES:
         return schema | {"type": ["string", "integer"]}
-    words = [*VALUES[keyword], *(int(word) for word in VALUES[keyword] if word.isdigit())]
-    return schema | {"anyOf": [{"enum": words}, {"type": "string", "pattern": r"\$\{"}]}
+    words = [int(word) if word.isdigit() else word for word in VALUES[keyword]]
+    return schema | {"anyOf": [{"enum": words}, {"type": "string", "pattern": r"^[01]$|\$\{"}]}
 
 
 class Connect(_Fields):

@@ -9,6 +9,7 @@ import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as futures_wait
 from functools import partial
 from pathlib import Path
 
@@ -83,6 +84,7 @@ class LocalFleet:
                 hint=f"shardpool local down --name {written.name}, or choose another name.",
             )
         fleet = cls(written)
+        fleet.was_up = True
         stopped = [server for server in fleet.servers if not server.is_running]
         if stopped and progress is not None:
             progress(f"starting {', '.join(server.name for server in stopped)} again")
@@ -131,6 +133,8 @@ class LocalFleet:
     # -- what it is ----------------------------------------------------------------------------------------------
 
     _control = "required"
+    was_up = False
+    """Whether `up` found the fleet up already: then somebody else may be using it."""
 
     @property
     def name(self) -> str:
@@ -234,7 +238,8 @@ class LocalFleet:
 
 def list_fleets() -> list[LocalFleet]:
     """Every fleet that is written down, by name."""
-    return [LocalFleet.load(name) for name in state.names()]
+    written = [state.load(name) for name in state.names()]
+    return [LocalFleet(found) for found in written if found is not None]
 
 
 def _replicas(shards: int, replicas: int | Mapping[str, int]) -> dict[str, int]:
@@ -289,10 +294,20 @@ def _make_sockets(folder: Path) -> None:
 
 
 def _side_by_side(steps: Sequence[Callable[[], None]]) -> None:
-    """All steps on threads; waits for all, then raises the first failure."""
-    if not steps:
-        return
-    with ThreadPoolExecutor(max_workers=min(8, len(steps))) as pool:
-        done = [pool.submit(step) for step in steps]
+    """All steps on threads; waits for all, over an interrupt too, and raises the interrupt or the first failure.
+
+    Whoever cleans up after an interrupt must not meet steps that are still making what is being removed.
+    """
+    pool = ThreadPoolExecutor(max_workers=min(8, max(1, len(steps))))
+    done = [pool.submit(step) for step in steps]
+    interrupt: BaseException | None = None
+    while not all(future.done() for future in done):
+        try:
+            futures_wait(done)
+        except KeyboardInterrupt as error:
+            interrupt = error
+    pool.shutdown()
+    if interrupt is not None:
+        raise interrupt
     for future in done:
         future.result()

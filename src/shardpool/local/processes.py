@@ -57,5 +57,6 @@ def wait_until_gone(pid: int, known: str, seconds: float) -> None:
         if monotonic() >= deadline:
             raise LocalError(f"process {pid} did not end within {seconds:g} s", detail=known)
         pause.wait(0.01)
-    with suppress(ChildProcessError, OSError):
-        os.waitpid(pid, os.WNOHANG)
+    with suppress(ChildProcessError):  # started by another process, which collects it
+        while os.waitpid(pid, os.WNOHANG) == (0, 0) and monotonic() < deadline:
+            pause.wait(0.005)

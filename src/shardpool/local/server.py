@@ -168,7 +168,9 @@ class Server:
         """Start the server, detached from this process; returns when it takes connections."""
         if self.is_running:
             return
+        # Left by a crash; their number may be that of a process that nobody has collected, which would look alive.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
+        (Path(self.sockets) / f".s.PGSQL.{self.port}.lock").unlink(missing_ok=True)
         who = account()
         with self.log.open("ab") as log:
             process = subprocess.Popen(

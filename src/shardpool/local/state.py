@@ -100,10 +100,18 @@ def names() -> list[str]:
 @contextmanager
 def locked(name: str) -> Iterator[None]:
     """Nobody else starts or stops the fleet meanwhile; ends with the process, however it ends."""
-    make_private(home())
-    with (home() / f"{name}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LocalError(f"another process is starting or stopping fleet {name}", hint="Try again later.") from None
-        yield
+    path = make_private(home()) / f"{name}.lock"
+    while True:
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                message = f"another process is starting or stopping fleet {name}"
+                raise LocalError(message, hint="Try again later.") from None
+            # The file that was locked may have been removed by the one who held the lock before.
+            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                continue
+            yield
+            if not (home() / name).exists():
+                path.unlink(missing_ok=True)
+            return

@@ -18,8 +18,8 @@ _PIECES = st.sampled_from(["select ", "%s", "%b", "%t", "%%", "%(a)s", "%(b)s", 
 def _psycopg(query: bytes) -> tuple[Any, ...] | str:
     try:
         text, formats, names, _ = _query2pg(query, "utf-8")
-    except psycopg.ProgrammingError as error:
-        return type(error)
+    except (psycopg.ProgrammingError, UnicodeDecodeError):  # the latter from its own message about a '%é'
+        return "refused"
     return text, [format.value for format in formats], names
 
 

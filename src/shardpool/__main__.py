@@ -1,0 +1,5 @@
+"""`python -m shardpool` is the command `shardpool`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,126 @@
+"""`shardpool`: its commands by name, and what an error looks like and exits with."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+# Command → the module below this package that holds it, under the same name.
+COMMANDS = {
+    "init": "fleet",
+    "check": "fleet",
+    "stats": "fleet",
+    "route": "route",
+    "query": "query",
+    "load": "load",
+    "topology": "topology",
+    "local": "local",
+    "demo": "demo",
+    "completion": "completion",
+}
+
+OK, FAILURE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+class App(click.Group):
+    """A group whose commands are imported when they are called, and whose errors are printed without a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f".{COMMANDS[cmd_name]}", __package__)
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The one-line helps stand here, so that listing them imports no command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SHORT_HELP[name]) for name in COMMANDS])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt as error:
+            click.echo("", err=True)
+            click.echo("\n".join(["interrupted", *getattr(error, "__notes__", [])]), err=True)
+            ctx.exit(INTERRUPTED)
+        except Exception as error:
+            if ctx.params.get("verbose", 0) > 1:
+                raise
+            code = exit_code(error)
+            if code is None:
+                raise
+            click.echo("\n".join([f"ERROR:  {str(error).strip()}", *getattr(error, "__notes__", [])]), err=True)
+            ctx.exit(code)
+
+
+SHORT_HELP = {
+    "init": "Install the shardpool schema on every shard.",
+    "check": "Compare the fleet with the topology: a doctor.",
+    "stats": "Connect to every shard and show the pools.",
+    "route": "Show where keys live.",
+    "query": "Run SQL on one shard or on all.",
+    "load": "Load a CSV file, each row to the shard of its key.",
+    "topology": "Check or show the topology file.",
+    "local": "Run a fleet of real servers on this machine.",
+    "demo": "Load real data into four real servers and use them.",
+    "completion": "Print the completion script of a shell.",
+}
+
+
+def exit_code(error: Exception) -> int | None:
+    """2 for what the caller can mend in the call, 1 for a fleet that failed; None for what is not expected at all."""
+    import psycopg
+
+    from ..errors import ConfigError, LoadError, RoutingError, ShardpoolError, UnsupportedQuery
+
+    if isinstance(error, ConfigError | RoutingError | UnsupportedQuery):
+        return MISTAKE
+    if isinstance(error, LoadError):
+        return MISTAKE if error.line is not None or error.record is not None else FAILURE
+    if isinstance(error, ShardpoolError):
+        return FAILURE
+    if isinstance(error, psycopg.Error):
+        # Classes 22, 26, 42 and 0A: bad data, an unknown statement, wrong SQL, a feature that is not there.
+        return MISTAKE if (error.sqlstate or "").startswith(("22", "26", "42", "0A")) else FAILURE
+    return FAILURE if isinstance(error, OSError) else None
+
+
+@click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="shardpool", message="shardpool %(version)s")
+@click.option("-t", "--topology", metavar="FILE", help="The topology file; see below for the default.")
+@click.option("-v", "--verbose", count=True, help="Say more on standard error; twice: tracebacks too.")
+@click.pass_context
+def shardpool(ctx: click.Context, topology: str | None, verbose: int) -> None:
+    """Many PostgreSQL servers used as one sharded database.
+
+    The topology file is the one of --topology, of SHARDPOOL_TOPOLOGY, ./topology.yaml, ./config/topology.yaml, or that
+    of the local fleet `default` when it is up.
+
+    Exits with 0 when all is well, 1 when a shard failed or a check found errors, 2 when the call has to be changed.
+    """
+    ctx.obj = topology
+    logging.basicConfig(
+        level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)],
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    if not verbose:
+        logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        shardpool(prog_name="shardpool")
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        sys.stderr.close()
+        sys.exit(FAILURE)

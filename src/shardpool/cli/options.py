@@ -1,0 +1,91 @@
+"""Options that several commands have, and the completion of names from the topology file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from ..topology import Topology
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+VARIABLE = "SHARDPOOL_TOPOLOGY"
+_PLACES = (Path("topology.yaml"), Path("config/topology.yaml"))
+
+
+def topology_option(command: F) -> F:
+    """`--topology`, also behind the name of a command."""
+    option = click.option(
+        "-t", "--topology", "topology_file", metavar="FILE", help="The topology file.", expose_value=True
+    )
+    return option(command)
+
+
+def json_option(command: F) -> F:
+    """`--json`: for machines, on standard output."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")(command)
+
+
+def keyspace_options(command: F) -> F:
+    """`--keyspace` and `--table`, for fleets with several keyspaces."""
+    keyspace = click.option("--keyspace", metavar="NAME", help="The keyspace of the key.", shell_complete=_keyspaces)
+    table = click.option("--table", metavar="NAME", help="A table of the keyspace.", shell_complete=_tables)
+    return keyspace(table(command))
+
+
+def topology_path(ctx: click.Context, given: str | None) -> str:
+    """The topology file that the caller means; see the help of `shardpool`."""
+    root = ctx.find_root().obj
+    for name in (given, root if isinstance(root, str) else None, os.environ.get(VARIABLE)):
+        if name:
+            return name
+    for place in _PLACES:
+        if place.exists():
+            return str(place)
+    local = _local_topology()
+    if local is not None:
+        return local
+    raise click.UsageError(
+        "no topology file: give one with --topology, or start a local fleet with `shardpool local up`", ctx
+    )
+
+
+def _local_topology() -> str | None:
+    from ..local.state import home
+
+    path = home() / "default" / "topology.yaml"
+    return str(path) if path.exists() else None
+
+
+def _complete(ctx: click.Context, incomplete: str, names_of: Callable[[Topology], Any]) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    from ..config import load_topology
+
+    try:
+        topology = load_topology(topology_path(ctx, ctx.params.get("topology_file")))
+    except Exception:  # a completion has nothing to say of a bad file
+        return []
+    return [CompletionItem(name) for name in names_of(topology) if name.startswith(incomplete)]
+
+
+def shards(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return _complete(ctx, incomplete, lambda topology: topology.shards)
+
+
+def _keyspaces(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return _complete(ctx, incomplete, lambda topology: topology.keyspaces)
+
+
+def _tables(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return _complete(ctx, incomplete, lambda topology: [name.removeprefix("public.") for name in topology.placements])
+
+
+tables = _tables

@@ -1,0 +1,62 @@
+"""What commands print: tables for people, JSON and CSV for machines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+FORMAT_VERSION = 1
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON document on standard output; `format_version` changes when a reader has to change with it."""
+    click.echo(json.dumps({"format_version": FORMAT_VERSION, **value}, indent=2, default=_plain, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "\\x" + bytes(value).hex()
+    return str(value)
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """RFC 4180, with a header; NULL is an empty field."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([["" if value is None else _text(value) for value in row] for row in rows])
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, count: bool = False) -> None:
+    """Aligned columns, numbers to the right; on a terminal with a rule below the header, as psql has it."""
+    cells = [[_text(value) for value in row] for row in rows]
+    widths = [max([len(name), *(len(row[at]) for row in cells)]) for at, name in enumerate(columns)]
+    numeric = [
+        bool(rows) and all(row[at] is None or isinstance(row[at], int | float) for row in rows)
+        for at in range(len(columns))
+    ]
+    header = "  ".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip()
+    click.echo(click.style(header, bold=True))
+    click.echo("  ".join("─" * width for width in widths))
+    for row in cells:
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        click.echo("  ".join(padded).rstrip())
+    if count:
+        click.echo(f"({len(rows)} row{'' if len(rows) == 1 else 's'})")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "\\x" + bytes(value).hex()
+    return str(value).replace("\n", "\\n")

@@ -1,0 +1,62 @@
+"""The first half of the demo: tables on every shard, and the rows of the files in them."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from time import perf_counter
+
+from .._sync.router import Router
+from ..topology import Reference
+from .data import SOURCES, Source
+from .stage import Stage
+from .tally import Tally
+
+_LOAD_LOG = """
+    create table load_log (
+        table_name text primary key,
+        rows       bigint not null,
+        seconds    double precision not null,
+        loaded_at  timestamptz not null default now()
+    )
+"""
+_LOG = "insert into load_log (table_name, rows, seconds) values (%s, %s, %s)"
+
+
+def create(router: Router, stage: Stage) -> str:
+    """The `shardpool` schema and the tables, on every shard, the single table on its own; PostgreSQL's version."""
+    first, count = router.shards[0], len(router.shards)
+    with stage.step("init") as step:
+        router.init()
+        version = str(router.shard(first).execute("show server_version").one()[0])
+        step.note = f"schema shardpool, PostgreSQL {version}"
+    with stage.step("create tables") as step:
+        router.scatter((files(__package__) / "schema.sql").read_text(encoding="utf-8"))
+        router.shard(first).execute(_LOAD_LOG)
+        step.note = f"{len(SOURCES)} on {count} shards, load_log on {first}"
+    return version
+
+
+def load(router: Router, folder: Path, limit: int | None, stage: Stage) -> Tally:
+    """Every file into its table, of the flights at most `limit`; gives the counts of what was read."""
+    tally = Tally()
+    for source in SOURCES:
+        _load_one(router, source, folder, limit if source.table == "flights" else None, tally, stage)
+    with stage.step("analyze") as step:
+        router.scatter("analyze", timeout=60)
+        step.note = f"on {len(router.shards)} shards at once"
+    return tally
+
+
+def _load_one(router: Router, source: Source, folder: Path, limit: int | None, tally: Tally, stage: Stage) -> None:
+    table = source.table
+    expected = source.count(folder) if limit is None else min(limit, source.count(folder))
+    with stage.step(f"load {table}", total=expected) as step:
+        started = perf_counter()
+        rows = tally.counting(source, source.rows(folder, limit))
+        router.copy_into(table, rows, columns=source.columns, progress=step.progress)
+        router.execute(_LOG, (table, expected, perf_counter() - started))
+        step.rows = expected
+        is_copied = isinstance(router.topology.placement(table), Reference)
+        step.note = f"{expected:,} rows" + (f" to each of {len(router.shards)} shards" if is_copied else "")
+    tally.rows[table] = expected

@@ -1,0 +1,182 @@
+"""A CSV file as rows of text, with the line that each row begins on."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import sys
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO, cast
+
+from ..errors import LoadError, nearest
+
+Row = tuple[str | None, ...]
+
+# Rows are read ahead of those that are placed by at most one batch: so many lines are remembered.
+_LINES_KEPT = 4096
+_GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
+
+
+class CsvFile:
+    """The rows of a CSV file (RFC 4180): tuples of text, with None where a field is the null text.
+
+    `source` is a path (plain, .gz, or a .zip with one member, told by its first bytes) or an open binary file, which
+    can be read once only. The first row names the columns, unless `columns` are given with `header=False`.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | BinaryIO,
+        *,
+        null: str = "",
+        columns: Sequence[str] | None = None,
+        header: bool = True,
+        delimiter: str = ",",
+        encoding: str = "utf-8-sig",
+    ) -> None:
+        self.name = os.fspath(source) if isinstance(source, str | os.PathLike) else "standard input"
+        self._source = source
+        self._null = null
+        self._delimiter = delimiter
+        self._encoding = encoding
+        self._header = header
+        self._raw: BinaryIO | None = None
+        self._lines: deque[tuple[int, int]] = deque(maxlen=_LINES_KEPT)
+        self._given = list(columns) if columns is not None else None
+        # Where `columns` has read the header already, `rows` goes on from there: standard input is there once only.
+        self._begun: tuple[TextIO, Any, list[str]] | None = None
+        if not header and columns is None:
+            raise LoadError(f"{self.name} has no header", hint="Name its columns.")
+
+    @property
+    def can_be_read_again(self) -> bool:
+        return isinstance(self._source, str | os.PathLike)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the file as it lies there, compressed or not; None where it cannot be told."""
+        return Path(self.name).stat().st_size if self.can_be_read_again else None
+
+    @property
+    def position(self) -> int:
+        """Bytes of it that have been read."""
+        if self._raw is None or not self.can_be_read_again:
+            return 0
+        return (self.size or 0) if self._raw.closed else self._raw.tell()
+
+    def line_of(self, record: int) -> int | None:
+        """The line (1-based) on which a record (1-based) that was read a short while ago begins."""
+        return next((line for number, line in self._lines if number == record), None)
+
+    def columns(self) -> list[str]:
+        """The names of the columns; reads the header, when there is one."""
+        if not self._header:
+            return list(self._given or [])
+        if self._begun is None:
+            self._begun = self._begin()
+        return self._chosen(self._begun[2])
+
+    def _begin(self) -> tuple[TextIO, Any, list[str]]:
+        """The open file, the reader of its rows, and the names of all its columns."""
+        file = self._open()
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        reader = csv.reader(file, delimiter=self._delimiter, strict=True)
+        try:
+            names = next(reader, []) if self._header else list(self._given or [])
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise self._unreadable(error, 1) from error
+        if not names:
+            file.close()
+            raise LoadError(f"{self.name} is empty: its first line has to name the columns")
+        return file, reader, names
+
+    def _chosen(self, names: list[str]) -> list[str]:
+        for column in self._given or ():
+            if column not in names:
+                raise LoadError(f'{self.name} has no column "{column}"', hint=nearest(column, names))
+        return self._given or names
+
+    def rows(self, keep: Callable[[Row], bool] = lambda row: True) -> Iterator[Row]:
+        """The rows that `keep` keeps, in order; raises `LoadError` with the line of a row that is not as the header."""
+        begun, self._begun = self._begun or self._begin(), None
+        file, reader, names = begun
+        assert self._raw is not None
+        # Closing what decompresses a file leaves the file itself open.
+        with self._raw, file:
+            wanted = [names.index(column) for column in self._chosen(names)]
+            every = wanted == list(range(len(names)))
+            record = 0
+            while True:
+                line = reader.line_num + 1
+                try:
+                    fields = next(reader)
+                except StopIteration:
+                    return
+                except (csv.Error, UnicodeDecodeError) as error:
+                    raise self._unreadable(error, line) from error
+                if not fields:  # an empty line
+                    continue
+                if len(fields) != len(names):
+                    raise LoadError(
+                        f"{self.name}:{line}: {len(fields)} fields where the header has {len(names)}", line=line
+                    )
+                null = self._null
+                row = tuple(None if field == null else field for field in fields)
+                if not every:
+                    row = tuple(row[at] for at in wanted)
+                if keep(row):
+                    record += 1
+                    self._lines.append((record, line))
+                    yield row
+
+    def _unreadable(self, error: Exception, line: int) -> LoadError:
+        """A text file is decoded ahead of its lines, so the line of a wrong byte is looked for by itself."""
+        if isinstance(error, UnicodeDecodeError):
+            line = self._undecodable_line()
+        where = f"{self.name}:{line}" if line else self.name
+        return LoadError(f"{where}: {error}", line=line or None)
+
+    def _undecodable_line(self) -> int:
+        if not self.can_be_read_again:
+            return 0
+        with self._open_binary() as data:
+            for number, line in enumerate(data, 1):
+                try:
+                    line.decode(self._encoding)
+                except UnicodeDecodeError:
+                    return number
+        return 0
+
+    def _open(self) -> TextIO:
+        return io.TextIOWrapper(self._open_binary(), encoding=self._encoding, newline="")
+
+    def _open_binary(self) -> BinaryIO:
+        if not self.can_be_read_again:
+            self._raw = cast("BinaryIO", self._source)
+            return self._raw
+        try:
+            raw = Path(self.name).open("rb")  # noqa: SIM115 - closed with the text file that is made of it
+        except OSError as error:
+            raise LoadError(f"{self.name} cannot be read: {error.strerror}") from error
+        self._raw = raw
+        magic = raw.read(4)
+        raw.seek(0)
+        return self._decompressed(raw, magic)
+
+    def _decompressed(self, raw: BinaryIO, magic: bytes) -> BinaryIO:
+        if magic.startswith(_GZIP):
+            return cast("BinaryIO", gzip.GzipFile(fileobj=raw))
+        if magic != _ZIP:
+            return raw
+        archive = zipfile.ZipFile(raw)
+        members = [member for member in archive.namelist() if not member.endswith("/")]
+        if len(members) != 1:
+            raise LoadError(
+                f"{self.name} holds {len(members)} files where one was expected", hint="Unpack it and load each."
+            )
+        return cast("BinaryIO", archive.open(members[0]))

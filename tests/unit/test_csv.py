@@ -1,0 +1,94 @@
+"""CSV files as rows of text, with the lines that errors name."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from shardpool.errors import LoadError
+from shardpool.load import CsvFile
+
+TEXT = 'id,name\n1,"a\nb"\n2,NA\n\n3,"x, ""y"""\n'
+ROWS = [("1", "a\nb"), ("2", None), ("3", 'x, "y"')]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> dict[str, Path]:
+    """The same text as a plain file, with a byte order mark, in gzip and in a zip archive."""
+    data = TEXT.encode()
+    paths = {name: tmp_path / f"file.{name}" for name in ("csv", "bom.csv", "csv.gz", "zip")}
+    paths["csv"].write_bytes(data)
+    paths["bom.csv"].write_bytes(b"\xef\xbb\xbf" + data)
+    paths["csv.gz"].write_bytes(gzip.compress(data))
+    with zipfile.ZipFile(paths["zip"], "w") as archive:
+        archive.writestr("inside.csv", data)
+    return paths
+
+
+@pytest.mark.parametrize("kind", ["csv", "bom.csv", "csv.gz", "zip"])
+def test_every_packing_gives_the_same_rows_as_often_as_asked(written: dict[str, Path], kind: str) -> None:
+    file = CsvFile(written[kind], null="NA")
+    assert file.columns() == ["id", "name"]
+    assert list(file.rows()) == list(file.rows()) == ROWS
+    assert file.position == file.size
+
+
+def test_a_record_is_found_on_the_line_where_it_begins(written: dict[str, Path]) -> None:
+    file = CsvFile(written["csv"])
+    list(file.rows())
+    assert [file.line_of(record) for record in (1, 2, 3, 4)] == [2, 4, 6, None]
+
+
+def test_standard_input_is_read_once_with_its_header() -> None:
+    file = CsvFile(io.BytesIO(TEXT.encode()), null="NA")
+    assert file.columns() == ["id", "name"]
+    assert list(file.rows()) == ROWS
+    assert not file.can_be_read_again
+
+
+def test_columns_are_chosen_by_name_and_a_file_may_have_no_header(written: dict[str, Path]) -> None:
+    assert list(CsvFile(written["csv"], columns=["name"], null="NA").rows()) == [("a\nb",), (None,), ('x, "y"',)]
+    plain = CsvFile(io.BytesIO(b"1;2\n"), columns=["a", "b"], header=False, delimiter=";")
+    assert (plain.columns(), list(plain.rows())) == (["a", "b"], [("1", "2")])
+
+
+def test_rows_that_are_not_kept_are_not_counted(written: dict[str, Path]) -> None:
+    file = CsvFile(written["csv"], null="NA")
+    assert [row[0] for row in file.rows(lambda row: row[1] is not None)] == ["1", "3"]
+    assert file.line_of(2) == 6
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "line"),
+    [
+        (b"a,b\n1,2\n3\n", "1 fields where the header has 2", 3),
+        (b'a,b\n1,"2\n', "unexpected end of data", 2),
+        (b"a,b\n1,\xff\n", "can't decode", 2),
+        (b"", "is empty", None),
+    ],
+)
+def test_a_bad_file_is_told_by_its_line(tmp_path: Path, data: bytes, message: str, line: int | None) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_bytes(data)
+    with pytest.raises(LoadError, match=message) as raised:
+        list(CsvFile(path).rows())
+    assert raised.value.line == line
+
+
+def test_names_that_are_not_there_are_refused(tmp_path: Path, written: dict[str, Path]) -> None:
+    with pytest.raises(LoadError, match="cannot be read: No such file"):
+        CsvFile(tmp_path / "nix.csv").columns()
+    with pytest.raises(LoadError, match='no column "nme"') as raised:
+        CsvFile(written["csv"], columns=["nme"]).columns()
+    assert raised.value.hint == "Did you mean name?"
+    with pytest.raises(LoadError, match="has no header"):
+        CsvFile(written["csv"], header=False)
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a.csv", "x")
+        archive.writestr("b.csv", "x")
+    with pytest.raises(LoadError, match="holds 2 files"):
+        CsvFile(tmp_path / "two.zip").columns()
