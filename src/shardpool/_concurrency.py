@@ -92,7 +92,7 @@ async def async_run_all(functions: Sequence[Callable[[], Awaitable[T]]], limit: 
         raise
 
 
-def drive(steps: Sequence[tuple[int, Step]], deadline: float) -> None:
+def drive(steps: Iterable[tuple[int, Step]], deadline: float) -> None:
     """Run the steps, each on its socket, side by side in this thread until all have ended.
 
     At the deadline (monotonic seconds) each step that is left is sent OVERDUE, upon which it must end. An interrupt
@@ -139,7 +139,7 @@ def _end(steps: Any) -> None:
         step.close()
 
 
-async def async_drive(steps: Sequence[tuple[int, Step]], deadline: float) -> None:
+async def async_drive(steps: Iterable[tuple[int, Step]], deadline: float) -> None:
     """`drive` on the running event loop; cancelling it ends the steps that are left."""
     loop = asyncio.get_running_loop()
     runs = [_Run(loop, descriptor, step) for descriptor, step in steps]

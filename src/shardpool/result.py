@@ -31,23 +31,38 @@ class Result:
     """
 
     def __init__(
-        self, pgresult: PGresult, conn: Any, shards: tuple[str, ...], row_factory: RowFactory[Any] | None = None
+        self,
+        pgresult: PGresult,
+        conn: Any,
+        shards: tuple[str, ...],
+        row_factory: RowFactory[Any] | None = None,
+        transformer: Any = None,
     ) -> None:
         self.shards = shards
         self._pgresult = pgresult
         self._row_factory: Any = row_factory or conn.row_factory or tuple_row
         # Loaders take the session's TimeZone and DateStyle when they are made, so they are made now.
-        self._transformer = Transformer(conn)
-        self._transformer.set_pgresult(pgresult)
+        if transformer is None:
+            transformer = Transformer(conn)
+            transformer.set_pgresult(pgresult)
+        self._transformer = transformer
+        self._rows: list[Any] | None = None
 
-    @cached_property
+    # Not a cached_property: up to Python 3.11 that takes a lock, which all results share while one of them is decoded.
+    @property
     def rows(self) -> list[Any]:
         """All rows, made by the row factory (tuples by default); empty for a statement that gives none."""
+        if self._rows is None:
+            self._rows = self._load()
+        return self._rows
+
+    def _load(self) -> list[Any]:
         count = self._pgresult.ntuples
         if not count:
             return []
         make_row = tuple if self._row_factory is tuple_row else self._row_factory(self._shape())
-        return self._transformer.load_rows(0, count, make_row)
+        rows: list[Any] = self._transformer.load_rows(0, count, make_row)
+        return rows
 
     @cached_property
     def columns(self) -> tuple[str, ...]:

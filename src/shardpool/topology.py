@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Literal
 
 from .errors import MissingKey, UnknownKeyspace, UnknownShard, UnknownTable, nearest
@@ -263,8 +264,9 @@ def placements_differ(one: Topology, other: Topology) -> bool:
 def _carry_epochs(new: Keyspace, old: Keyspace) -> Keyspace:
     partitioning = old.partitioning if old.partitioning == new.partitioning else new.partitioning
     epochs: list[int] = list(new.epoch_by_bucket)
+    same = partitioning is old.partitioning
     for bucket, shard in enumerate(new.shard_by_bucket):
-        was = partitioning_bucket_before(old, new, bucket)
+        was = bucket if same else partitioning_bucket_before(old, new, bucket)
         if was is not None and old.shard_by_bucket[was] == shard:
             epochs[bucket] = old.epoch_by_bucket[was]
     return replace(new, partitioning=partitioning, owners=owner_ranges(new.shard_by_bucket, epochs))
@@ -278,10 +280,9 @@ def partitioning_bucket_before(old: Keyspace, new: Keyspace, bucket: int) -> int
 def owner_ranges(shard_by_bucket: Sequence[str], epoch_by_bucket: Sequence[int]) -> tuple[OwnerRange, ...]:
     """The shortest list of ranges that says the same as the two sequences."""
     ranges: list[OwnerRange] = []
-    for bucket, (shard, epoch) in enumerate(zip(shard_by_bucket, epoch_by_bucket, strict=True)):
-        last = ranges[-1] if ranges else None
-        if last is not None and last.shard == shard and last.epoch == epoch:
-            ranges[-1] = replace(last, last=bucket)
-        else:
-            ranges.append(OwnerRange(bucket, bucket, shard, epoch))
+    first = 0
+    for (shard, epoch), buckets in groupby(zip(shard_by_bucket, epoch_by_bucket, strict=True)):
+        last = first + sum(1 for _ in buckets) - 1
+        ranges.append(OwnerRange(first, last, shard, epoch))
+        first = last + 1
     return tuple(ranges)

@@ -124,7 +124,7 @@ class AsyncHandle:
                 pass
             pgresult = cursor.pgresult
             assert pgresult is not None
-            return Result(pgresult, conn, (pool.shard,), row_factory)
+            return Result(pgresult, conn, (pool.shard,), row_factory, cursor._tx)
         except psycopg.Error as error:
             failure = error
             raise

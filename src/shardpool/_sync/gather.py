@@ -12,7 +12,7 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import Format
 from psycopg.rows import RowFactory
 
-from .._concurrency import drive, run_all
+from .._concurrency import Step, drive, run_all
 from .._leg import Leg, Statement
 from ..errors import DeadlineExceeded, ScatterError, UnsupportedQuery
 from ..query.placeholders import Converted, convert
@@ -83,13 +83,15 @@ def execute(
     """The same statement on each shard: sent to all before any is read."""
     taken = take_all(router, names, deadline, readonly)
     legs: list[Leg] = []
+    results: dict[str, Result] = {}
     try:
         statements = _Statements(query, params, binary)
         for name, (pool, conn) in taken.items():
             if not conn.autocommit:
                 conn.set_autocommit(True)
             legs.append(Leg(name, conn, statements.on(conn), _overdue(name, pool)))
-        drive([(leg.pgconn.socket, leg.step()) for leg in legs], deadline)
+        steps = ((leg.pgconn.socket, _answer(leg, results, row_factory)) for leg in legs)
+        drive(steps, deadline)
     finally:
         # A connection in the middle of an answer is closed: its socket would give the rest to the next caller.
         reusable = {leg.shard for leg in legs if leg.reusable} if legs else set(taken)
@@ -98,10 +100,14 @@ def execute(
                 conn.close()
             pool.give(conn)
     failures = {leg.shard: _explained(leg, *taken[leg.shard]) for leg in legs if leg.error is not None}
-    results = {
-        leg.shard: Result(leg.pgresult, leg.conn, (leg.shard,), row_factory) for leg in legs if leg.error is None
-    }
-    return _all_or_raise(names, results, failures)
+    return _all_or_raise(names, {name: results[name] for name in names if name in results}, failures)
+
+
+def _answer(leg: Leg, results: dict[str, Result], row_factory: RowFactory[Any] | None) -> Step:
+    """The leg's step, and its result made at its end: while the other servers still work, it costs no time."""
+    yield from leg.step()
+    if leg.error is None:
+        results[leg.shard] = Result(leg.pgresult, leg.conn, (leg.shard,), row_factory)
 
 
 def take_all(router: Router, names: Sequence[str], deadline: float, readonly: bool) -> Taken:

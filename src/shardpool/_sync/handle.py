@@ -125,7 +125,7 @@ class Handle:
                 pass
             pgresult = cursor.pgresult
             assert pgresult is not None
-            return Result(pgresult, conn, (pool.shard,), row_factory)
+            return Result(pgresult, conn, (pool.shard,), row_factory, cursor._tx)
         except psycopg.Error as error:
             failure = error
             raise

@@ -1,0 +1,148 @@
+"""`copy_into` four shards against one plain binary COPY into one server, and against executemany."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import cycle, islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import psycopg
+
+from shardpool import AsyncRouter, Router
+
+from .fleet import Database, Fleet
+from .harness import Effort, Loop, Sample, measure
+from .rows import Row, Target, compare_rates
+
+COLUMNS = ["id", "amount", "price", "note", "at"]
+_TYPES = ["int8", "int4", "float8", "text", "timestamptz"]
+_COPY = f"copy loaded ({', '.join(COLUMNS)}) from stdin (format binary)"
+_INSERT = f"insert into loaded ({', '.join(COLUMNS)}) values (%s, %s, %s, %s, %s)"
+_OURS = "copy_into()"
+_OURS_AT_HAND = "copy_into(), rows at hand"
+_ASYNC = "async copy_into()"
+_ASYNC_ROWS = "async copy_into(), async rows"
+_BARE = "binary COPY, one server"
+_BARE_AT_HAND = "binary COPY, rows at hand"
+_TARGET = Target(least=0.8)
+_START = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def run(effort: Effort, fleet: Fleet) -> Iterator[Row]:
+    rows, few = effort.pick(1_000_000, 50_000), effort.pick(20_000, 2_000)
+    executemany = f"executemany, one server, of {few} rows"
+    growth = _Growth()
+    with Router(fleet.topology()) as router, Loop() as loop:
+        async_router = loop.open(AsyncRouter(fleet.topology()))
+
+        def copy_into(made: Iterable[Any]) -> object:
+            return router.copy_into("loaded", made, columns=COLUMNS)
+
+        def copy_into_async(made: Iterable[Any] | AsyncIterable[Any]) -> object:
+            return loop.run(async_router.copy_into("loaded", made, columns=COLUMNS))
+
+        server = fleet.databases[0]
+        loads: dict[str, Callable[[], object]] = {
+            _OURS: lambda: copy_into(make_rows(rows)),
+            _ASYNC: lambda: copy_into_async(make_rows(rows)),
+            _ASYNC_ROWS: lambda: copy_into_async(_make_async_rows(rows)),
+            _BARE: lambda: _copy(server, make_rows(rows)),
+            _OURS_AT_HAND: lambda: copy_into(_rows_at_hand(rows)),
+            _BARE_AT_HAND: lambda: _copy(server, _rows_at_hand(rows)),
+            executemany: lambda: _insert(server, make_rows(few)),
+        }
+        samples = {
+            name: _sample(fleet, growth.of(name), load, few if name == executemany else rows)
+            for name, load in loads.items()
+        }
+        found = measure(samples, effort, rounds=5, seconds=75, least=2)
+    for name in (_OURS, _ASYNC, _ASYNC_ROWS):
+        yield compare_rates("copy_into", f"{name}, {rows} rows", found[name], found[_BARE], _BARE, _TARGET)
+    yield compare_rates("copy_into", _OURS_AT_HAND, found[_OURS_AT_HAND], found[_BARE_AT_HAND], _BARE_AT_HAND)
+    yield compare_rates("copy_into", f"{_OURS}, {rows} rows", found[_OURS], found[executemany], executemany)
+    for name in (_OURS, _ASYNC, _ASYNC_ROWS, _BARE):
+        yield Row("copy_into", f"memory, {name}", f"+{growth.by_name[name] / 2**20:.1f} MiB at most")
+
+
+def make_rows(count: int) -> Iterator[tuple[Any, ...]]:
+    """Rows as a service would have them, one at a time."""
+    for number in range(count):
+        yield number, number % 1000, number * 0.25, f"note {number:012}", _START + timedelta(seconds=number)
+
+
+def _rows_at_hand(count: int) -> Iterator[tuple[Any, ...]]:
+    """The same without the making of them, which in `make_rows` is half of the time of a plain COPY."""
+    return islice(cycle(list(make_rows(1000))), count)
+
+
+async def _make_async_rows(count: int) -> AsyncIterator[tuple[Any, ...]]:
+    for row in make_rows(count):
+        yield row
+
+
+def _sample(fleet: Fleet, watched: Callable[[], Any], load: Callable[[], object], count: int) -> Sample:
+    def sample() -> float:
+        for database in fleet.databases[:4]:
+            with psycopg.connect(database.conninfo, autocommit=True) as conn:
+                conn.execute("truncate loaded")
+                conn.execute("checkpoint")
+        with watched():
+            begun = perf_counter()
+            load()
+            return (perf_counter() - begun) / count
+
+    return sample
+
+
+def _copy(database: Database, rows: Iterable[Any]) -> None:
+    with psycopg.connect(database.conninfo) as conn, conn.cursor() as cursor, cursor.copy(_COPY) as copy:
+        copy.set_types(_TYPES)
+        for row in rows:
+            copy.write_row(row)
+
+
+def _insert(database: Database, rows: Iterable[Any]) -> None:
+    with psycopg.connect(database.conninfo) as conn, conn.cursor() as cursor:
+        cursor.executemany(_INSERT, rows)
+
+
+class _Growth:
+    """How much resident memory each case took at most above what there was before it, by name, in bytes.
+
+    It is the first run that shows it, as a process keeps what it once had.
+    """
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, int] = {}
+
+    def of(self, name: str) -> Callable[[], Any]:
+        @contextmanager
+        def watched() -> Iterator[None]:
+            before, highest, ended = _resident(), 0, threading.Event()
+
+            def look() -> None:
+                nonlocal highest
+                while not ended.wait(0.02):
+                    highest = max(highest, _resident())
+
+            thread = threading.Thread(target=look)
+            thread.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                thread.join()
+                self.by_name[name] = max(highest - before, self.by_name.get(name, 0))
+
+        return watched
+
+
+def _resident() -> int:
+    """Bytes in memory; 0 where the system does not tell in Linux's way."""
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[1]) * 4096 if status.exists() else 0
