@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# More arguments for pytest, such as PYTEST='-k copy -x'.
+PYTEST ?= -n 2
 
-.PHONY: demo test check bench sync docs clean
+.PHONY: demo test check bench sync clean
 
 # The stamp is newer than what it was made from, so that an edit of pyproject.toml installs again.
 $(VENV)/.installed: pyproject.toml
@@ -19,7 +21,7 @@ demo: $(VENV)/.installed  ## four real servers, real data, look-ups, scatter, a 
 	$(BIN)/shardpool demo
 
 test: $(VENV)/.installed  ## unit tests, and integration tests on real servers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 check: $(VENV)/.installed  ## types, lint, import contracts, generated files
 	$(BIN)/ruff check .
@@ -29,6 +31,7 @@ check: $(VENV)/.installed  ## types, lint, import contracts, generated files
 	$(BIN)/python tools/unasync.py --check
 	$(BIN)/python tools/schema.py --check
 	$(BIN)/python tools/cli_reference.py --check
+	$(BIN)/python tools/config_reference.py --check
 
 bench: $(VENV)/.installed  ## ratios against baselines, on real servers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
@@ -38,6 +41,7 @@ sync: $(VENV)/.installed  ## generate what is generated
 	$(BIN)/python tools/unasync.py
 	$(BIN)/python tools/schema.py
 	$(BIN)/python tools/cli_reference.py
+	$(BIN)/python tools/config_reference.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -59,6 +60,7 @@ class Router:
         self._home: Home | None = None
         self._closed = False
         self._state = State(self, loaded, open_pools(loaded, self._options, self._watchdog))
+        self._swapping = threading.Lock()
         self._turn = 0
         self._built_in: frozenset[str] | None = None
         _routers.add(self)
@@ -139,11 +141,13 @@ class Router:
             topology = config.load_topology(self._path)
         elif topology is None:
             raise RouterMisuse("this router was made from a Topology, not from a file", hint="Pass the new topology.")
-        old = self._state
-        check_successor(topology, old.topology)
-        topology = succeed(topology, old.topology)
-        pools = open_pools(topology, self._options, self._watchdog, old.pools)
-        self._state = State(self, topology, pools)
+        # Of two reloads at the same time the later one sees what the earlier one has set.
+        with self._swapping:
+            old = self._state
+            check_successor(topology, old.topology)
+            topology = succeed(topology, old.topology)
+            pools = open_pools(topology, self._options, self._watchdog, old.pools)
+            self._state = State(self, topology, pools)
         kept = [pool for shard in pools.values() for pool in shard.endpoints]
         run_all([pool.resize for pool in kept])
         run_all([pool.close for pool in retired_pools(old.pools, pools)])
