@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,18 +105,22 @@ def _key_findings(
 
 
 def compare_tables(topology: Topology, facts_by_shard: Mapping[str, Mapping[str, TableFacts]]) -> Iterator[Finding]:
-    """Tables that are not alike on every shard that has been reached."""
+    """Tables that are not alike on every shard that has been reached: those that differ from what most have."""
     for table, placement in topology.placements.items():
         if isinstance(placement, Single):
             continue
-        have = {shard: facts[table].columns for shard, facts in facts_by_shard.items() if table in facts}
-        first = next(iter(have), None)
+        reached = [shard for shard in topology.shards if table in facts_by_shard.get(shard, {})]
+        have = {shard: facts_by_shard[shard][table].columns for shard in reached}
+        if not have:
+            continue
+        usual, _ = Counter(have.values()).most_common(1)[0]
+        example = next(shard for shard, columns in have.items() if columns == usual)
         for shard, columns in have.items():
-            if first is not None and columns != have[first]:
+            if columns != usual:
                 yield Finding(
                     "error",
                     f"{shard}/{table.removeprefix('public.')}",
-                    f"its columns differ from those on {first}: {_difference(have[first], columns)}",
+                    f"its columns differ from those on {example}: {_difference(usual, columns)}",
                 )
 
 
