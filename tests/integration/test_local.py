@@ -161,6 +161,8 @@ def test_a_replica_streams_and_serves_readonly_calls_within_its_lag_limit(home: 
         assert router.scatter(in_recovery, readonly=True)["s0"].one() == (True,)
         stats = router.stats()["shards"]["s0"]["replica-1"]
         assert stats["lag_seconds"] is not None and stats["lag_seconds"] < 5
+        told = {(f.subject, f.level): f.message for f in router.check().findings}
+        assert any("behind its primary" in text for (name, level), text in told.items() if level == "ok"), told
 
         # A replica that replays nothing falls behind, and readonly calls go back to the primary.
         with fleet.server("s0-replica-1").connect(database="postgres") as conn:
@@ -170,6 +172,7 @@ def test_a_replica_streams_and_serves_readonly_calls_within_its_lag_limit(home: 
             shard.execute("insert into t values (1)")
             Event().wait(0.1)
         assert shard.execute(in_recovery, readonly=True).one() == (False,)
+        assert [finding.subject for finding in router.check().warnings] == ["s0/replica-1"]
 
 
 def test_a_killed_and_a_frozen_server_hurt_only_their_shard(home: Path) -> None:

@@ -34,4 +34,4 @@ def test_a_key_that_cannot_be_trusted_is_told() -> None:
         "key column id may be NULL",
     ]
     missing = table_findings(topology(), "s0", {"public.t": TableFacts(USUAL.columns[1:], ())})
-    assert [finding.message for finding in missing][0] == 'its key column "id" does not exist'
+    assert next(finding.message for finding in missing) == 'its key column "id" does not exist'

@@ -14,7 +14,7 @@ from psycopg import Connection
 from psycopg.rows import tuple_row
 
 from .. import control
-from .._concurrency import run_all
+from .._concurrency import run_all, sleep
 from ..errors import ShardError, first_line
 from ..report import Finding, Report
 from ..table_facts import TABLE_FACTS, TableFacts, compare_tables, table_facts, table_findings
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .router import Router
 
 OLDEST_VERSION = 14
+_LAG_SECONDS = 1.0
+_LAG_PAUSE = 0.05
 
 _SERVER = """
     select pg_catalog.current_setting('server_version_num')::int, pg_catalog.pg_is_in_recovery(),
@@ -54,9 +56,31 @@ def check(router: Router, rows: bool, timeout: float) -> Report:
         if error is not None:
             raise error
     findings.extend(compare_tables(topology, facts_by_shard))
+    findings.extend(_lags(router, deadline))
     order = {name: number for number, name in enumerate(topology.shards)}
     findings.sort(key=lambda finding: order.get(finding.subject.split("/")[0], len(order)))
     return Report(topology.fleet, topology.epoch, tuple(findings))
+
+
+def _lags(router: Router, deadline: float) -> list[Finding]:
+    """How far each replica is behind, by the router's own gauge; given a second to catch up with where it is asked."""
+    found: list[Finding] = []
+    for name, pools in router._state.pools.items():
+        until = min(deadline, monotonic() + _LAG_SECONDS)
+        late = list(pools.replicas)
+        while late and monotonic() < until:
+            pools.measure_lag(until)
+            late = [replica for replica in late if not pools.lag.is_within_limit(replica)]
+            if late:
+                sleep(_LAG_PAUSE)
+        for replica in pools.replicas:
+            subject, lag = f"{name}/{replica.endpoint.name}", pools.lag.seconds(replica.endpoint)
+            if replica in late:
+                limit = f"{replica.endpoint.max_lag:g} s" if replica.endpoint.max_lag is not None else "now"
+                found.append(Finding("warning", subject, f"is further behind its primary than {limit}: not read from"))
+            else:
+                found.append(Finding("ok", subject, f"is at most {max(lag, 0.01):.2f} s behind its primary"))
+    return found
 
 
 def _collect(one: Any, findings: list[Finding], facts_by_shard: dict[str, Mapping[str, TableFacts]]) -> None:
