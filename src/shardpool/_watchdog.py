@@ -40,6 +40,10 @@ class _Watching:
             return False
         return True
 
+    def has_cut(self, watch: Watch) -> bool:
+        """Whether the deadline of a watch that has not been released has passed, and its connection was cut."""
+        return watch not in self._watches
+
     def cut_overdue(self) -> None:
         now = monotonic()
         for watch in [*self._watches]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from time import monotonic
 
 import psycopg
 import pytest
 
-from shardpool import LoadError, MissingKey, Router, UnknownTable
+from shardpool import DeadlineExceeded, LoadError, MissingKey, Router, UnknownTable
 
 COLUMNS = ["tenant_id", "n", "note"]
 
@@ -123,6 +124,20 @@ def test_what_the_callers_rows_raise_passes_through_and_nothing_is_loaded(router
     assert "nothing was loaded" in raised.value.__notes__[0]
     assert set(counts(router).values()) == {0}
     assert all(shard["primary"]["in_flight"] == 0 for shard in router.stats()["shards"].values())
+
+
+def test_a_load_ends_by_its_deadline_and_says_so(router: Router) -> None:
+    router.shard("s1").execute(
+        "create function slow() returns trigger language plpgsql as $$begin perform pg_sleep(30); return new; end$$;"
+        "create trigger slow before insert on orders for each row execute function slow()"
+    )
+    started = monotonic()
+    with pytest.raises(LoadError) as raised:
+        router.copy_into("orders", ((key, 1, "x") for key in range(400)), columns=COLUMNS, timeout=0.5)
+    assert monotonic() - started < 1.5
+    assert isinstance(raised.value.failures["s1"], DeadlineExceeded)
+    router.scatter("select pg_terminate_backend(pid) from pg_stat_activity where query like 'COPY%'", shards=["s1"])
+    assert set(counts(router).values()) == {0}
 
 
 def test_bad_calls_are_refused_before_anything_is_sent(router: Router) -> None:

@@ -21,7 +21,7 @@ from .._concurrency import batches, run_all
 from .._watchdog import Watch
 from ..bucket_sql import quote_table
 from ..copy_types import fits_binary, range_check
-from ..errors import LoadError, MissingKey, first_line, nearest
+from ..errors import DeadlineExceeded, LoadError, MissingKey, first_line, nearest
 from ..partitioning import make_batch_lookup
 from ..topology import Reference, Sharded, Single, Topology, qualified
 from . import gather
@@ -87,7 +87,7 @@ class _Stream:
         try:
             self._copy.write(bytes(self.buffer))
         except psycopg.Error as error:
-            raise _ShardFailed(self.shard, error) from error
+            raise _ShardFailed(self.shard, self.explained(error)) from error
         self.buffer.clear()
         self.rest()
 
@@ -97,6 +97,20 @@ class _Stream:
     def rest(self) -> None:
         """Nothing is asked of the shard: the caller's rows are waited for, which may take as long as they like."""
         self.watch.deadline = self.until
+
+    def explained(self, error: BaseException) -> BaseException:
+        """What a failure of this shard is: the end of its time, where that is why the connection broke."""
+        if not self.pool.watchdog.has_cut(self.watch):
+            return error
+        overdue = DeadlineExceeded(
+            f"the deadline passed on shard {self.shard}",
+            shard=self.shard,
+            endpoint=self.pool.endpoint.name,
+            phase="copy",
+            detail=f"no progress for {STALL:g} s, or the time of the whole load was over.",
+        )
+        overdue.__cause__ = error
+        return overdue
 
     def finish(self) -> int:
         """End the COPY: every row has been taken and every constraint that is not deferred holds."""
@@ -130,7 +144,7 @@ class _Stream:
 class _ShardFailed(Exception):
     """The shard, not the row, is what failed while a row was written."""
 
-    def __init__(self, shard: str, error: psycopg.Error) -> None:
+    def __init__(self, shard: str, error: BaseException) -> None:
         super().__init__(shard)
         self.failures = {shard: error}
 
@@ -304,7 +318,7 @@ class _Load:
             try:
                 stream.begin(statement, oids if binary else None)
             except psycopg.Error as error:
-                raise _ShardFailed(stream.shard, error) from error
+                raise _ShardFailed(stream.shard, stream.explained(error)) from error
         # Rows are encoded by one transformer for all: the way in which text is sent has to be the same everywhere.
         encodings = {stream.conn.info.encoding for stream in self._streams}
         if len(encodings) > 1:
@@ -331,7 +345,8 @@ class _Load:
             if error is not None and not isinstance(error, psycopg.Error | _ShardFailed):
                 raise error
             if error is not None:
-                failures[stream.shard] = error.failures[stream.shard] if isinstance(error, _ShardFailed) else error
+                told = error.failures[stream.shard] if isinstance(error, _ShardFailed) else None
+                failures[stream.shard] = told or stream.explained(error)
         if failures:
             raise self._refused(failures)
         return {stream.shard: count for stream, (count, _) in zip(self._streams, outcomes, strict=True)}
@@ -371,7 +386,11 @@ def copy_line(error: BaseException) -> int | None:
 def _commit(streams: Sequence[_Stream], counts: dict[str, int]) -> dict[str, int]:
     """COMMIT on all shards at once; each has taken all its rows, so what fails now is the shard or a deferred check."""
     outcomes = run_all([stream.commit for stream in streams])
-    failures = {stream.shard: error for stream, (_, error) in zip(streams, outcomes, strict=True) if error is not None}
+    failures = {
+        stream.shard: stream.explained(error)
+        for stream, (_, error) in zip(streams, outcomes, strict=True)
+        if error is not None
+    }
     if not failures:
         return counts
     lost = [stream.shard for stream in streams if stream.shard in failures and is_lost(stream.conn)]
