@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from shardpool import Router, ScatterError, ShardUnavailable
+from shardpool._liveness import IDLE_SECONDS
 from shardpool.local import LocalError, LocalFleet, list_fleets
 from shardpool.local.processes import identity
 
@@ -198,6 +199,25 @@ def test_a_killed_and_a_frozen_server_hurt_only_their_shard(home: Path) -> None:
         fleet.start()
         wait_until(lambda: answers(router, "s0"))
         assert len(router.scatter("select 1")) == 2
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_server_that_was_restarted_while_nobody_called_costs_no_call(home: Path, how: str) -> None:
+    fleet = LocalFleet.up("restarted", shards=1)
+    with Router(fleet.topology_path) as router:
+        router.init()
+        pool = router._state.pools["s0"].primary
+        held = [pool.take(monotonic() + 5) for _ in range(5)]
+        for conn in held:
+            pool.give(conn)
+        idle_since = monotonic()
+        getattr(fleet.server("s0"), how)()
+        fleet.start()
+        wait_until(lambda: monotonic() - idle_since > IDLE_SECONDS + 0.05)
+        for _ in range(8):
+            assert router.shard("s0").execute("select 1").rows == [(1,)]
+            assert len(router.scatter("select 1")) == 1
+        assert router.stats()["shards"]["s0"]["primary"]["in_flight"] == 0
 
 
 def answers(router: Router, name: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
+from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._slots import AsyncSlots, QueueFull
 from .._watchdog import AsyncWatchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
@@ -17,7 +18,8 @@ from ..topology import Endpoint, PoolSettings, Topology
 from .connector import AsyncConnectOptions, AsyncConnector
 
 # How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
-_SLICES = (0.005, 0.01, 0.02, 0.05)
+_SHORTEST_WAIT = 0.005
+_LONGEST_WAIT = 0.05
 
 
 class Retired(Exception):
@@ -86,6 +88,7 @@ class AsyncEndpointPool:
 
     async def give(self, conn: AsyncConnection[Any]) -> None:
         """Back into the pool, which rolls back what is open and replaces what is broken."""
+        setattr(conn, GIVEN_BACK, monotonic())
         try:
             await cast("AsyncConnectionPool[Any]", conn._pool).putconn(conn)
         finally:
@@ -94,21 +97,28 @@ class AsyncEndpointPool:
     async def connect(self, deadline: float) -> AsyncConnection[Any]:
         """The second half of `take`: a connection from the pool, for one who has a place."""
         pool = self._pool or await self._open()
-        if self._connector.is_pausing and not self.is_warm:
-            assert self._connector.error is not None
-            raise self._unavailable(self._connector.error)
-        failures = self._connector.failures
-        attempt = 0
+        connector = self._connector
+        if connector.error is not None and connector.is_pausing and not self.is_warm:
+            raise self._unavailable(connector.error)
+        failures = connector.failures
+        wait = _SHORTEST_WAIT
         while True:
-            left = deadline - monotonic()
+            now = monotonic()
+            left = deadline - now
             try:
-                return cast("AsyncConnection[Any]", await pool.getconn(min(left, _SLICES[min(attempt, 3)])))
+                conn: Any = await pool.getconn(wait if left > wait else left)
+                # On the hot path, so without a call: one that nobody has used for a while is looked at.
+                if now - conn.__dict__.get(GIVEN_BACK, now) < IDLE_SECONDS or not has_gone(conn):
+                    return cast("AsyncConnection[Any]", conn)
+                await conn.close()
+                await pool.putconn(conn)
+                continue
             except PoolClosed:
                 raise Retired from None
             except PoolTimeout:
-                attempt += 1
-            if self._connector.failures != failures and self._connector.error is not None:
-                raise self._unavailable(self._connector.error)
+                wait = min(2 * wait, _LONGEST_WAIT)
+            if connector.failures != failures and connector.error is not None:
+                raise self._unavailable(connector.error)
             if left <= 0:
                 raise self._overdue("no connection could be made in time")
 

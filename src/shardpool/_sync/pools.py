@@ -11,6 +11,7 @@ from typing import Any, cast
 from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
+from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._slots import QueueFull, Slots
 from .._watchdog import Watchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
@@ -18,7 +19,8 @@ from ..topology import Endpoint, PoolSettings, Topology
 from .connector import ConnectOptions, Connector
 
 # How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
-_SLICES = (0.005, 0.01, 0.02, 0.05)
+_SHORTEST_WAIT = 0.005
+_LONGEST_WAIT = 0.05
 
 
 class Retired(Exception):
@@ -87,6 +89,7 @@ class EndpointPool:
 
     def give(self, conn: Connection[Any]) -> None:
         """Back into the pool, which rolls back what is open and replaces what is broken."""
+        setattr(conn, GIVEN_BACK, monotonic())
         try:
             cast("ConnectionPool[Any]", conn._pool).putconn(conn)
         finally:
@@ -95,21 +98,28 @@ class EndpointPool:
     def connect(self, deadline: float) -> Connection[Any]:
         """The second half of `take`: a connection from the pool, for one who has a place."""
         pool = self._pool or self._open()
-        if self._connector.is_pausing and not self.is_warm:
-            assert self._connector.error is not None
-            raise self._unavailable(self._connector.error)
-        failures = self._connector.failures
-        attempt = 0
+        connector = self._connector
+        if connector.error is not None and connector.is_pausing and not self.is_warm:
+            raise self._unavailable(connector.error)
+        failures = connector.failures
+        wait = _SHORTEST_WAIT
         while True:
-            left = deadline - monotonic()
+            now = monotonic()
+            left = deadline - now
             try:
-                return cast("Connection[Any]", pool.getconn(min(left, _SLICES[min(attempt, 3)])))
+                conn: Any = pool.getconn(wait if left > wait else left)
+                # On the hot path, so without a call: one that nobody has used for a while is looked at.
+                if now - conn.__dict__.get(GIVEN_BACK, now) < IDLE_SECONDS or not has_gone(conn):
+                    return cast("Connection[Any]", conn)
+                conn.close()
+                pool.putconn(conn)
+                continue
             except PoolClosed:
                 raise Retired from None
             except PoolTimeout:
-                attempt += 1
-            if self._connector.failures != failures and self._connector.error is not None:
-                raise self._unavailable(self._connector.error)
+                wait = min(2 * wait, _LONGEST_WAIT)
+            if connector.failures != failures and connector.error is not None:
+                raise self._unavailable(connector.error)
             if left <= 0:
                 raise self._overdue("no connection could be made in time")
 
