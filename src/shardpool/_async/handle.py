@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,15 +30,16 @@ _RETRY_PAUSE = 0.005
 _LENDER = "_shardpool_lender"
 
 
-class AsyncHandle:
+class AsyncHandle(ABC):
     """One shard of a router. Cheap to make and to keep: pools and topology are looked up when it is used."""
 
     __slots__ = ("_router",)
 
     _router: AsyncRouter
 
+    @abstractmethod
     def _current_pools(self) -> AsyncShardPools:
-        raise NotImplementedError
+        """The pools of the shard that is meant, in the topology of this moment."""
 
     async def _take(self, readonly: bool, deadline: float) -> tuple[AsyncEndpointPool, AsyncConnection[Any]]:
         """A connection of the right endpoint, of the topology of this moment."""

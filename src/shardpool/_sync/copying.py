@@ -3,41 +3,33 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from operator import itemgetter
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import Connection, Copy, sql
+from psycopg import sql
 from psycopg._copy_base import format_row_binary, format_row_text  # the two that psycopg's own Copy calls for each row
 from psycopg.rows import tuple_row
 
 from .._concurrency import batches, run_all
-from .._watchdog import Watch
 from ..bucket_sql import quote_table
 from ..copy_types import fits_binary, range_check
-from ..errors import DeadlineExceeded, LoadError, MissingKey, first_line, nearest
+from ..errors import LoadError, MissingKey, first_line, nearest
 from ..partitioning import make_batch_lookup
 from ..topology import Reference, Sharded, Single, Topology, qualified
 from . import gather
+from .copy_stream import ShardFailed, Stream, copy_line
 from .lease import is_lost
-from .pools import EndpointPool
 
 if TYPE_CHECKING:
     from .router import Router
 
-# Seconds that a shard may take for one buffer of rows, or for the end of its COPY, before it counts as hung.
-STALL = 60.0
 _BATCH_ROWS = 128
 _FLUSH_BYTES = 32 * 1024
-# https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format": signature, flags, extension; and the trailer.
-_BINARY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_BINARY_TRAILER = b"\xff\xff"
 _NEVER = float("inf")
 
 Place = Callable[[list[Sequence[Any]]], list[tuple[list[Sequence[Any]], Iterable[bytearray]]]]
@@ -47,106 +39,6 @@ _COLUMN_TYPES = """
     from pg_catalog.pg_attribute a
     where a.attrelid = pg_catalog.to_regclass(%s) and a.attnum > 0 and not a.attisdropped
 """
-
-
-class _Stream:
-    """The COPY of one shard: its connection in a transaction, watched whenever it is waited for."""
-
-    def __init__(self, shard: str, pool: EndpointPool, conn: Connection[Any], until: float) -> None:
-        self.shard = shard
-        self.pool = pool
-        self.conn = conn
-        self.until = until
-        self.watch: Watch = pool.watchdog.watch(conn, until)
-        self._cursor = conn.cursor()
-        self._context: Any = None
-        self._copy: Copy
-        self._is_binary = False
-        self.buffer = bytearray()
-        self.transformer: Any
-
-    def begin(self, statement: sql.Composed, oids: Sequence[int] | None) -> None:
-        """Start the COPY; from now on rows may be put into the buffer."""
-        self.expect_progress()
-        if self.conn.autocommit:
-            self.conn.set_autocommit(False)
-        self._context = self._cursor.copy(statement)
-        copy: Copy = self._context.__enter__()
-        if oids is not None:
-            copy.set_types(list(oids))
-        self.transformer = copy.formatter.transformer
-        self._copy = copy
-        self._is_binary = oids is not None
-        if self._is_binary:
-            self.buffer += _BINARY_HEADER
-        self.rest()
-
-    def flush(self) -> None:
-        """Send the rows of the buffer, during which the shard is expected to make progress."""
-        self.expect_progress()
-        try:
-            self._copy.write(bytes(self.buffer))
-        except psycopg.Error as error:
-            raise _ShardFailed(self.shard, self.explained(error)) from error
-        self.buffer.clear()
-        self.rest()
-
-    def expect_progress(self) -> None:
-        self.watch.deadline = min(self.until, monotonic() + STALL)
-
-    def rest(self) -> None:
-        """Nothing is asked of the shard: the caller's rows are waited for, which may take as long as they like."""
-        self.watch.deadline = self.until
-
-    def explained(self, error: BaseException) -> BaseException:
-        """What a failure of this shard is: the end of its time, where that is why the connection broke."""
-        if not self.pool.watchdog.has_cut(self.watch):
-            return error
-        overdue = DeadlineExceeded(
-            f"the deadline passed on shard {self.shard}",
-            shard=self.shard,
-            endpoint=self.pool.endpoint.name,
-            phase="copy",
-            detail=f"no progress for {STALL:g} s, or the time of the whole load was over.",
-        )
-        overdue.__cause__ = error
-        return overdue
-
-    def finish(self) -> int:
-        """End the COPY: every row has been taken and every constraint that is not deferred holds."""
-        if self._is_binary:
-            self.buffer += _BINARY_TRAILER
-        self.flush()
-        self.expect_progress()
-        self._context.__exit__(None, None, None)
-        self.rest()
-        return self._cursor.rowcount
-
-    def commit(self) -> None:
-        self.expect_progress()
-        self.conn.commit()
-
-    def abort(self, error: BaseException) -> None:
-        """Roll back, politely for a short time, then by closing the connection, which has the same effect."""
-        self.watch.deadline = monotonic() + 2.0
-        try:
-            if self._context is not None:
-                self._context.__exit__(type(error), error, None)
-            self.conn.rollback()
-        except BaseException:
-            self.conn.close()
-
-    def give_back(self) -> None:
-        self.pool.watchdog.release(self.watch)
-        self.pool.give(self.conn)
-
-
-class _ShardFailed(Exception):
-    """The shard, not the row, is what failed while a row was written."""
-
-    def __init__(self, shard: str, error: BaseException) -> None:
-        super().__init__(shard)
-        self.failures = {shard: error}
 
 
 def copy_into(
@@ -164,7 +56,7 @@ def copy_into(
     names = _shards_of(topology, table)
     positions = _key_positions(topology, table, columns)
     taken = gather.take_all(router, names, min(router._deadline(None), until or _NEVER), readonly=False)
-    streams = [_Stream(name, pool, conn, until or _NEVER) for name, (pool, conn) in taken.items()]
+    streams = [Stream(name, pool, conn, until or _NEVER) for name, (pool, conn) in taken.items()]
     load = _Load(topology, table, list(columns), positions, streams, progress)
     try:
         counts = load.run(rows, binary)
@@ -209,7 +101,7 @@ class _Load:
         table: str,
         columns: list[str],
         positions: tuple[int, ...],
-        streams: list[_Stream],
+        streams: list[Stream],
         progress: Callable[[int], None] | None,
     ) -> None:
         self._topology = topology
@@ -236,7 +128,7 @@ class _Load:
             if explained is error:
                 error.add_note(f"nothing was loaded into {self._table}: rolled back on every shard")
                 raise
-            raise explained from (error.__cause__ if isinstance(error, _ShardFailed) else error)
+            raise explained from (error.__cause__ if isinstance(error, ShardFailed) else error)
 
     def _column_oids(self) -> list[int]:
         """The types of the columns, in the order of a row, from the first shard."""
@@ -318,7 +210,7 @@ class _Load:
             try:
                 stream.begin(statement, oids if binary else None)
             except psycopg.Error as error:
-                raise _ShardFailed(stream.shard, stream.explained(error)) from error
+                raise ShardFailed(stream.shard, stream.explained(error)) from error
         # Rows are encoded by one transformer for all: the way in which text is sent has to be the same everywhere.
         encodings = {stream.conn.info.encoding for stream in self._streams}
         if len(encodings) > 1:
@@ -342,10 +234,10 @@ class _Load:
         outcomes = run_all([stream.finish for stream in self._streams])
         failures: dict[str, BaseException] = {}
         for stream, (_, error) in zip(self._streams, outcomes, strict=True):
-            if error is not None and not isinstance(error, psycopg.Error | _ShardFailed):
+            if error is not None and not isinstance(error, psycopg.Error | ShardFailed):
                 raise error
             if error is not None:
-                told = error.failures[stream.shard] if isinstance(error, _ShardFailed) else None
+                told = error.failures[stream.shard] if isinstance(error, ShardFailed) else None
                 failures[stream.shard] = told or stream.explained(error)
         if failures:
             raise self._refused(failures)
@@ -353,7 +245,7 @@ class _Load:
 
     def _explain(self, error: BaseException) -> BaseException:
         """The error as the caller is to see it: a bad row by its number, a shard's failure by its name."""
-        if isinstance(error, _ShardFailed):
+        if isinstance(error, ShardFailed):
             return self._refused(error.failures)
         if self._reading or not self._record or isinstance(error, LoadError) or not isinstance(error, Exception):
             return error
@@ -376,14 +268,7 @@ class _Load:
         return error
 
 
-def copy_line(error: BaseException) -> int | None:
-    """The line of the COPY that the server complains of: the number of the row among those of its shard."""
-    context = error.diag.context if isinstance(error, psycopg.Error) else None
-    found = re.search(r"COPY .*?, line (\d+)", context or "")
-    return int(found[1]) if found else None
-
-
-def _commit(streams: Sequence[_Stream], counts: dict[str, int]) -> dict[str, int]:
+def _commit(streams: Sequence[Stream], counts: dict[str, int]) -> dict[str, int]:
     """COMMIT on all shards at once; each has taken all its rows, so what fails now is the shard or a deferred check."""
     outcomes = run_all([stream.commit for stream in streams])
     failures = {

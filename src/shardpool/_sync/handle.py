@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,15 +31,16 @@ _RETRY_PAUSE = 0.005
 _LENDER = "_shardpool_lender"
 
 
-class Handle:
+class Handle(ABC):
     """One shard of a router. Cheap to make and to keep: pools and topology are looked up when it is used."""
 
     __slots__ = ("_router",)
 
     _router: Router
 
+    @abstractmethod
     def _current_pools(self) -> ShardPools:
-        raise NotImplementedError
+        """The pools of the shard that is meant, in the topology of this moment."""
 
     def _take(self, readonly: bool, deadline: float) -> tuple[EndpointPool, Connection[Any]]:
         """A connection of the right endpoint, of the topology of this moment."""

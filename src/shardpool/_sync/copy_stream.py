@@ -1,0 +1,129 @@
+# Generated from _async/copy_stream.py by tools/unasync.py: edit that one, then run `make sync`.
+"""The COPY of one shard under `copy_into`: its connection in a transaction, its buffer, and what its failures are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+import psycopg
+from psycopg import Connection, Copy, sql
+
+from .._watchdog import Watch
+from ..errors import DeadlineExceeded
+from .pools import EndpointPool
+
+# Seconds that a shard may take for one buffer of rows, or for the end of its COPY, before it counts as hung.
+STALL = 60.0
+# https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format": signature, flags, extension; and the trailer.
+_BINARY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_BINARY_TRAILER = b"\xff\xff"
+
+
+class Stream:
+    """The COPY of one shard: its connection in a transaction, watched whenever it is waited for."""
+
+    def __init__(self, shard: str, pool: EndpointPool, conn: Connection[Any], until: float) -> None:
+        self.shard = shard
+        self.pool = pool
+        self.conn = conn
+        self.until = until
+        self.watch: Watch = pool.watchdog.watch(conn, until)
+        self._cursor = conn.cursor()
+        self._context: Any = None
+        self._copy: Copy
+        self._is_binary = False
+        self.buffer = bytearray()
+        self.transformer: Any
+
+    def begin(self, statement: sql.Composed, oids: Sequence[int] | None) -> None:
+        """Start the COPY; from now on rows may be put into the buffer."""
+        self.expect_progress()
+        if self.conn.autocommit:
+            self.conn.set_autocommit(False)
+        self._context = self._cursor.copy(statement)
+        copy: Copy = self._context.__enter__()
+        if oids is not None:
+            copy.set_types(list(oids))
+        self.transformer = copy.formatter.transformer
+        self._copy = copy
+        self._is_binary = oids is not None
+        if self._is_binary:
+            self.buffer += _BINARY_HEADER
+        self.rest()
+
+    def flush(self) -> None:
+        """Send the rows of the buffer, during which the shard is expected to make progress."""
+        self.expect_progress()
+        try:
+            self._copy.write(bytes(self.buffer))
+        except psycopg.Error as error:
+            raise ShardFailed(self.shard, self.explained(error)) from error
+        self.buffer.clear()
+        self.rest()
+
+    def expect_progress(self) -> None:
+        self.watch.deadline = min(self.until, monotonic() + STALL)
+
+    def rest(self) -> None:
+        """Nothing is asked of the shard: the caller's rows are waited for, which may take as long as they like."""
+        self.watch.deadline = self.until
+
+    def explained(self, error: BaseException) -> BaseException:
+        """What a failure of this shard is: the end of its time, where that is why the connection broke."""
+        if not self.pool.watchdog.has_cut(self.watch):
+            return error
+        overdue = DeadlineExceeded(
+            f"the deadline passed on shard {self.shard}",
+            shard=self.shard,
+            endpoint=self.pool.endpoint.name,
+            phase="copy",
+            detail=f"no progress for {STALL:g} s, or the time of the whole load was over.",
+        )
+        overdue.__cause__ = error
+        return overdue
+
+    def finish(self) -> int:
+        """End the COPY: every row has been taken and every constraint that is not deferred holds."""
+        if self._is_binary:
+            self.buffer += _BINARY_TRAILER
+        self.flush()
+        self.expect_progress()
+        self._context.__exit__(None, None, None)
+        self.rest()
+        return self._cursor.rowcount
+
+    def commit(self) -> None:
+        self.expect_progress()
+        self.conn.commit()
+
+    def abort(self, error: BaseException) -> None:
+        """Roll back, politely for a short time, then by closing the connection, which has the same effect."""
+        self.watch.deadline = monotonic() + 2.0
+        try:
+            if self._context is not None:
+                self._context.__exit__(type(error), error, None)
+            self.conn.rollback()
+        except BaseException:
+            self.conn.close()
+
+    def give_back(self) -> None:
+        self.pool.watchdog.release(self.watch)
+        self.pool.give(self.conn)
+
+
+class ShardFailed(Exception):
+    """The shard, not the row, is what failed while a row was written."""
+
+    def __init__(self, shard: str, error: BaseException) -> None:
+        super().__init__(shard)
+        self.failures = {shard: error}
+
+
+def copy_line(error: BaseException) -> int | None:
+    """The line of the COPY that the server complains of: the number of the row among those of its shard."""
+    context = error.diag.context if isinstance(error, psycopg.Error) else None
+    found = re.search(r"COPY .*?, line (\d+)", context or "")
+    return int(found[1]) if found else None
