@@ -55,8 +55,11 @@ def run_all(functions: Sequence[Callable[[], T]], limit: int | None = None) -> l
         for thread in threads:
             thread.join()
     except BaseException:
+        # Nothing new is begun. What runs holds connections, and ends by its own deadline; a second interrupt leaves it.
         with lock:
             left = iter(())
+        for thread in threads:
+            thread.join()
         raise
     return outcomes
 
@@ -195,6 +198,33 @@ class _Run:
             self._want(0)
             _end([self._step])
             self.ended.cancel()
+
+
+def is_contended(pool: Any) -> bool:
+    """Whether giving a connection back may be cancelled half-way; a thread is not cancelled."""
+    return False
+
+
+def async_is_contended(pool: Any) -> bool:
+    """Whether giving a connection back to a psycopg pool would wait, for its lock or to hand the connection over."""
+    return bool(pool._lock.locked() or pool._waiting)
+
+
+def uninterrupted(function: Callable[[Any], None], argument: Any) -> None:
+    """Call a function; a thread is not cancelled."""
+    function(argument)
+
+
+async def async_uninterrupted(function: Callable[[Any], Awaitable[None]], argument: Any) -> None:
+    """Await a coroutine function in a task of its own, which goes on to its end when the caller is cancelled."""
+    task = asyncio.ensure_future(function(argument))
+    _finishing.add(task)
+    task.add_done_callback(_finishing.discard)
+    await asyncio.shield(task)
+
+
+# The loop itself keeps only weak references to its tasks.
+_finishing: set[asyncio.Future[None]] = set()
 
 
 class Home:

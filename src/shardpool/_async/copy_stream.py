@@ -108,10 +108,6 @@ class AsyncStream:
         except BaseException:
             await self.conn.close()
 
-    async def give_back(self) -> None:
-        self.pool.watchdog.release(self.watch)
-        await self.pool.give(self.conn)
-
 
 class ShardFailed(Exception):
     """The shard, not the row, is what failed while a row was written."""

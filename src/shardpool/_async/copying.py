@@ -23,6 +23,7 @@ from ..topology import Reference, Sharded, Single, Topology, qualified
 from . import gather
 from .copy_stream import AsyncStream, ShardFailed, copy_line
 from .lease import is_lost
+from .pools import give_all
 
 if TYPE_CHECKING:
     from .router import AsyncRouter
@@ -62,7 +63,8 @@ async def copy_into(
         return await _commit(streams, counts)
     finally:
         for stream in streams:
-            await stream.give_back()
+            stream.pool.watchdog.release(stream.watch)
+        await give_all([(stream.pool, stream.conn) for stream in streams])
 
 
 def _shards_of(topology: Topology, table: str) -> list[str]:

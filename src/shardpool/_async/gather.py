@@ -17,7 +17,7 @@ from ..errors import DeadlineExceeded, ScatterError, UnsupportedQuery
 from ..query.placeholders import Converted, convert
 from ..result import Result
 from .lease import Params, explain, is_lost
-from .pools import AsyncEndpointPool, Retired
+from .pools import AsyncEndpointPool, Retired, give_all
 
 if TYPE_CHECKING:
     from .router import AsyncRouter
@@ -94,10 +94,10 @@ async def execute(
     finally:
         # A connection in the middle of an answer is closed: its socket would give the rest to the next caller.
         reusable = {leg.shard for leg in legs if leg.reusable} if legs else set(taken)
-        for name, (pool, conn) in taken.items():
+        for name, (_, conn) in taken.items():
             if name not in reusable:
                 await conn.close()
-            await pool.give(conn)
+        await give_all(taken.values())
     failures = {leg.shard: _explained(leg, *taken[leg.shard]) for leg in legs if leg.error is not None}
     return _all_or_raise(names, {name: results[name] for name in names if name in results}, failures)
 
@@ -131,7 +131,15 @@ async def _endpoint(router: AsyncRouter, name: str, deadline: float, readonly: b
 
 async def _take_each(names: Sequence[str], pools: Sequence[AsyncEndpointPool], deadline: float) -> Taken:
     reserved: list[AsyncEndpointPool] = []
-    outcomes: list[tuple[Any, BaseException | None]] = []
+    outcomes: list[tuple[Any, BaseException | None]] = [(None, None)] * len(pools)
+
+    async def connect(number: int) -> None:
+        # Written down at once: when the caller is interrupted, what the others have got has to be given back.
+        try:
+            outcomes[number] = await pools[number].connect(deadline), None
+        except Exception as error:
+            outcomes[number] = None, error
+
     try:
         for name, pool in zip(names, pools, strict=True):
             try:
@@ -140,9 +148,10 @@ async def _take_each(names: Sequence[str], pools: Sequence[AsyncEndpointPool], d
                 raise _nothing_begun({name: error}) from error
             reserved.append(pool)
         if all(pool.is_warm for pool in pools):
-            outcomes = [await _outcome(pool, deadline) for pool in pools]
+            for number in range(len(pools)):
+                await connect(number)
         else:
-            outcomes = await async_run_all([partial(pool.connect, deadline) for pool in pools])
+            await async_run_all([partial(connect, number) for number in range(len(pools))])
         failures = {name: error for name, (_, error) in zip(names, outcomes, strict=True) if error is not None}
         retired = [error for error in failures.values() if isinstance(error, Retired)]
         if retired:
@@ -150,21 +159,12 @@ async def _take_each(names: Sequence[str], pools: Sequence[AsyncEndpointPool], d
         if failures:
             raise _nothing_begun(failures)
     except BaseException:
-        for number, pool in enumerate(reserved):
-            conn = outcomes[number][0] if outcomes else None
+        for pool, (conn, _) in zip(reserved, outcomes, strict=False):
             if conn is None:
                 pool.release()
-            else:
-                await pool.give(conn)
+        await give_all([(pool, conn) for pool, (conn, _) in zip(reserved, outcomes, strict=False) if conn is not None])
         raise
     return {name: (pool, outcome[0]) for name, pool, outcome in zip(names, pools, outcomes, strict=True)}
-
-
-async def _outcome(pool: AsyncEndpointPool, deadline: float) -> tuple[Any, BaseException | None]:
-    try:
-        return await pool.connect(deadline), None
-    except Exception as error:
-        return None, error
 
 
 class _Statements:

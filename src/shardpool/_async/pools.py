@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
 from typing import Any, cast
@@ -10,6 +11,7 @@ from typing import Any, cast
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
+from .._concurrency import async_is_contended, async_uninterrupted
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._slots import AsyncSlots, QueueFull
 from .._watchdog import AsyncWatchdog
@@ -18,8 +20,8 @@ from ..topology import Endpoint, PoolSettings, Topology
 from .connector import AsyncConnectOptions, AsyncConnector
 
 # How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
-_SHORTEST_WAIT = 0.005
-_LONGEST_WAIT = 0.05
+_SHORTEST_WAIT = 0.02
+_LONGEST_WAIT = 0.2
 
 
 class Retired(Exception):
@@ -89,8 +91,13 @@ class AsyncEndpointPool:
     async def give(self, conn: AsyncConnection[Any]) -> None:
         """Back into the pool, which rolls back what is open and replaces what is broken."""
         setattr(conn, GIVEN_BACK, monotonic())
+        pool = cast("AsyncConnectionPool[Any]", conn._pool)
         try:
-            await cast("AsyncConnectionPool[Any]", conn._pool).putconn(conn)
+            if async_is_contended(pool):
+                # Then putconn waits, and a task that is cancelled meanwhile would lose the connection to nobody.
+                await async_uninterrupted(pool.putconn, conn)
+            else:
+                await _put(pool, conn)
         finally:
             self._slots.release()
 
@@ -250,6 +257,30 @@ class AsyncEndpointPool:
             phase="wait",
             detail=detail + (f"; last error: {first_line(error)}" if error else "") + ".",
         )
+
+
+async def _put(pool: AsyncConnectionPool[Any], conn: AsyncConnection[Any]) -> None:
+    try:
+        await pool.putconn(conn)
+    except BaseException:
+        # Interrupted in its rollback: the pool still counts a connection that nobody holds. It takes a closed one
+        # without waiting for anything, and so without being interrupted again.
+        if getattr(conn, "_pool", None) is not None:
+            await conn.close()
+            await pool.putconn(conn)
+        raise
+
+
+async def give_all(taken: Iterable[tuple[AsyncEndpointPool, AsyncConnection[Any]]]) -> None:
+    """Give all back, over an interrupt too, which is raised when the last one is back."""
+    interrupt: BaseException | None = None
+    for pool, conn in taken:
+        try:
+            await pool.give(conn)
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _sizes(settings: PoolSettings) -> tuple[int, int]:

@@ -109,10 +109,6 @@ class Stream:
         except BaseException:
             self.conn.close()
 
-    def give_back(self) -> None:
-        self.pool.watchdog.release(self.watch)
-        self.pool.give(self.conn)
-
 
 class ShardFailed(Exception):
     """The shard, not the row, is what failed while a row was written."""

@@ -24,6 +24,7 @@ from ..topology import Reference, Sharded, Single, Topology, qualified
 from . import gather
 from .copy_stream import ShardFailed, Stream, copy_line
 from .lease import is_lost
+from .pools import give_all
 
 if TYPE_CHECKING:
     from .router import Router
@@ -63,7 +64,8 @@ def copy_into(
         return _commit(streams, counts)
     finally:
         for stream in streams:
-            stream.give_back()
+            stream.pool.watchdog.release(stream.watch)
+        give_all([(stream.pool, stream.conn) for stream in streams])
 
 
 def _shards_of(topology: Topology, table: str) -> list[str]:

@@ -18,7 +18,7 @@ from ..errors import DeadlineExceeded, ScatterError, UnsupportedQuery
 from ..query.placeholders import Converted, convert
 from ..result import Result
 from .lease import Params, explain, is_lost
-from .pools import EndpointPool, Retired
+from .pools import EndpointPool, Retired, give_all
 
 if TYPE_CHECKING:
     from .router import Router
@@ -95,10 +95,10 @@ def execute(
     finally:
         # A connection in the middle of an answer is closed: its socket would give the rest to the next caller.
         reusable = {leg.shard for leg in legs if leg.reusable} if legs else set(taken)
-        for name, (pool, conn) in taken.items():
+        for name, (_, conn) in taken.items():
             if name not in reusable:
                 conn.close()
-            pool.give(conn)
+        give_all(taken.values())
     failures = {leg.shard: _explained(leg, *taken[leg.shard]) for leg in legs if leg.error is not None}
     return _all_or_raise(names, {name: results[name] for name in names if name in results}, failures)
 
@@ -132,7 +132,15 @@ def _endpoint(router: Router, name: str, deadline: float, readonly: bool) -> End
 
 def _take_each(names: Sequence[str], pools: Sequence[EndpointPool], deadline: float) -> Taken:
     reserved: list[EndpointPool] = []
-    outcomes: list[tuple[Any, BaseException | None]] = []
+    outcomes: list[tuple[Any, BaseException | None]] = [(None, None)] * len(pools)
+
+    def connect(number: int) -> None:
+        # Written down at once: when the caller is interrupted, what the others have got has to be given back.
+        try:
+            outcomes[number] = pools[number].connect(deadline), None
+        except Exception as error:
+            outcomes[number] = None, error
+
     try:
         for name, pool in zip(names, pools, strict=True):
             try:
@@ -141,9 +149,10 @@ def _take_each(names: Sequence[str], pools: Sequence[EndpointPool], deadline: fl
                 raise _nothing_begun({name: error}) from error
             reserved.append(pool)
         if all(pool.is_warm for pool in pools):
-            outcomes = [_outcome(pool, deadline) for pool in pools]
+            for number in range(len(pools)):
+                connect(number)
         else:
-            outcomes = run_all([partial(pool.connect, deadline) for pool in pools])
+            run_all([partial(connect, number) for number in range(len(pools))])
         failures = {name: error for name, (_, error) in zip(names, outcomes, strict=True) if error is not None}
         retired = [error for error in failures.values() if isinstance(error, Retired)]
         if retired:
@@ -151,21 +160,12 @@ def _take_each(names: Sequence[str], pools: Sequence[EndpointPool], deadline: fl
         if failures:
             raise _nothing_begun(failures)
     except BaseException:
-        for number, pool in enumerate(reserved):
-            conn = outcomes[number][0] if outcomes else None
+        for pool, (conn, _) in zip(reserved, outcomes, strict=False):
             if conn is None:
                 pool.release()
-            else:
-                pool.give(conn)
+        give_all([(pool, conn) for pool, (conn, _) in zip(reserved, outcomes, strict=False) if conn is not None])
         raise
     return {name: (pool, outcome[0]) for name, pool, outcome in zip(names, pools, outcomes, strict=True)}
-
-
-def _outcome(pool: EndpointPool, deadline: float) -> tuple[Any, BaseException | None]:
-    try:
-        return pool.connect(deadline), None
-    except Exception as error:
-        return None, error
 
 
 class _Statements:

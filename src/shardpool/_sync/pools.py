@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
 from typing import Any, cast
@@ -11,6 +12,7 @@ from typing import Any, cast
 from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
+from .._concurrency import is_contended, uninterrupted
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._slots import QueueFull, Slots
 from .._watchdog import Watchdog
@@ -19,8 +21,8 @@ from ..topology import Endpoint, PoolSettings, Topology
 from .connector import ConnectOptions, Connector
 
 # How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
-_SHORTEST_WAIT = 0.005
-_LONGEST_WAIT = 0.05
+_SHORTEST_WAIT = 0.02
+_LONGEST_WAIT = 0.2
 
 
 class Retired(Exception):
@@ -90,8 +92,13 @@ class EndpointPool:
     def give(self, conn: Connection[Any]) -> None:
         """Back into the pool, which rolls back what is open and replaces what is broken."""
         setattr(conn, GIVEN_BACK, monotonic())
+        pool = cast("ConnectionPool[Any]", conn._pool)
         try:
-            cast("ConnectionPool[Any]", conn._pool).putconn(conn)
+            if is_contended(pool):
+                # Then putconn waits, and a task that is cancelled meanwhile would lose the connection to nobody.
+                uninterrupted(pool.putconn, conn)
+            else:
+                _put(pool, conn)
         finally:
             self._slots.release()
 
@@ -251,6 +258,30 @@ class EndpointPool:
             phase="wait",
             detail=detail + (f"; last error: {first_line(error)}" if error else "") + ".",
         )
+
+
+def _put(pool: ConnectionPool[Any], conn: Connection[Any]) -> None:
+    try:
+        pool.putconn(conn)
+    except BaseException:
+        # Interrupted in its rollback: the pool still counts a connection that nobody holds. It takes a closed one
+        # without waiting for anything, and so without being interrupted again.
+        if getattr(conn, "_pool", None) is not None:
+            conn.close()
+            pool.putconn(conn)
+        raise
+
+
+def give_all(taken: Iterable[tuple[EndpointPool, Connection[Any]]]) -> None:
+    """Give all back, over an interrupt too, which is raised when the last one is back."""
+    interrupt: BaseException | None = None
+    for pool, conn in taken:
+        try:
+            pool.give(conn)
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _sizes(settings: PoolSettings) -> tuple[int, int]:
