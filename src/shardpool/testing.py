@@ -24,6 +24,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -207,4 +208,12 @@ def _drop(server: Params, name: str) -> None:
     import psycopg
 
     with psycopg.connect(autocommit=True, **server) as conn:
-        conn.execute(f'drop database if exists "{name}" with (force)')
+        for attempt in range(5):
+            try:
+                conn.execute(f'drop database if exists "{name}" with (force)')
+                return
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectInUse):
+                # A superuser's process, such as autovacuum, is in it for a moment: only it can end itself.
+                if attempt == 4:
+                    raise
+                Event().wait(0.3)

@@ -115,7 +115,7 @@ class AsyncEndpointPool:
             try:
                 conn: Any = await pool.getconn(wait if left > wait else left)
                 # On the hot path, so without a call: one that nobody has used for a while is looked at.
-                if now - conn.__dict__.get(GIVEN_BACK, now) < IDLE_SECONDS or not has_gone(conn):
+                if now - conn.__dict__.get(GIVEN_BACK, 0.0) < IDLE_SECONDS or not has_gone(conn):
                     return cast("AsyncConnection[Any]", conn)
                 await conn.close()
                 await pool.putconn(conn)

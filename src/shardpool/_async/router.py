@@ -242,7 +242,7 @@ class AsyncRouter:
 
         The shards are all, those named, or those that own one of the `keys`. A statement runs in autocommit on each,
         with no transaction over them: what one shard has done is not undone when another fails. A function runs in one
-        transaction on each. Nothing is begun unless every shard has given a connection.
+        transaction on each. A statement is sent to none unless every shard has given a connection.
 
         Waits for all; raises `ScatterError` with every shard's failure, and the results of the others, when any failed.
         `timeout` seconds (default: the topology's) covers everything.

@@ -116,7 +116,7 @@ class EndpointPool:
             try:
                 conn: Any = pool.getconn(wait if left > wait else left)
                 # On the hot path, so without a call: one that nobody has used for a while is looked at.
-                if now - conn.__dict__.get(GIVEN_BACK, now) < IDLE_SECONDS or not has_gone(conn):
+                if now - conn.__dict__.get(GIVEN_BACK, 0.0) < IDLE_SECONDS or not has_gone(conn):
                     return cast("Connection[Any]", conn)
                 conn.close()
                 pool.putconn(conn)
