@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
+from psycopg.rows import tuple_row
 
 from ..errors import ShardError, UnsupportedQuery
 from ..query.placeholders import convert
@@ -47,6 +48,8 @@ def _text(query: Any, has_params: bool) -> str:
             f"a query of type {type(query).__name__} cannot be routed by its tables",
             hint="Pass str, bytes or a psycopg.sql object, or give key=….",
         )
+    if b"\0" in query:
+        raise UnsupportedQuery("the statement holds a NUL character")
     return (convert(query).text if has_params else query).decode()
 
 
@@ -66,7 +69,7 @@ async def _built_in(router: AsyncRouter) -> frozenset[str]:
     if router._built_in is None:
         for name in router.shards:
             try:
-                result = await router.shard(name).execute(_BUILT_IN)
+                result = await router.shard(name).execute(_BUILT_IN, row_factory=tuple_row)
             except ShardError:
                 if name == router.shards[-1]:
                     raise

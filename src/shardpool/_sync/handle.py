@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Statements that begin so cannot have written anything that their caller must look for after a lost connection.
-_READS = ("select", "values", "table", "show", "explain")
+# A statement that begins so, and is alone, cannot have written. SELECT can: by a function, or by one that follows it.
+_READS = ("show",)
 _RETRY_PAUSE = 0.005
 _LENDER = "_shardpool_lender"
 
@@ -176,4 +176,4 @@ def _may_write(query: Any) -> bool:
         query = query.as_bytes(None)
     if isinstance(query, bytes):
         query = query.decode(errors="replace")
-    return not (isinstance(query, str) and query.lstrip("( \t\r\n").lower().startswith(_READS))
+    return not (isinstance(query, str) and query.lstrip("( \t\r\n").lower().startswith(_READS) and ";" not in query)

@@ -10,7 +10,12 @@ from ..topology import Reference, Sharded, Single, Topology
 from .statement import Statement, parse
 
 # Functions whose answer depends on which server runs them, or that read tables that are not named in the statement.
-_STATEFUL = frozenset(
+_RUNS_SQL = frozenset(
+    "ts_rewrite ts_stat dblink query_to_xml table_to_xml cursor_to_xml schema_to_xml database_to_xml "
+    "query_to_xml_and_xmlschema table_to_xml_and_xmlschema schema_to_xml_and_xmlschema "
+    "database_to_xml_and_xmlschema".split()
+)
+_STATEFUL = _RUNS_SQL | frozenset(
     "nextval currval lastval setval current_setting set_config txid_current pg_current_xact_id pg_backend_pid "
     "inet_server_addr inet_server_port pg_postmaster_start_time pg_is_in_recovery pg_notify ts_stat dblink "
     "pg_relation_size pg_table_size pg_total_relation_size pg_indexes_size pg_database_size pg_stat_get_numscans "
@@ -69,8 +74,8 @@ def _shard(statement: Statement, topology: Topology) -> str | None:
             detail=", ".join(f"{table} is on {shard}" for shard, table in shards.items()),
             hint="Read them one by one.",
         )
-    if not shards:
-        _refuse_stateful(statement.functions)
+    runs_sql = {name for name in statement.functions if name.removeprefix("pg_catalog.") in _RUNS_SQL}
+    _refuse_stateful(runs_sql if shards else statement.functions)
     return next(iter(shards), None)
 
 
