@@ -14,7 +14,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, G
 from contextlib import suppress
 from itertools import islice
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -24,8 +24,14 @@ OVERDUE = 0
 
 # A step of I/O on one socket: it yields the events that it waits for, and is sent those that are ready, or OVERDUE.
 Step = Generator[int, int, None]
+# I/O on several sockets at a time: it yields {descriptor: events that it waits for}, and is sent those that are ready.
+Flow = Generator[dict[int, int], dict[int, int], T]
 # What a function gave: its value, or the exception that it raised.
 Outcome = tuple[Any, BaseException | None]
+
+
+class Overdue(Exception):
+    """Thrown into a flow at its deadline."""
 
 
 def run_all(functions: Sequence[Callable[[], T]], limit: int | None = None) -> list[Outcome]:
@@ -198,6 +204,106 @@ class _Run:
             self._want(0)
             _end([self._step])
             self.ended.cancel()
+
+
+def drive_flow(flow: Flow[T], deadline: float) -> T:
+    """Run a flow, which waits for several sockets at a time, to its end in this thread; gives what it returns.
+
+    At the deadline (monotonic seconds) `Overdue` is thrown into it, upon which it must end.
+    """
+    ready: dict[int, int] | None = None
+    try:
+        while True:
+            wanted = flow.send(ready) if ready is not None else next(flow)
+            ready = _poll(wanted, deadline)
+            if ready is None:
+                flow.throw(Overdue())
+                raise RuntimeError("a flow went on after its deadline")
+    except StopIteration as end:
+        return cast("T", end.value)
+    finally:
+        flow.close()
+
+
+def _poll(wanted: dict[int, int], deadline: float) -> dict[int, int] | None:
+    poll = select.poll()
+    for descriptor, interest in wanted.items():
+        poll.register(
+            descriptor, (select.POLLIN if interest & READ else 0) | (select.POLLOUT if interest & WRITE else 0)
+        )
+    while True:
+        left = deadline - monotonic()
+        if left <= 0:
+            return None
+        ready = poll.poll(max(1, int(left * 1000)))
+        if ready:
+            return {descriptor: _flags(events) for descriptor, events in ready}
+
+
+async def async_drive_flow(flow: Flow[T], deadline: float) -> T:
+    """`drive_flow` on the running event loop; cancelling it ends the flow."""
+    loop = asyncio.get_running_loop()
+    waiting = _Waiting(loop)
+    ready: dict[int, int] | None = None
+    try:
+        while True:
+            wanted = flow.send(ready) if ready is not None else next(flow)
+            ready = await waiting.wait(wanted, deadline)
+            if ready is None:
+                flow.throw(Overdue())
+                raise RuntimeError("a flow went on after its deadline")
+    except StopIteration as end:
+        return cast("T", end.value)
+    finally:
+        waiting.stop()
+        flow.close()
+
+
+class _Waiting:
+    """The sockets that a flow waits for, registered with the loop for as long as what is wanted of them stays."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._wanted: dict[int, int] = {}
+        self._ready: dict[int, int] = {}
+        self._woken: asyncio.Future[None] | None = None
+
+    async def wait(self, wanted: dict[int, int], deadline: float) -> dict[int, int] | None:
+        self._ready = {}
+        self._woken = self._loop.create_future()
+        self._register(wanted)
+        timer = self._loop.call_at(self._loop.time() + max(0.0, deadline - monotonic()), self._wake)
+        try:
+            await self._woken
+        finally:
+            timer.cancel()
+        return self._ready or None
+
+    def _register(self, wanted: dict[int, int]) -> None:
+        for descriptor in self._wanted.keys() | wanted.keys():
+            before, after = self._wanted.get(descriptor, 0), wanted.get(descriptor, 0)
+            if (before ^ after) & READ:
+                if after & READ:
+                    self._loop.add_reader(descriptor, self._note, descriptor, READ)
+                else:
+                    self._loop.remove_reader(descriptor)
+            if (before ^ after) & WRITE:
+                if after & WRITE:
+                    self._loop.add_writer(descriptor, self._note, descriptor, WRITE)
+                else:
+                    self._loop.remove_writer(descriptor)
+        self._wanted = dict(wanted)
+
+    def _note(self, descriptor: int, flag: int) -> None:
+        self._ready[descriptor] = self._ready.get(descriptor, 0) | flag
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    def stop(self) -> None:
+        self._register({})
 
 
 def is_contended(pool: Any) -> bool:

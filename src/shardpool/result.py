@@ -11,6 +11,9 @@ from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.pq.abc import PGresult
 from psycopg.rows import RowFactory, tuple_row
 
+from .query.bound import Bound
+from .query.plan import Plan
+
 
 class _Shape:
     """The part of a cursor that psycopg's row factories and `Column` look at."""
@@ -37,8 +40,11 @@ class Result:
         shards: tuple[str, ...],
         row_factory: RowFactory[Any] | None = None,
         transformer: Any = None,
+        bound: Bound | None = None,
     ) -> None:
         self.shards = shards
+        self._bound = bound
+        self._planned: Plan | None = None
         self._pgresult = pgresult
         self._row_factory: Any = row_factory or conn.row_factory or tuple_row
         # Loaders take the session's TimeZone and DateStyle when they are made, so they are made now.
@@ -86,6 +92,13 @@ class Result:
             return self._pgresult.ntuples
         touched = self._pgresult.command_tuples
         return -1 if touched is None else touched
+
+    @property
+    def plan(self) -> Bound | None:
+        """How the statement was routed; None for one that was sent to a shard by its key or name."""
+        if self._bound is None and self._planned is not None:
+            self._bound = Bound(self._planned, "one", self.shards)
+        return self._bound
 
     @property
     def statusmessage(self) -> str | None:

@@ -113,7 +113,27 @@ class AsyncHandle(ABC):
         `timeout` seconds (default: the topology's) covers everything. psycopg's errors pass through with a note that
         names the shard; when the connection is lost under a statement that may write, `CommitUnknown`.
         """
-        deadline = self._router._deadline(timeout)
+        return await self._execute_until(
+            query,
+            params,
+            self._router._deadline(timeout),
+            readonly=readonly,
+            prepare=prepare,
+            binary=binary,
+            row_factory=row_factory,
+        )
+
+    async def _execute_until(
+        self,
+        query: Any,
+        params: Params | None,
+        deadline: float,
+        *,
+        readonly: bool,
+        prepare: bool | None = None,
+        binary: bool = False,
+        row_factory: RowFactory[Any] | None = None,
+    ) -> Result:
         pool, conn = await self._take(readonly, deadline)
         watch = pool.watchdog.watch(conn, deadline)
         failure: BaseException | None = None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from .._watchdog import AsyncWatchdog
 from ..errors import MissingKey
 from ..partitioning import make_lookup
-from ..query.planner import Plan
 from ..topology import Topology, qualified
 from .connector import AsyncConnectOptions
 from .pools import AsyncEndpointPool
@@ -16,6 +15,7 @@ from .route import AsyncRoute
 from .shards import AsyncShardPools
 
 if TYPE_CHECKING:
+    from .planning import Planned
     from .router import AsyncRouter
 
 Lookup = Callable[[Any], AsyncRoute]
@@ -27,8 +27,8 @@ class AsyncState:
     def __init__(self, router: AsyncRouter, topology: Topology, pools: dict[str, AsyncShardPools]) -> None:
         self.topology = topology
         self.pools = pools
-        # SQL without a key, by its text: see `reading`.
-        self.plans: dict[str, Plan] = {}
+        # SQL without a key, by its text: see `planning`.
+        self.plans: dict[Any, Planned] = {}
         self.routes = {
             keyspace.name: [
                 AsyncRoute(router, self, keyspace.name, bucket) for bucket in range(keyspace.partitioning.bucket_count)

@@ -168,6 +168,11 @@ def _take_each(names: Sequence[str], pools: Sequence[EndpointPool], deadline: fl
     return {name: (pool, outcome[0]) for name, pool, outcome in zip(names, pools, outcomes, strict=True)}
 
 
+def statement_on(conn: Connection[Any], query: Any, params: Params | None, binary: bool) -> Statement:
+    """A statement with its parameters as the connection wants it."""
+    return _Statements(query, params, binary).on(conn)
+
+
 class _Statements:
     """One statement with its parameters, as each connection wants it."""
 

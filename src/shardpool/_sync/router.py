@@ -20,13 +20,15 @@ from .._concurrency import Home, run_all
 from .._watchdog import Watchdog
 from ..errors import RouterMisuse, RoutingError, StaleTopology
 from ..partitioning import Range
+from ..query.bound import Fanout
+from ..query.counts import Counts
 from ..report import Report
 from ..result import Result
 from ..topology import Topology, placements_differ, succeed
-from . import batch, check, copying, gather, install, waiting
+from . import batch, check, copying, dispatch, gather, install, waiting
 from .connector import ConnectOptions
 from .lease import Params
-from .reading import plan
+from .planning import Knowledge
 from .route import Route, ShardHandle
 from .state import State, open_pools, retired_pools
 
@@ -43,6 +45,9 @@ class Router:
 
     `kwargs` go to every `psycopg` connection (`row_factory`, `autocommit`, `prepare_threshold`, …), `configure` is
     called with each new one, `connection_class` makes them.
+
+    `fanout` is the default of `execute`. `max_pull_rows` and `max_pull_bytes` bound what one statement may bring from
+    the shards to one of them when it cannot be answered otherwise; above them it is refused.
     """
 
     def __init__(
@@ -52,6 +57,9 @@ class Router:
         connection_class: type[Connection[Any]] = Connection,
         configure: Callable[[Connection[Any]], None] | None = None,
         kwargs: Mapping[str, Any] | None = None,
+        fanout: Fanout = "all",
+        max_pull_rows: int = 1_000_000,
+        max_pull_bytes: int = 256 * 2**20,
     ) -> None:
         self._path = None if isinstance(topology, Topology) else os.fspath(topology)
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
@@ -62,7 +70,11 @@ class Router:
         self._state = State(self, loaded, open_pools(loaded, self._options, self._watchdog))
         self._swapping = threading.Lock()
         self._turn = 0
-        self._built_in: frozenset[str] | None = None
+        self._knowledge = Knowledge()
+        self._counts = Counts()
+        self._fanout: Fanout = fanout
+        self.max_pull_rows = max_pull_rows
+        self.max_pull_bytes = max_pull_bytes
         _routers.add(self)
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -211,17 +223,34 @@ class Router:
         readonly: bool = False,
         binary: bool = False,
         row_factory: RowFactory[Any] | None = None,
+        fanout: Fanout | None = None,
+        strategy: str | None = None,
     ) -> Result:
-        """Run one statement: on the shard of `key`; without one, where the tables it names are.
+        """Run one statement: on the shard of `key`; without one, wherever the rows are that it reads or writes.
 
-        Without a key every table in it must be a reference or a single table; anything else is refused with
-        `UnsupportedQuery`. See `Handle.execute` for the other arguments and the errors.
+        Without a key the statement is answered as one PostgreSQL with all the rows would answer it, or refused with
+        `UnsupportedQuery`: on one shard when it pins the partition key, else on all that matter. See `explain`.
+
+        `fanout` bounds that: `"one"` allows one shard only, `"some"` the shards of the keys that the statement names,
+        `"all"` everything (default: the router's). `timeout` seconds (default: the topology's) covers everything.
+        psycopg's errors pass through; when shards fail, `ScatterError`. See `Handle.execute` for the rest.
         """
         if key is not None:
-            handle: Route | ShardHandle = self.for_key(key, keyspace=keyspace, table=table)
-        else:
-            handle = self.shard(plan(self, query, params))
-        return handle.execute(query, params, timeout=timeout, readonly=readonly, binary=binary, row_factory=row_factory)
+            return self.for_key(key, keyspace=keyspace, table=table).execute(
+                query, params, timeout=timeout, readonly=readonly, binary=binary, row_factory=row_factory
+            )
+        self._check_usable()
+        return dispatch.execute(
+            self,
+            query,
+            params,
+            self._deadline(timeout),
+            readonly=readonly,
+            binary=binary,
+            row_factory=row_factory,
+            fanout=fanout or self._fanout,
+            strategy=strategy,
+        )
 
     def scatter(
         self,
@@ -348,6 +377,7 @@ class Router:
             "newest_epoch_seen": max(
                 (pool.seen_epoch for shard in state.pools.values() for pool in shard.endpoints), default=0
             ),
+            "statements": self._counts.as_dict(),
             "shards": {name: pools.stats() for name, pools in state.pools.items()},
         }
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from .._watchdog import Watchdog
 from ..errors import MissingKey
 from ..partitioning import make_lookup
-from ..query.planner import Plan
 from ..topology import Topology, qualified
 from .connector import ConnectOptions
 from .pools import EndpointPool
@@ -17,6 +16,7 @@ from .route import Route
 from .shards import ShardPools
 
 if TYPE_CHECKING:
+    from .planning import Planned
     from .router import Router
 
 Lookup = Callable[[Any], Route]
@@ -28,8 +28,8 @@ class State:
     def __init__(self, router: Router, topology: Topology, pools: dict[str, ShardPools]) -> None:
         self.topology = topology
         self.pools = pools
-        # SQL without a key, by its text: see `reading`.
-        self.plans: dict[str, Plan] = {}
+        # SQL without a key, by its text: see `planning`.
+        self.plans: dict[Any, Planned] = {}
         self.routes = {
             keyspace.name: [
                 Route(router, self, keyspace.name, bucket) for bucket in range(keyspace.partitioning.bucket_count)

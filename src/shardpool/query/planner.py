@@ -1,118 +1,81 @@
-"""Statement and topology → the shard that can answer it, or `UnsupportedQuery`."""
+"""Statement, topology and catalog → plan. Pure; a plan is made once for each text, without its parameters' values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Any
 
 from ..errors import UnsupportedQuery
-from ..topology import Reference, Sharded, Single, Topology
-from .statement import Statement, parse
+from ..topology import Topology
+from .analysis import Analysis
+from .catalog import Catalog
+from .plan import Plan, Scattered, uses_of
+from .pull import pull
+from .purity import refuse_server_bound
+from .statement import kind, parse, verb
 
-# Functions whose answer depends on which server runs them, or that read tables that are not named in the statement.
-_RUNS_SQL = frozenset(
-    "ts_rewrite ts_stat dblink query_to_xml table_to_xml cursor_to_xml schema_to_xml database_to_xml "
-    "query_to_xml_and_xmlschema table_to_xml_and_xmlschema schema_to_xml_and_xmlschema "
-    "database_to_xml_and_xmlschema".split()
-)
-_STATEFUL = _RUNS_SQL | frozenset(
-    "nextval currval lastval setval current_setting set_config txid_current pg_current_xact_id pg_backend_pid "
-    "inet_server_addr inet_server_port pg_postmaster_start_time pg_is_in_recovery pg_notify ts_stat dblink "
-    "pg_relation_size pg_table_size pg_total_relation_size pg_indexes_size pg_database_size pg_stat_get_numscans "
-    "query_to_xml table_to_xml cursor_to_xml schema_to_xml database_to_xml query_to_xmlschema table_to_xmlschema "
-    "query_to_xml_and_xmlschema table_to_xml_and_xmlschema schema_to_xml_and_xmlschema "
-    "database_to_xml_and_xmlschema schema_to_xmlschema database_to_xmlschema cursor_to_xmlschema".split()
-)
-_STATEFUL_PREFIXES = ("pg_advisory", "pg_try_advisory", "lo_", "pg_stat_", "pg_read_", "pg_ls_", "pg_lo")
+_WRITES = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Where a statement goes: `shard`, or any shard at all when it is None. `functions` still have to be built in."""
+def plan(sql: str, topology: Topology, catalog: Catalog, *, strategy: str | None = None) -> Plan:
+    """The plan of one statement with `$n` placeholders. `strategy="pull"` takes the slow, surely right way.
 
-    shard: str | None
-    functions: frozenset[str]
-
-
-def plan(sql: str, topology: Topology) -> Plan:
-    """The plan of one statement (`$n` placeholders) that names no key; pure.
-
-    Raises `UnsupportedQuery`, `UnknownTable`, `psycopg.errors.SyntaxError`.
+    Raises `UnsupportedQuery`, `UnknownTable`, `psycopg.errors.SyntaxError`. That it cannot run on several shards is no
+    error here but the plan's `refusal`, since with its parameters it may turn out to concern one only.
     """
-    statements = parse(sql)
-    if len(statements) != 1:
+    trees = parse(sql)
+    if len(trees) != 1:
         raise UnsupportedQuery(
-            f"{len(statements)} statements where one was expected",
+            f"{len(trees)} statements where one was expected",
             hint="Call execute() once for each, or run them on a connection of one shard.",
         )
-    statement = statements[0]
-    if statement.kind == "other":
+    tree = trees[0]
+    if kind(tree) in _WRITES:
+        from .writes import plan_write
+
+        return plan_write(sql, tree, topology, catalog)
+    if kind(tree) != "SelectStmt" or tree.HasField("into_clause"):
+        name = "SELECT INTO" if kind(tree) == "SelectStmt" else verb(tree)
         raise UnsupportedQuery(
-            f"{statement.verb} is not routed by its tables",
+            f"{name} is not routed by its tables",
             hint="Run it on every shard with scatter(), or on one with shard(name).execute().",
         )
-    return Plan(_shard(statement, topology), statement.functions)
+    return _plan_select(sql, tree, topology, catalog, strategy)
 
 
-def _shard(statement: Statement, topology: Topology) -> str | None:
-    for table in sorted(statement.reads | statement.writes):
-        _refuse_catalogs(table)
-    placements = {table: topology.placement(table) for table in sorted(statement.reads | statement.writes)}
-    for table, placement in placements.items():
-        if isinstance(placement, Sharded):
-            raise UnsupportedQuery(
-                f"{table} is sharded by {', '.join(placement.key_columns)}, and no key was given",
-                detail="Its rows are on several shards; SQL over all of them is not planned yet.",
-                hint="Pass key=… for one shard, or scatter() to run it on each shard by itself.",
-            )
-    references = [table for table, placement in placements.items() if isinstance(placement, Reference)]
-    _refuse_reference_writes(statement, references)
-    shards = {placement.shard: table for table, placement in placements.items() if isinstance(placement, Single)}
-    if len(shards) > 1:
+def _plan_select(sql: str, tree: Any, topology: Topology, catalog: Catalog, strategy: str | None) -> Plan:
+    analysis = Analysis(topology, catalog)
+    analysis.statement(tree)
+    uses = uses_of(analysis.nodes)
+    scattered: Scattered | None = None
+    refusal: UnsupportedQuery | None = None
+    reasons: tuple[str, ...] = ()
+    try:
+        refuse_server_bound(tree, catalog)
+        if uses:
+            scattered, reasons = _scattered(sql, tree, analysis, topology, catalog, strategy)
+        elif analysis.locks and analysis.references:
+            raise _locked_references(analysis)
+    except UnsupportedQuery as error:
+        refusal = error
+    if refusal is not None and not uses:
+        raise refusal
+    return Plan(sql, "SELECT", uses, bool(analysis.writes), scattered, refusal, None, reasons)
+
+
+def _scattered(
+    sql: str, tree: Any, analysis: Analysis, topology: Topology, catalog: Catalog, strategy: str | None
+) -> tuple[Scattered, tuple[str, ...]]:
+    """What is done when several shards hold the rows, and why nothing faster."""
+    if analysis.writes:
         raise UnsupportedQuery(
-            "the single tables of this statement are on different shards",
-            detail=", ".join(f"{table} is on {shard}" for shard, table in shards.items()),
-            hint="Read them one by one.",
+            "a WITH clause that writes runs on one shard only", hint="Filter each of its parts on the partition key."
         )
-    runs_sql = {name for name in statement.functions if name.removeprefix("pg_catalog.") in _RUNS_SQL}
-    _refuse_stateful(runs_sql if shards else statement.functions)
-    return next(iter(shards), None)
+    return pull(sql, topology, catalog), ()
 
 
-def _refuse_catalogs(table: str) -> None:
-    if table.startswith(("pg_catalog.", "information_schema.", "pg_")):
-        raise UnsupportedQuery(
-            f"{table} tells of one server only",
-            hint="Ask every shard with scatter(), or one with shard(name).execute().",
-        )
-
-
-def _refuse_reference_writes(statement: Statement, references: Iterable[str]) -> None:
-    for table in references:
-        if table in statement.writes or statement.locks:
-            what = statement.verb if table in statement.writes else f"{statement.verb} … FOR UPDATE"
-            raise UnsupportedQuery(
-                f"{what} of the reference table {table} has to reach its copy on every shard",
-                hint="Run it with scatter(): one transaction per shard, not one over all of them.",
-            )
-
-
-def _refuse_stateful(functions: Iterable[str]) -> None:
-    for function in sorted(functions):
-        name = function.removeprefix("pg_catalog.")
-        if name in _STATEFUL or name.startswith(_STATEFUL_PREFIXES):
-            raise UnsupportedQuery(
-                f"{name}() answers for one server only",
-                hint="Name the shard: shard(name).execute(), or ask all with scatter().",
-            )
-
-
-def refuse_unknown_functions(functions: Iterable[str], built_in: frozenset[str]) -> None:
-    """Raise `UnsupportedQuery` for a function that is not PostgreSQL's own: its body may read any table."""
-    for function in sorted(functions):
-        if function.removeprefix("pg_catalog.") not in built_in:
-            raise UnsupportedQuery(
-                f"{function}() is not a function of PostgreSQL itself",
-                detail="It may read tables whose rows are on other shards.",
-                hint="Pass key=…, or name the shard: shard(name).execute().",
-            )
+def _locked_references(analysis: Analysis) -> UnsupportedQuery:
+    table = analysis.references[0].table.removeprefix("public.")
+    return UnsupportedQuery(
+        f"SELECT … FOR UPDATE of the reference table {table} has to reach its copy on every shard",
+        hint="Run it with scatter(): one transaction per shard, not one over all of them.",
+    )

@@ -1,134 +1,110 @@
-"""SQL text → facts about it. The only module that knows the SQL parser, which is imported when it is first needed."""
+"""SQL text ↔ syntax trees. The only module that knows the SQL parser, which is imported when it is first needed.
+
+Trees are PostgreSQL's own (protobuf messages of libpg_query); other modules only read and change their fields.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import psycopg
 
-Kind = Literal["read", "write", "other"]
+from ..errors import UnsupportedQuery
 
-_WRITES = {"InsertStmt": "INSERT", "UpdateStmt": "UPDATE", "DeleteStmt": "DELETE", "MergeStmt": "MERGE"}
-
-
-_SPOKEN = {"CreateStmt": "CREATE TABLE", "IndexStmt": "CREATE INDEX", "VariableSetStmt": "SET"}
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """What one statement does, by its text alone.
-
-    `verb` is what a person would call it. `reads` and `writes` are names as written, with their schema if it was given;
-    names of common table expressions are not among them. `locks` is True under FOR UPDATE and its like.
-    """
-
-    kind: Kind
-    verb: str
-    reads: frozenset[str] = frozenset()
-    writes: frozenset[str] = frozenset()
-    functions: frozenset[str] = frozenset()
-    locks: bool = False
+_SPOKEN = {
+    "CreateStmt": "CREATE TABLE",
+    "IndexStmt": "CREATE INDEX",
+    "VariableSetStmt": "SET",
+    "VariableShowStmt": "SHOW",
+    "InsertStmt": "INSERT",
+    "UpdateStmt": "UPDATE",
+    "DeleteStmt": "DELETE",
+    "MergeStmt": "MERGE",
+}
 
 
-@dataclass(slots=True)
-class _Facts:
-    reads: set[str] = field(default_factory=set)
-    writes: set[str] = field(default_factory=set)
-    functions: set[str] = field(default_factory=set)
-    locks: bool = False
-    into: bool = False
-
-
-def parse(sql: str) -> list[Statement]:
+def parse(sql: str) -> list[Any]:
     """The statements of a text with `$n` placeholders; raises `psycopg.errors.SyntaxError` as PostgreSQL would."""
     import postgast
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         tree = postgast.parse(sql)
     except postgast.PgQueryError as error:
         raise psycopg.errors.SyntaxError(str(error)) from error
-    return [_statement(raw.stmt) for raw in tree.stmts]
+    except DecodeError as error:
+        raise UnsupportedQuery(
+            "the statement is nested too deeply to be planned",
+            hint="Pass key=…, or name the shard: shard(name).execute().",
+        ) from error
+    return [inner(raw.stmt) for raw in tree.stmts]
 
 
-def _statement(node: Any) -> Statement:
-    kind = node.WhichOneof("node")
-    inner = getattr(node, kind)
-    name = type(inner).__name__
-    facts = _Facts()
-    if name == "SelectStmt":
-        _visit(inner, frozenset(), facts)
-        if facts.into:
-            return Statement("other", "SELECT INTO")
-        return _made("write" if facts.writes else "read", "SELECT", facts)
-    if name in _WRITES:
-        _visit(inner, frozenset(), facts)
-        return _made("write", _WRITES[name], facts)
-    return Statement("other", _spoken(name))
+def deparse(statement: Any) -> str:
+    """The SQL of a tree (a SelectStmt, an InsertStmt, …)."""
+    import postgast
+
+    tree = postgast.pg_query_pb2.ParseResult()
+    getattr(tree.stmts.add().stmt, _field_name(kind(statement))).CopyFrom(statement)
+    return str(postgast.deparse(tree))
 
 
-def _made(kind: Kind, verb: str, facts: _Facts) -> Statement:
-    return Statement(
-        kind, verb, frozenset(facts.reads), frozenset(facts.writes), frozenset(facts.functions), facts.locks
-    )
+def expression(sql: str) -> Any:
+    """The tree (a Node) of one expression."""
+    return parse(f"select {sql}")[0].target_list[0].res_target.val
 
 
-def _spoken(name: str) -> str:
-    """`CreateTableAsStmt` → `CREATE TABLE AS`."""
+def copy(message: Any) -> Any:
+    """A deep copy of a message."""
+    new = type(message)()
+    new.CopyFrom(message)
+    return new
+
+
+def kind(message: Any) -> str:
+    """`SelectStmt`, `ColumnRef`, …"""
+    return type(message).__name__
+
+
+def inner(node: Any) -> Any:
+    """What a Node wraps; a message of another type is given as it is, an empty Node as None."""
+    if type(node).__name__ != "Node":
+        return node
+    name = node.WhichOneof("node")
+    return getattr(node, name) if name else None
+
+
+def children(message: Any) -> Iterator[tuple[str, Any]]:
+    """The unwrapped messages right below a message, each with the field that it stands in."""
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None:
+            continue
+        for child in (value,) if hasattr(value, "DESCRIPTOR") else value:
+            found = inner(child)
+            if found is not None:
+                yield descriptor.name, found
+
+
+def walk(message: Any) -> Iterator[Any]:
+    """A message and everything below it, unwrapped."""
+    yield message
+    for _, child in children(message):
+        yield from walk(child)
+
+
+def strings(nodes: Iterable[Any]) -> list[str]:
+    """The texts of a list of String nodes, such as the parts of a name."""
+    return [node.string.sval for node in nodes if node.WhichOneof("node") == "string"]
+
+
+def verb(statement: Any) -> str:
+    """`SelectStmt` → `SELECT`, `CreateTableAsStmt` → `CREATE TABLE AS`."""
+    name = kind(statement)
     words = "".join(" " + letter if letter.isupper() else letter for letter in name.removesuffix("Stmt"))
     return _SPOKEN.get(name, words.strip().upper())
 
 
-def _visit(node: Any, names: frozenset[str], facts: _Facts) -> None:
-    """Collect the facts below a node; `names` are the common table expressions that can be seen from it."""
-    kind = type(node).__name__
-    if kind == "RangeVar":
-        _see_relation(node, names, facts)
-        return
-    if kind == "FuncCall":
-        facts.functions.add(".".join(part.string.sval for part in node.funcname))
-    elif kind == "LockingClause":
-        facts.locks = True
-    elif kind == "IntoClause":
-        facts.into = True
-    if kind in _WRITES:
-        facts.writes.add(_name(node.relation))
-    if "with_clause" in node.DESCRIPTOR.fields_by_name and node.HasField("with_clause"):
-        names = _visit_with(node.with_clause, names, facts)
-    for field_name, child in _children(node):
-        # The target of a write is a table even where a common table expression has its name.
-        if field_name != "with_clause" and not (field_name == "relation" and kind in _WRITES):
-            _visit(child, names, facts)
-
-
-def _visit_with(clause: Any, names: frozenset[str], facts: _Facts) -> frozenset[str]:
-    """Each expression sees those before it, under RECURSIVE all; gives the names that the statement sees."""
-    own = [item.common_table_expr for item in clause.ctes]
-    everyone = names | {expression.ctename for expression in own}
-    for expression in own:
-        _visit(expression.ctequery, everyone if clause.recursive else names, facts)
-        names = names | {expression.ctename}
-    return names
-
-
-def _see_relation(node: Any, names: frozenset[str], facts: _Facts) -> None:
-    if node.schemaname or node.relname not in names:
-        facts.reads.add(_name(node))
-
-
-def _name(relation: Any) -> str:
-    return f"{relation.schemaname}.{relation.relname}" if relation.schemaname else str(relation.relname)
-
-
-def _children(node: Any) -> Iterator[tuple[str, Any]]:
-    """The messages right below a node, with the field that each stands in."""
-    for descriptor, value in node.ListFields():
-        if descriptor.message_type is None:
-            continue
-        for child in value if _is_repeated(value) else (value,):
-            yield descriptor.name, child
-
-
-def _is_repeated(value: Any) -> bool:
-    return not hasattr(value, "DESCRIPTOR")
+def _field_name(name: str) -> str:
+    """`SelectStmt` → `select_stmt`, the name of its field in Node."""
+    return "".join("_" + letter.lower() if letter.isupper() else letter for letter in name).lstrip("_")

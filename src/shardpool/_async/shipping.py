@@ -1,0 +1,139 @@
+"""`combine` and `pull`: connections of all the shards, one flow over them, and what its errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import Escaping, TransactionStatus
+from psycopg.rows import RowFactory
+
+from .._concurrency import Overdue, async_drive_flow
+from .._flow import Copied
+from .._leg import Statement
+from .._ship import Sources, fill, shipped
+from ..errors import DeadlineExceeded, ScatterError, ShardUnavailable, UnsupportedQuery, first_line
+from ..query.bound import Bound
+from ..query.plan import Shipped
+from ..result import Result
+from . import gather
+from .pools import give_all
+from .lease import Params, is_lost
+from .planning import Planned, any_shard
+
+if TYPE_CHECKING:
+    from .router import AsyncRouter
+
+_TEXT_OID = 25
+_FIRST_NORMAL_OID = 16384
+
+
+async def execute(
+    router: AsyncRouter,
+    found: Planned,
+    bound: Bound,
+    query: Any,
+    params: Params | None,
+    deadline: float,
+    *,
+    binary: bool,
+    row_factory: RowFactory[Any] | None,
+) -> Result:
+    """Bring the rows to one shard and run the final statement there."""
+    plan = bound.plan.scattered
+    assert isinstance(plan, Shipped)
+    at = _middle(router, bound.shards)
+    taken = await gather.take_all(router, bound.shards, deadline, readonly=False)
+    conns = {name: conn for name, (_, conn) in taken.items()}
+    copied = Copied(router.max_pull_rows, router.max_pull_bytes, lambda bound_: _too_much(bound, bound_))
+    try:
+        for conn in conns.values():
+            if not conn.autocommit:
+                await conn.set_autocommit(True)
+        original = gather.statement_on(conns[at], query, params, binary)
+        literals = _literals(conns[at], found, params)
+        sources = [
+            Sources(ship, fill(ship, literals), frozenset().union(*(bound.shards_by_use[use] for use in ship.uses)))
+            for ship in plan.ships
+        ]
+        final = _final(plan, original)
+        flow = shipped(plan, sources, conns, at, original, final, copied)
+        pgresult = await async_drive_flow(flow, deadline)
+        return Result(pgresult, conns[at], bound.shards, row_factory, bound=bound)
+    except Overdue:
+        raise DeadlineExceeded(
+            f"the deadline passed while rows were brought to shard {at}",
+            shard=at,
+            endpoint=taken[at][0].endpoint.name,
+            detail=f"{copied.rows:,} rows had come.",
+            hint="Filter on the partition key, or give it more time with timeout=….",
+        ) from None
+    except psycopg.Error as error:
+        failures = {name: _lost(name, error) for name, conn in conns.items() if is_lost(conn)}
+        if failures:
+            raise ScatterError(f"{len(failures)} of {len(conns)} shards failed", failures=failures) from error
+        raise
+    finally:
+        for conn in conns.values():
+            if conn.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                await conn.close()
+        await give_all(taken.values())
+
+
+def _middle(router: AsyncRouter, names: Sequence[str]) -> str:
+    """The shard to which the rows are brought: each in turn."""
+    for _ in router.shards:
+        name = any_shard(router)
+        if name in names:
+            return name
+    return names[0]
+
+
+def _final(plan: Shipped, original: Statement) -> Statement:
+    """The final statement with the parameters of the original; one of no type that is no longer used is a text."""
+    used = {number for number in range(1, len(original.types) + 1) if f"${number}" in plan.final}
+    types = [oid or (0 if number in used else _TEXT_OID) for number, oid in enumerate(original.types, 1)]
+    return Statement(plan.final.encode(), original.values or [], types, original.formats, original.result_format)
+
+
+def _literals(conn: AsyncConnection[Any], found: Planned, params: Params | None) -> Mapping[int, str]:
+    """The parameters as SQL literals with their types, by their numbers, where their types are PostgreSQL's own."""
+    values = found.arrange(params)
+    transformer = Transformer(conn)
+    dumped = transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
+    literals: dict[int, str] = {}
+    for number, (data, oid) in enumerate(zip(dumped, transformer.types or (), strict=True), 1):
+        cast = _cast(conn, oid)
+        if cast is None:
+            continue
+        text = "NULL" if data is None else Escaping(conn.pgconn).escape_literal(bytes(data)).decode(conn.info.encoding)
+        literals[number] = f"({text}{cast})"
+    return literals
+
+
+def _cast(conn: AsyncConnection[Any], oid: int) -> str | None:
+    """`::type`; nothing for a parameter without a type, None for a type that has another number on other servers."""
+    if not oid:
+        return ""
+    info = conn.adapters.types.get(oid)
+    if info is None or oid >= _FIRST_NORMAL_OID:
+        return None
+    return f"::{info.regtype}" + ("" if info.oid == oid else "[]")
+
+
+def _too_much(bound: Bound, limit: str) -> UnsupportedQuery:
+    reasons = bound.plan.reasons
+    return UnsupportedQuery(
+        f"more than {limit} would have to be brought to one shard",
+        detail=(f"It was not pushed down: {reasons[0]}." if reasons else None),
+        hint="Filter or group by the partition key, select fewer rows, or raise max_pull_rows.",
+    )
+
+
+def _lost(name: str, error: Exception) -> ShardUnavailable:
+    return ShardUnavailable(
+        f"the connection to shard {name} was lost", shard=name, phase="query", detail=first_line(error)
+    )

@@ -1,0 +1,180 @@
+"""Flows of rows between servers: libpq on several sockets at a time, in one thread or one task.
+
+See https://www.postgresql.org/docs/current/libpq-async.html and …/libpq-copy.html. A flow is a generator for
+`_concurrency.drive_flow`; it leaves no connection in the middle of an answer unless it raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import errors
+from psycopg.pq import ExecStatus
+
+from ._concurrency import READ, WRITE
+from ._leg import Statement
+
+T = TypeVar("T")
+Flow = Generator[dict[int, int], dict[int, int], T]
+
+_PIECE = 1 << 16
+_DONE = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
+
+
+def ask(conn: Any, send: Callable[[], None]) -> Flow[Any]:
+    """Send one request and give the last result of its answer; raises what the server says is wrong."""
+    pgconn = conn.pgconn
+    send()
+    while pgconn.flush():
+        ready = yield {pgconn.socket: READ | WRITE}
+        if ready.get(pgconn.socket, 0) & READ:
+            pgconn.consume_input()
+    last: Any = None
+    while True:
+        while pgconn.is_busy():
+            yield {pgconn.socket: READ}
+            pgconn.consume_input()
+        found = pgconn.get_result()
+        if found is None:
+            break
+        if last is None or last.status != ExecStatus.FATAL_ERROR:
+            last = found
+        if found.status in (ExecStatus.COPY_IN, ExecStatus.COPY_OUT):
+            break
+    return checked(conn, last)
+
+
+def checked(conn: Any, pgresult: Any) -> Any:
+    """The result, unless it is an error, which is raised."""
+    if pgresult is None:
+        raise psycopg.OperationalError("the server closed the connection before it answered")
+    if pgresult.status == ExecStatus.FATAL_ERROR:
+        raise errors.error_from_result(pgresult, encoding=conn.info.encoding)
+    return pgresult
+
+
+def run(conn: Any, sql: str) -> Flow[Any]:
+    """Run SQL without parameters."""
+    return ask(conn, partial(conn.pgconn.send_query, sql.encode(conn.info.encoding)))
+
+
+def query(conn: Any, statement: Statement) -> Flow[Any]:
+    """Run a statement with its parameters."""
+    send = partial(
+        conn.pgconn.send_query_params,
+        statement.text,
+        statement.values,
+        param_types=statement.types,
+        param_formats=statement.formats,
+        result_format=statement.result_format,
+    )
+    return ask(conn, send)
+
+
+def describe(conn: Any, statement: Statement) -> Flow[Any]:
+    """The columns that a statement would give, by the server's own word; raises what is wrong with it."""
+    yield from ask(conn, partial(conn.pgconn.send_prepare, b"", statement.text, statement.types))
+    return (yield from ask(conn, partial(conn.pgconn.send_describe_prepared, b"")))
+
+
+class Copied:
+    """What has been copied so far, with bounds; `over` makes the error when one is passed."""
+
+    def __init__(self, max_rows: int, max_bytes: int, over: Callable[[str], Exception]) -> None:
+        self.rows = 0
+        self.bytes = 0
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._over = over
+
+    def count(self, rows: int, size: int) -> None:
+        self.rows += rows
+        self.bytes += size
+        if self.rows > self._max_rows:
+            raise self._over(f"{self._max_rows:,} rows")
+        if self.bytes > self._max_bytes:
+            raise self._over(f"{self._max_bytes / 2**20:,.0f} MiB")
+
+
+def copy_rows(sources: Sequence[tuple[Any, str]], target: Any, table: str, copied: Copied) -> Flow[None]:
+    """The rows of each source's query into a table of the target, all sources at once, in text format.
+
+    A source is read only while the target takes what was sent before: a slow target holds the sources back.
+    """
+    # Sent to all before any is read.
+    for conn, sql in sources:
+        yield from _sent(conn, f"COPY ({sql}) TO STDOUT")
+    for conn, _ in sources:
+        yield from _begun(conn)
+    into = target.pgconn
+    yield from run(target, f"COPY {table} FROM STDIN")
+    left = {conn.pgconn.socket: conn for conn, _ in sources}
+    while left:
+        ready = yield dict.fromkeys(left, READ)
+        for descriptor in ready:
+            conn = left.get(descriptor)
+            if conn is None:
+                continue
+            conn.pgconn.consume_input()
+            pieces, ended = _rows(conn.pgconn)
+            if pieces:
+                data = b"".join(pieces)
+                copied.count(len(pieces), len(data))
+                into.put_copy_data(data)
+                yield from _flushed(into)
+            if ended:
+                del left[descriptor]
+                yield from _ended(conn)
+    into.put_copy_end()
+    yield from _flushed(into)
+    yield from _ended(target)
+
+
+def _sent(conn: Any, sql: str) -> Flow[None]:
+    conn.pgconn.send_query(sql.encode(conn.info.encoding))
+    yield from _flushed(conn.pgconn)
+
+
+def _flushed(pgconn: Any) -> Flow[None]:
+    while pgconn.flush():
+        ready = yield {pgconn.socket: READ | WRITE}
+        if ready.get(pgconn.socket, 0) & READ:
+            pgconn.consume_input()
+
+
+def _begun(conn: Any) -> Flow[None]:
+    pgconn = conn.pgconn
+    while pgconn.is_busy():
+        yield {pgconn.socket: READ}
+        pgconn.consume_input()
+    checked(conn, pgconn.get_result())
+
+
+def _rows(pgconn: Any) -> tuple[list[bytes], bool]:
+    """What has arrived of a COPY: its rows, and whether that was all."""
+    pieces: list[bytes] = []
+    while True:
+        size, data = pgconn.get_copy_data(1)
+        if size > 0:
+            pieces.append(bytes(data))
+        else:
+            return pieces, size < 0
+
+
+def _ended(conn: Any) -> Flow[None]:
+    """Read to the end of an answer whose data has been read."""
+    pgconn = conn.pgconn
+    last: Any = None
+    while True:
+        while pgconn.is_busy():
+            yield {pgconn.socket: READ}
+            pgconn.consume_input()
+        found = pgconn.get_result()
+        if found is None:
+            break
+        if last is None or last.status != ExecStatus.FATAL_ERROR:
+            last = found
+    checked(conn, last)

@@ -1,0 +1,90 @@
+"""Bring rows of several shards to one of them and run a statement over them there: `combine` and `pull`.
+
+Everything happens in one transaction on that shard, which is rolled back: its temporary tables leave nothing behind.
+Each shard is read in one snapshot of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ._flow import Copied, Flow, copy_rows, describe, query, run
+from ._leg import Statement
+from .query.plan import Ship, Shipped
+
+_BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """A ship with the SQL that brings it and the shards that have its rows."""
+
+    ship: Ship
+    sql: str
+    shards: frozenset[str]
+
+
+class TypesDiffer(Exception):
+    """The answer would not have the types that the statement has on one server; `column` is the first such one."""
+
+    def __init__(self, column: str) -> None:
+        super().__init__(column)
+        self.column = column
+
+
+def fill(ship: Ship, literals: Mapping[int, str]) -> str:
+    """The SQL of a ship; a filter with a parameter that has no literal is left out."""
+    sql = ship.query.fill(literals.__getitem__)
+    filters = [found.fill(literals.__getitem__) for found in ship.filters if found.params <= literals.keys()]
+    return sql + (" WHERE " + " AND ".join(f"({found})" for found in filters) if filters else "")
+
+
+def shipped(
+    plan: Shipped,
+    sources: Sequence[Sources],
+    conns: Mapping[str, Any],
+    at: str,
+    original: Statement,
+    final: Statement,
+    copied: Copied,
+    on_described: Callable[[Any], None] | None = None,
+) -> Flow[Any]:
+    """Run the plan with shard `at` in the middle; gives the final statement's result."""
+    middle = conns[at]
+    described = yield from describe(middle, original)
+    for name, conn in conns.items():
+        yield from run(conn, _BEGIN + (" READ ONLY" if name != at else ""))
+    for source in sources:
+        yield from _bring(source, conns, at, copied)
+    result = yield from query(middle, final)
+    _check_types(described, result)
+    for conn in conns.values():
+        yield from run(conn, "ROLLBACK")
+    return result
+
+
+def _bring(source: Sources, conns: Mapping[str, Any], at: str, copied: Copied) -> Flow[None]:
+    ship = source.ship
+    own = "" if at in source.shards else " WITH NO DATA"
+    made = yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp} ON COMMIT DROP AS {source.sql}{own}")
+    copied.count(made.command_tuples or 0, 0)
+    others = [(conns[name], source.sql) for name in conns if name != at and name in source.shards]
+    if others:
+        yield from copy_rows(others, conns[at], f"pg_temp.{ship.temp}", copied)
+    if ship.key:
+        columns = ", ".join('"' + name.replace('"', '""') + '"' for name in ship.key)
+        yield from run(conns[at], f"ALTER TABLE pg_temp.{ship.temp} ADD PRIMARY KEY ({columns})")
+
+
+def _check_types(described: Any, result: Any) -> None:
+    """What the final statement gives must look as what the caller's statement gives on one server."""
+    for column in range(described.nfields):
+        one, other = described, result
+        if (one.fname(column), one.ftype(column), one.fmod(column)) != (
+            other.fname(column),
+            other.ftype(column),
+            other.fmod(column),
+        ):
+            raise TypesDiffer((one.fname(column) or b"").decode(errors="replace"))

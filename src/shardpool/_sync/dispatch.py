@@ -1,0 +1,87 @@
+# Generated from _async/dispatch.py by tools/unasync.py: edit that one, then run `make sync`.
+"""`execute` without a key: plan, bind, and run the plan by its strategy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import RowFactory
+
+from ..errors import InvalidKey, KeyNotCovered
+from ..query.bound import Bound, Fanout, check_fanout
+from ..query.plan import Shipped
+from ..result import Result
+from . import planning, shipping
+from .lease import Params
+from .planning import Planned
+
+if TYPE_CHECKING:
+    from .handle import Handle
+    from .router import Router
+
+
+def execute(
+    router: Router,
+    query: Any,
+    params: Params | None,
+    deadline: float,
+    *,
+    readonly: bool,
+    binary: bool,
+    row_factory: RowFactory[Any] | None,
+    fanout: Fanout,
+    strategy: str | None,
+) -> Result:
+    """Run a statement wherever its rows are."""
+    found = planning.planned(router, query, params, deadline, strategy)
+    handle = _routed(found, params) if found.lookup is not None else None
+    if handle is None:
+        bound = planning.bound(router, found, params)
+        if bound.strategy != "one":
+            check_fanout(bound, fanout)
+            planning.check_alike(router, bound.shards, deadline)
+            router._counts.add(bound.strategy)
+            return _scattered(
+                router, found, bound, query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+            )
+        handle = router.shard(bound.shards[0] if bound.shards else planning.any_shard(router))
+    router._counts.add("one")
+    result = handle._execute_until(query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory)
+    result._planned = found.plan
+    return result
+
+
+def _routed(found: Planned, params: Params | None) -> Handle | None:
+    """The route of a statement whose tables are all pinned to one parameter; None when its value is no plain key."""
+    try:
+        value = params[found.place]  # type: ignore[index]
+    except (LookupError, TypeError):
+        return None
+    if type(value) not in found.exact or len(params) != found.count:  # type: ignore[arg-type]
+        return None
+    assert found.lookup is not None
+    try:
+        return found.lookup(value)
+    except (InvalidKey, KeyNotCovered):
+        return None
+
+
+def _scattered(
+    router: Router,
+    found: Planned,
+    bound: Bound,
+    query: Any,
+    params: Params | None,
+    deadline: float,
+    *,
+    readonly: bool,
+    binary: bool,
+    row_factory: RowFactory[Any] | None,
+) -> Result:
+    plan = bound.plan.scattered
+    assert isinstance(plan, Shipped)
+    try:
+        return shipping.execute(router, found, bound, query, params, deadline, binary=binary, row_factory=row_factory)
+    except planning.DDL_ERRORS:
+        planning.forget_catalog(router)
+        raise

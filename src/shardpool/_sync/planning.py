@@ -1,0 +1,214 @@
+# Generated from _async/planning.py by tools/unasync.py: edit that one, then run `make sync`.
+"""`execute` without a key: from the SQL to a plan, cached by its text, and from the parameters to the shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from .._concurrency import run_all
+from ..errors import RoutingError, ScatterError, ShardError, UnsupportedQuery
+from ..keys import KeyType
+from ..query import catalog as catalogs
+from ..query.bound import Bound, bind
+from ..query.catalog import Catalog
+from ..query.placeholders import Converted, convert
+from ..query.plan import Plan
+from ..query.planner import plan as make_plan
+from .lease import Params
+
+if TYPE_CHECKING:
+    from .route import Route
+    from .router import Router
+    from .state import State
+
+PLANS_MAX = 2048
+# Seconds after which a catalog is read again before something is refused: DDL may have made it possible.
+_FRESH = 1.0
+# The longest that one shard is waited for when another could tell as much.
+_PATIENCE = 1.0
+# For these the fast look-up of a key is right whatever the statement compares it with.
+_EXACT: Mapping[KeyType, tuple[type, ...]] = {"bigint": (int,), "text": (str,)}
+
+
+class Planned:
+    """A statement as it is kept: its plan, its placeholders, and a short way for one that a parameter routes."""
+
+    __slots__ = ("converted", "count", "exact", "lookup", "place", "plan")
+
+    def __init__(self, plan: Plan, converted: Converted | None, state: State) -> None:
+        self.plan = plan
+        self.converted = converted
+        self.lookup: Callable[[Any], Route] | None = None
+        self.exact: tuple[type, ...] = ()
+        self.place: int | str = 0
+        self.count = len(converted.names) if converted is not None else 0
+        if plan.key_param is not None and converted is not None:
+            keyspace, number = plan.key_param
+            self.exact = _EXACT.get(state.topology.keyspaces[keyspace].key_types[0], ())
+            self.lookup = state.lookup_by_keyspace[keyspace] if self.exact else None
+            self.place = converted.names[number]
+
+    def arrange(self, params: Params | None) -> list[Any]:
+        return [] if params is None or self.converted is None else self.converted.arrange(params)
+
+
+class Knowledge:
+    """What the shards have told of themselves: one shard's catalog, and which others have been found to be like it."""
+
+    def __init__(self) -> None:
+        self.catalog: Catalog | None = None
+        self.told: Mapping[str, Any] = {}
+        self.by: str = ""
+        self.read_at = float("-inf")
+        self.built_in: list[Any] | None = None
+        self.alike: set[str] = set()
+
+
+def planned(router: Router, query: Any, params: Params | None, deadline: float, strategy: str | None = None) -> Planned:
+    """The plan of a statement; cached by its text for as long as topology and catalog hold."""
+    state = router._state
+    key = (query, params is None, strategy)
+    if type(query) is str:
+        found = state.plans.get(key)
+        if found is not None:
+            return found
+    text, converted = _text(query, params is not None)
+    catalog = _catalog(router, deadline)
+    try:
+        made = make_plan(text, state.topology, catalog, strategy=strategy)
+        stale = made.refusal is not None
+    except (RoutingError, UnsupportedQuery):
+        if not _refreshed(router, deadline):
+            raise
+        stale = False
+        made = make_plan(text, state.topology, _catalog(router, deadline), strategy=strategy)
+    if stale and _refreshed(router, deadline):
+        made = make_plan(text, state.topology, _catalog(router, deadline), strategy=strategy)
+    found = Planned(made, converted, state)
+    if type(query) is str:
+        if len(state.plans) >= PLANS_MAX:
+            state.plans.pop(next(iter(state.plans)), None)
+        state.plans[key] = found
+    return found
+
+
+def bound(router: Router, found: Planned, params: Params | None) -> Bound:
+    """The shards that the statement asks with these parameters."""
+    return bind(found.plan, router._state.topology, found.arrange(params))
+
+
+def any_shard(router: Router) -> str:
+    """Each shard in turn, passing over those that could not be reached last."""
+    names = router.shards
+    router._turn += 1
+    order = [names[(router._turn + number) % len(names)] for number in range(len(names))]
+    well = [name for name in order if not router._state.pools[name].primary.is_failing]
+    return (well or order)[0]
+
+
+def _text(query: Any, has_params: bool) -> tuple[str, Converted | None]:
+    if isinstance(query, sql.Composable):
+        query = query.as_bytes(None)
+    if isinstance(query, str):
+        query = query.encode()
+    if not isinstance(query, bytes):
+        raise UnsupportedQuery(
+            f"a query of type {type(query).__name__} cannot be routed by its tables",
+            hint="Pass str, bytes or a psycopg.sql object, or give key=….",
+        )
+    if b"\0" in query:
+        raise UnsupportedQuery("the statement holds a NUL character")
+    converted = convert(query) if has_params else None
+    return (converted.text if converted is not None else query).decode(), converted
+
+
+def forget_catalog(router: Router) -> None:
+    """Read it again before the next statement is planned: DDL was run, or what it says turned out to be wrong."""
+    router._knowledge.catalog = None
+    router._state.plans.clear()
+
+
+def _refreshed(router: Router, deadline: float) -> bool:
+    """Read the catalog again unless that has just been done."""
+    if monotonic() - router._knowledge.read_at < _FRESH:
+        return False
+    forget_catalog(router)
+    _catalog(router, deadline)
+    return True
+
+
+def _catalog(router: Router, deadline: float) -> Catalog:
+    """The catalog of the first shard that answers."""
+    known = router._knowledge
+    if known.catalog is not None and set(router._state.topology.placements) == known.told.get("asked"):
+        return known.catalog
+    names = [any_shard(router) for _ in router.shards]
+    for number, name in enumerate(names):
+        until = deadline if number == len(names) - 1 else min(deadline, monotonic() + _PATIENCE)
+        try:
+            told = _told(router, name, until)
+            if known.built_in is None:
+                known.built_in = _asked(router, name, catalogs.BUILT_IN_QUERY, None, until)
+        except ShardError:
+            if number == len(names) - 1 or monotonic() >= deadline:
+                raise
+        else:
+            break
+    assert known.built_in is not None
+    known.told, known.by, known.alike, known.read_at = told, name, {name}, monotonic()
+    known.catalog = catalogs.make_catalog(told, known.built_in)
+    return known.catalog
+
+
+def check_alike(router: Router, names: Sequence[str], deadline: float) -> None:
+    """Raise `UnsupportedQuery` unless the shards have the same tables, functions and settings."""
+    known = router._knowledge
+    unknown = [name for name in names if name not in known.alike]
+    if not unknown:
+        return
+    outcomes = run_all([partial(_told, router, name, deadline) for name in unknown])
+    failures = {name: error for name, (_, error) in zip(unknown, outcomes, strict=True) if error is not None}
+    if failures:
+        raise ScatterError(f"{len(failures)} of {len(names)} shards failed", failures=failures) from next(
+            iter(failures.values())
+        )
+    for name, (told, _) in zip(unknown, outcomes, strict=True):
+        differing = list(catalogs.differences(router._state.topology, known.told, told))
+        if differing:
+            by = known.by
+            known.catalog = None
+            raise UnsupportedQuery(
+                f"shards {by} and {name} are not alike: {differing[0]}",
+                detail="; ".join(differing[:8]) if len(differing) > 1 else None,
+                hint="Make them alike, then ask again; a statement for one shard is answered meanwhile.",
+            )
+        known.alike.add(name)
+
+
+def _told(router: Router, name: str, deadline: float) -> Any:
+    tables = list(router._state.topology.placements)
+    told = _asked(router, name, catalogs.CATALOG_QUERY, [tables], deadline)
+    told["asked"] = set(tables)
+    return told
+
+
+def _asked(router: Router, name: str, query: str, params: list[Any] | None, deadline: float) -> Any:
+    timeout = max(0.0, deadline - monotonic())
+    result = router.shard(name).execute(query, params, timeout=timeout, row_factory=tuple_row)
+    return json.loads(result.rows[0][0])
+
+
+DDL_ERRORS = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.UndefinedObject,
+)

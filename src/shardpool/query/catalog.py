@@ -1,0 +1,218 @@
+"""What the shards know that SQL text does not tell: columns, keys, collations, functions. Values, and the SQL for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..topology import Topology
+
+# Settings that decide what a value means or looks like: they must be equal where values are brought together.
+_SETTINGS = (
+    "TimeZone DateStyle IntervalStyle search_path extra_float_digits bytea_output lc_monetary lc_numeric lc_time "
+    "xmloption server_encoding default_text_search_config array_nulls transform_null_equals "
+    "standard_conforming_strings"
+)
+
+# One JSON text per server. Expanded by format_type() and the like, since oids differ from server to server.
+CATALOG_QUERY = f"""
+with named as (
+    select n.name, pg_catalog.to_regclass(
+               pg_catalog.quote_ident(pg_catalog.split_part(n.name, '.', 1)) || '.' ||
+               pg_catalog.quote_ident(pg_catalog.split_part(n.name, '.', 2))) as oid
+    from pg_catalog.unnest(%s::text[]) n (name)
+)
+select pg_catalog.json_build_object(
+    'tables', (select pg_catalog.json_object_agg(n.name, pg_catalog.json_build_object(
+            'kind', c.relkind, 'rls', c.relrowsecurity,
+            'visible', coalesce(pg_catalog.to_regclass(pg_catalog.quote_ident(c.relname))::oid = c.oid, false),
+            'columns', (select pg_catalog.json_agg(pg_catalog.json_build_array(
+                            a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                            l.collname, coalesce(l.collisdeterministic, true), a.attidentity <> '' or
+                            a.attgenerated <> '') order by a.attnum)
+                        from pg_catalog.pg_attribute a left join pg_catalog.pg_collation l on l.oid = a.attcollation
+                        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
+            'key', (select pg_catalog.json_agg(a.attname order by k.number)
+                    from pg_catalog.pg_index i
+                    cross join lateral pg_catalog.unnest(i.indkey) with ordinality k (attnum, number)
+                    join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
+                    where i.indrelid = c.oid and i.indisprimary)))
+        from named n join pg_catalog.pg_class c on c.oid = n.oid),
+    'shadows', (select pg_catalog.json_object_agg(r.name, r.found) from (
+        select distinct pg_catalog.split_part(n.name, '.', 2) as name,
+               pg_catalog.to_regclass(pg_catalog.quote_ident(pg_catalog.split_part(n.name, '.', 2)))::oid::regclass::text
+               as found
+        from named n) r where r.found is not null),
+    'functions', (select pg_catalog.json_agg(f.facts order by f.facts::text) from (
+        select distinct pg_catalog.json_build_array(p.proname, p.prokind, p.provolatile, p.proretset, l.lanname)::jsonb
+               as facts
+        from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
+        join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+        where n.nspname not in ('pg_catalog', 'information_schema', 'shardpool')) f),
+    'operators', (select pg_catalog.json_agg(f.facts order by f.facts::text) from (
+        select distinct pg_catalog.json_build_array(o.oprname, p.provolatile, l.lanname)::jsonb as facts
+        from pg_catalog.pg_operator o join pg_catalog.pg_proc p on p.oid = o.oprcode
+        join pg_catalog.pg_language l on l.oid = p.prolang
+        join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
+        where n.nspname <> 'pg_catalog') f),
+    'settings', (select pg_catalog.json_object_agg(s.name, pg_catalog.current_setting(s.name, true))
+                 from pg_catalog.unnest(pg_catalog.string_to_array('{_SETTINGS}', ' ')) s (name)),
+    'database', (select pg_catalog.json_build_object(
+                     'datcollate', d.datcollate, 'datctype', d.datctype,
+                     'datlocprovider', pg_catalog.to_jsonb(d) ->> 'datlocprovider',
+                     'datlocale', coalesce(pg_catalog.to_jsonb(d) ->> 'datlocale',
+                                           pg_catalog.to_jsonb(d) ->> 'daticulocale'),
+                     'datcollversion', pg_catalog.to_jsonb(d) ->> 'datcollversion')
+                 from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()),
+    'collations', (select pg_catalog.json_object_agg(l.collname, l.collversion)
+                   from pg_catalog.pg_collation l
+                   where l.collversion is not null and exists (
+                       select from pg_catalog.pg_attribute a join named n on a.attrelid = n.oid
+                       where a.attcollation = l.oid))
+)::text
+"""
+
+BUILT_IN_QUERY = """
+select pg_catalog.json_agg(f.facts)::text from (
+    select distinct pg_catalog.json_build_array(p.proname, p.prokind, p.provolatile, p.proretset)::jsonb as facts
+    from pg_catalog.pg_proc p where p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace) f
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`type` as format_type() spells it; `collation` is None for types that have none; `filled`: identity, generated."""
+
+    name: str
+    type: str
+    not_null: bool
+    collation: str | None
+    deterministic: bool
+    filled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table, alike on all shards. `key` is its primary key, empty when it has none."""
+
+    name: str
+    kind: str
+    row_security: bool
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+    def column(self, name: str) -> Column | None:
+        return next((column for column in self.columns if column.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """All functions of one name together: `kinds` of pg_proc.prokind, the worst volatility, whether any gives a set."""
+
+    kinds: frozenset[str]
+    volatility: str
+    gives_set: bool
+    built_in: bool = True
+
+    @property
+    def is_aggregate(self) -> bool:
+        return "a" in self.kinds
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What all shards that were compared agree on. `visible` maps a table's bare name to its qualified one."""
+
+    tables: Mapping[str, Table]
+    visible: Mapping[str, str]
+    functions: Mapping[str, Function]
+    operators: Mapping[str, str]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    collation: str = ""
+
+    def resolve(self, schema: str, name: str) -> str | None:
+        """The qualified name of a table as the servers' search_path finds it; None when they find nothing known."""
+        if schema:
+            return f"{schema}.{name}"
+        return self.visible.get(name)
+
+    def sorts_by_bytes(self, column: Column) -> bool:
+        """Whether the column's text is ordered by its UTF-8 bytes."""
+        name = self.collation if column.collation == "default" else column.collation
+        return name in ("C", "POSIX", "ucs_basic") and self.settings.get("server_encoding") == "UTF8"
+
+
+def make_catalog(told: Mapping[str, Any], built_in: list[Any]) -> Catalog:
+    """The catalog of one shard's answer to `CATALOG_QUERY` (as JSON), with PostgreSQL's own functions."""
+    tables = {name: _table(name, facts) for name, facts in (told["tables"] or {}).items()}
+    visible = {name.split(".", 1)[1]: name for name, facts in (told["tables"] or {}).items() if facts["visible"]}
+    functions = _functions(built_in, built_in=True)
+    for name, function in _functions(told["functions"] or [], built_in=False).items():
+        known = functions.get(name)
+        functions[name] = function if known is None else _worse(known, function)
+    operators: dict[str, str] = {}
+    for name, volatility, language in told["operators"] or []:
+        operators[name] = max(operators.get(name, "i"), _believed(volatility, language), key="isv".index)
+    database = told["database"]
+    collation = database["datcollate"] if database["datlocprovider"] in (None, "c") else database["datlocale"]
+    return Catalog(tables, visible, functions, operators, told["settings"], collation or "")
+
+
+def _table(name: str, facts: Mapping[str, Any]) -> Table:
+    columns = tuple(Column(*column) for column in facts["columns"] or [])
+    return Table(name, facts["kind"], facts["rls"], columns, tuple(facts["key"] or ()))
+
+
+def _functions(rows: list[Any], *, built_in: bool) -> dict[str, Function]:
+    found: dict[str, Function] = {}
+    for name, kind, volatility, gives_set, *language in rows:
+        believed = _believed(volatility, language[0]) if language else volatility
+        function = Function(frozenset(kind), believed, gives_set, built_in)
+        known = found.get(name)
+        found[name] = function if known is None else _worse(known, function)
+    return found
+
+
+def _believed(volatility: str, language: str) -> str:
+    """A function that is not IMMUTABLE may read tables, whatever its language: only IMMUTABLE is taken at its word."""
+    return "i" if volatility == "i" else "v"
+
+
+def _worse(one: Function, other: Function) -> Function:
+    return Function(
+        one.kinds | other.kinds,
+        max(one.volatility, other.volatility, key="isv".index),
+        one.gives_set or other.gives_set,
+        one.built_in and other.built_in,
+    )
+
+
+def differences(topology: Topology, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
+    """What two shards tell otherwise, in words. A single table counts only where it lives, so not at all."""
+    for name in topology.placements:
+        if name in topology.single_tables:
+            continue
+        ours, theirs = ((told["tables"] or {}).get(name) for told in (one, other))
+        if ours != theirs:
+            yield f"table {name.removeprefix('public.')}{_table_difference(ours, theirs)}"
+    for key, known in (("settings", "setting"), ("database", ""), ("collations", "version of collation")):
+        for name in {**(one[key] or {}), **(other[key] or {})}:
+            ours, theirs = (one[key] or {}).get(name), (other[key] or {}).get(name)
+            if ours != theirs:
+                yield f"{known} {name} ({ours} and {theirs})".strip()
+    for key in ("functions", "operators"):
+        ours, theirs = ({str(facts) for facts in told[key] or []} for told in (one, other))
+        if ours != theirs:
+            names = {facts[0] for told in (one, other) for facts in told[key] or [] if str(facts) in ours ^ theirs}
+            yield f"{key} {', '.join(sorted(names)[:5])}"
+
+
+def _table_difference(ours: Any, theirs: Any) -> str:
+    if ours is None or theirs is None:
+        return " (it is not on both)"
+    columns, others = ours["columns"] or [], theirs["columns"] or []
+    names = [str(one[0]) for one in columns if one not in others] + [
+        str(one[0]) for one in others if one not in columns
+    ]
+    return f" (column {', '.join(dict.fromkeys(names))})" if names else " (its order of columns, kind or primary key)"

@@ -1,0 +1,284 @@
+"""What a statement says about a partition key, and which buckets that leaves when its parameters are known.
+
+A pin never leaves out a bucket that holds a row which matters; when in doubt it leaves all in.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from itertools import product
+from typing import Any
+from uuid import UUID
+
+from ..errors import InvalidKey, KeyNotCovered
+from ..keys import KeyType
+from ..partitioning import Partitioning, Range
+
+_INTEGER = re.compile(r"[ \t\n\r\f\v]*[+-]?[0-9]{1,19}[ \t\n\r\f\v]*", re.ASCII)
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_INT64 = range(-(2**63), 2**63)
+# Keys that a composite pin may be multiplied out to; above it every bucket is asked.
+_COMBINATIONS_MAX = 10_000
+
+
+class _Unknown:
+    """A value that cannot be compared with the key here: it pins nothing."""
+
+
+UNKNOWN = _Unknown()
+# A value that no key equals, NULL for one.
+NOTHING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A literal, or the parameter `$n`; `cast` is the type that it is cast to, if any."""
+
+    value: Any = None
+    param: int = 0
+    cast: str = ""
+
+    def __str__(self) -> str:
+        return f"${self.param}" if self.param else repr(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    """The key is one of these."""
+
+    consts: tuple[Const, ...]
+
+    def __str__(self) -> str:
+        return "= " + (str(self.consts[0]) if len(self.consts) == 1 else f"in ({', '.join(map(str, self.consts))})")
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """The key is in the list that this parameter is."""
+
+    const: Const
+
+    def __str__(self) -> str:
+        return f"= any({self.const})"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The key is `<`, `<=`, `>` or `>=` a value."""
+
+    operator: str
+    const: Const
+
+    def __str__(self) -> str:
+        return f"{self.operator} {self.const}"
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """One of the pins holds."""
+
+    pins: tuple[Pin, ...]
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.pins))
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """All of the pins hold."""
+
+    pins: tuple[Pin, ...]
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.pins))
+
+
+Pin = In | AnyOf | Bound | Either | Both
+Values = Sequence[Any]
+
+
+def buckets(pins: Sequence[Sequence[Pin]], partitioning: Partitioning, params: Values) -> set[int] | None:
+    """The buckets that the pins leave, given those of each key part; None when they leave all."""
+    if len(pins) == 1:
+        return _narrowed(_buckets(pin, partitioning, params) for pin in pins[0])
+    keys: list[set[Any]] = []
+    for part, key_type in zip(pins, partitioning.key_types, strict=True):
+        found = _narrowed(_values(pin, key_type, params) for pin in part)
+        if found is None:
+            return None
+        keys.append(found)
+    size = 1
+    for values in keys:
+        size *= len(values)
+    return _buckets_of(product(*keys), partitioning) if size <= _COMBINATIONS_MAX else None
+
+
+def _narrowed(sets: Iterable[set[Any] | None]) -> set[Any] | None:
+    found: set[Any] | None = None
+    for one in sets:
+        if one is not None:
+            found = one if found is None else found & one
+    return found
+
+
+def _widened(sets: Iterable[set[Any] | None]) -> set[Any] | None:
+    found: set[Any] = set()
+    for one in sets:
+        if one is None:
+            return None
+        found |= one
+    return found
+
+
+def _buckets(pin: Pin, partitioning: Partitioning, params: Values) -> set[int] | None:
+    match pin:
+        case Both(pins):
+            return _narrowed(_buckets(one, partitioning, params) for one in pins)
+        case Either(pins):
+            return _widened(_buckets(one, partitioning, params) for one in pins)
+        case Bound(operator, const):
+            return _range_buckets(operator, const, partitioning, params)
+    values = _values(pin, partitioning.key_types[0], params)
+    return None if values is None else _buckets_of(((value,) for value in values), partitioning)
+
+
+def _buckets_of(keys: Iterable[tuple[Any, ...]], partitioning: Partitioning) -> set[int]:
+    """The buckets of the keys; a key that no range or list entry holds has no rows."""
+    found = set()
+    for key in keys:
+        try:
+            found.add(partitioning.bucket(key[0] if len(key) == 1 else key))
+        except KeyNotCovered:
+            continue
+    return found
+
+
+def _range_buckets(operator: str, const: Const, partitioning: Partitioning, params: Values) -> set[int] | None:
+    if not isinstance(partitioning, Range):
+        return None
+    value = key_value(const, partitioning.key_types[0], params)
+    if value is UNKNOWN:
+        return None
+    if value is NOTHING:
+        return set() if _plain(const, params) is None else None
+    every = range(partitioning.bucket_count)
+    if operator == ">" or operator == ">=":
+        return set(every[bisect_right(partitioning.ends, value) :])
+    last = bisect_right(partitioning.ends, value) if operator == "<=" else bisect_left(partitioning.ends, value)
+    return set(every[: last + 1])
+
+
+def _values(pin: Pin, key_type: KeyType, params: Values) -> set[Any] | None:
+    match pin:
+        case In(consts):
+            return _known(key_value(const, key_type, params) for const in consts)
+        case AnyOf(const):
+            return _known(_listed(const, key_type, params))
+        case Either(pins):
+            return _widened(_values(one, key_type, params) for one in pins)
+        case Both(pins):
+            return _narrowed(_values(one, key_type, params) for one in pins)
+    return None
+
+
+def _known(values: Iterable[Any]) -> set[Any] | None:
+    found = set()
+    for value in values:
+        if value is UNKNOWN:
+            return None
+        if value is not NOTHING:
+            found.add(value)
+    return found
+
+
+def _listed(const: Const, key_type: KeyType, params: Values) -> Iterator[Any]:
+    values = params[const.param - 1] if const.param else const.value
+    if values is None:
+        return
+    if type(values) is not list:
+        yield UNKNOWN
+        return
+    # psycopg dumps a list by the type of its items: numbers and texts together are an error or another comparison.
+    if len({type(value) for value in values if value is not None}) > 1:
+        yield UNKNOWN
+        return
+    for value in values:
+        yield key_value(Const(value, cast=const.cast), key_type, ())
+
+
+def _plain(const: Const, params: Values) -> Any:
+    return params[const.param - 1] if const.param else const.value
+
+
+def key_value(const: Const, key_type: KeyType, params: Values) -> Any:
+    """The key that a value is equal to in SQL: canonical, or NOTHING (no key equals it), or UNKNOWN."""
+    value = _plain(const, params)
+    if value is None:
+        return NOTHING
+    try:
+        return _READERS[key_type](value, const.cast)
+    except (InvalidKey, ValueError):
+        return UNKNOWN
+
+
+_INTEGER_CASTS = ("", "int2", "int4", "int8")
+
+
+def _bigint(value: Any, cast: str) -> Any:
+    if cast not in _INTEGER_CASTS and not (cast == "numeric" and type(value) in (int, Decimal)):
+        return UNKNOWN
+    if type(value) is str:
+        number = int(value) if _INTEGER.fullmatch(value) else None
+        return number if number is not None and number in _INT64 else UNKNOWN
+    if type(value) is Decimal and not cast.startswith("int"):
+        if not value.is_finite() or value != value.to_integral_value():
+            return NOTHING
+        value = int(value)
+    if type(value) is not int:
+        return UNKNOWN
+    return value if value in _INT64 else NOTHING if not cast.startswith("int") else UNKNOWN
+
+
+def _text(value: Any, cast: str) -> Any:
+    return value if type(value) is str and cast in ("", "text", "varchar") else UNKNOWN
+
+
+def _uuid(value: Any, cast: str) -> Any:
+    if cast not in ("", "uuid"):
+        return UNKNOWN
+    if type(value) is UUID:
+        return value
+    return UUID(value) if type(value) is str and _UUID.fullmatch(value) else UNKNOWN
+
+
+def _bytea(value: Any, cast: str) -> Any:
+    return value if type(value) is bytes and cast in ("", "bytea") else UNKNOWN
+
+
+def _date(value: Any, cast: str) -> Any:
+    if cast not in ("", "date"):
+        return UNKNOWN
+    if type(value) is date:
+        return value
+    return date.fromisoformat(value) if type(value) is str and _DATE.fullmatch(value) else UNKNOWN
+
+
+def _timestamptz(value: Any, cast: str) -> Any:
+    known = type(value) is datetime and value.tzinfo is not None and cast in ("", "timestamptz")
+    return value if known else UNKNOWN
+
+
+_READERS = {
+    "bigint": _bigint,
+    "text": _text,
+    "uuid": _uuid,
+    "bytea": _bytea,
+    "date": _date,
+    "timestamptz": _timestamptz,
+}

@@ -1,0 +1,186 @@
+"""Plans: where a statement goes and what is done with the answers. Printable data, without any parameter's value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..errors import UnsupportedQuery
+from ..topology import Reference, Sharded, Single, Topology
+from .pins import Both, Const, In, Pin, buckets
+from .scopes import Node
+from .template import Template
+
+STRATEGIES = ("one", "concatenate", "merge", "add", "combine", "pull", "write", "split")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One occurrence of a table, with the pins of its key by part."""
+
+    table: str
+    keyspace: str = ""
+    pins: tuple[tuple[Pin, ...], ...] = ()
+    shard: str = ""
+
+    def shards(self, topology: Topology, params: Sequence[Any]) -> frozenset[str]:
+        """The names of the shards on which its rows that matter lie."""
+        if not self.keyspace:
+            return frozenset((self.shard,))
+        keyspace = topology.keyspaces[self.keyspace]
+        found = buckets(self.pins, keyspace.partitioning, params) if any(self.pins) else None
+        if found is None:
+            return frozenset(keyspace.shard_by_bucket)
+        return frozenset(keyspace.shard_by_bucket[bucket] for bucket in found)
+
+    def __str__(self) -> str:
+        table = self.table.removeprefix("public.")
+        if not self.keyspace:
+            return f"{table} on {self.shard}"
+        pins = [f"key {' and '.join(map(str, part))}" for part in self.pins if part]
+        return f"{table}: {', '.join(pins)}" if pins else f"{table}: every key"
+
+
+@dataclass(frozen=True, slots=True)
+class Ship:
+    """Rows that are brought to one shard, into a temporary table, before the final statement is run there.
+
+    `query` is what each shard answers; each of the `filters` may be left out. `uses` are the numbers of the uses that
+    need it. `key` are columns that are unique in it.
+    """
+
+    temp: str
+    subject: str
+    query: Template
+    filters: tuple[Template, ...]
+    uses: tuple[int, ...]
+    key: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """Bring rows to one shard, and run `final` there: `combine` brings partial results, `pull` rows of tables."""
+
+    name: str
+    ships: tuple[Ship, ...]
+    final: str
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """A column, by its number in what the shards answer, by which rows are merged: `decoder` names how it is compared."""
+
+    column: int
+    decoder: str
+    descending: bool
+    nulls_first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Run `sql` on each shard and bring the rows together without a server.
+
+    `sort` is empty when they only follow one another. `width` columns are the caller's, those after it are for sorting.
+    `limit` and `offset` cut the whole. With `add` each column is one value made of the shards' values.
+    """
+
+    name: str
+    sql: str
+    width: int = 0
+    sort: tuple[SortKey, ...] = ()
+    limit: Const | None = None
+    offset: Const | None = None
+    add: tuple[str, ...] = ()
+
+
+Scattered = Gathered | Shipped
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of one statement without its parameters.
+
+    On one shard it runs as it stands. `root` is the number of the use by whose key its rows are on shards when every
+    shard can answer for itself. `scattered` is what is done when it concerns several shards; `refusal` why nothing is.
+    `reasons` say why no faster way was taken.
+    """
+
+    sql: str
+    verb: str
+    uses: tuple[Use, ...]
+    writes: bool
+    scattered: Scattered | None = None
+    refusal: UnsupportedQuery | None = None
+    root: int | None = None
+    reasons: tuple[str, ...] = ()
+    needs_shard: bool = False
+
+    @cached_property
+    def key_param(self) -> tuple[str, int] | None:
+        """The keyspace and the place of the parameter that is the key of all tables, when it is that simple."""
+        keyspaces = {use.keyspace for use in self.uses}
+        if len(keyspaces) != 1 or "" in keyspaces or any(len(use.pins) != 1 for use in self.uses):
+            return None
+        common = set.intersection(*(set(_params(use.pins[0])) for use in self.uses))
+        return (keyspaces.pop(), min(common) - 1) if common else None
+
+    @cached_property
+    def is_static(self) -> bool:
+        """Whether the shards are known without the parameters."""
+        return not any(const.param for use in self.uses for part in use.pins for const in _consts(part))
+
+    def shards_by_use(self, topology: Topology, params: Sequence[Any]) -> list[frozenset[str]]:
+        """For each use the names of the shards on which its rows that matter lie."""
+        return [use.shards(topology, params) for use in self.uses]
+
+
+def _params(pins: Sequence[Pin]) -> Iterator[int]:
+    """The parameters that the key is equal to."""
+    for pin in pins:
+        if isinstance(pin, Both):
+            yield from _params(pin.pins)
+        elif isinstance(pin, In) and len(pin.consts) == 1 and pin.consts[0].param and not pin.consts[0].cast:
+            yield pin.consts[0].param
+
+
+def _consts(value: Any) -> Iterator[Const]:
+    if isinstance(value, Const):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _consts(item)
+    else:
+        for name in ("consts", "const", "pins"):
+            yield from _consts(getattr(value, name, ()))
+
+
+def uses_of(nodes: Sequence[Node]) -> tuple[Use, ...]:
+    """The uses of the nodes that are tables, with the pins of all nodes that they are tied to."""
+    found = []
+    for node in nodes:
+        match node.placement:
+            case Sharded():
+                pins: list[list[Pin]] = [list(part) for part in node.pins]
+                for other in nodes:
+                    if other is not node and other.has_key and node in _tied(other):
+                        for part, more in enumerate(other.pins):
+                            pins[part].extend(more)
+                found.append(Use(node.table, node.keyspace, tuple(tuple(dict.fromkeys(part)) for part in pins)))
+            case Single(shard):
+                found.append(Use(node.table, shard=shard))
+            case Reference() | None:
+                continue
+    return tuple(found)
+
+
+def _tied(node: Node) -> set[Node]:
+    """The nodes with the same key as this one's, by edges between nodes with a key."""
+    found, left = {node}, [node]
+    while left:
+        for other in left.pop().edges:
+            if other.has_key and other.keyspace == node.keyspace and other not in found:
+                found.add(other)
+                left.append(other)
+    return found

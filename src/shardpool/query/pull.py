@@ -1,0 +1,166 @@
+"""The floor under everything: the rows that a statement needs go to one shard, and the statement itself is run there.
+
+Only columns whose names occur in the statement are brought, and only rows that conditions on one table alone leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import UnsupportedQuery
+from ..topology import Topology
+from .analysis import Analysis
+from .catalog import Catalog, Table
+from .plan import Ship, Shipped
+from .purity import is_pure
+from .scopes import Node
+from .statement import copy, deparse, expression, inner, kind, parse, strings, walk
+from .template import Template, template
+
+TEMP = "_shardpool_{}"
+
+
+def pull(sql: str, topology: Topology, catalog: Catalog) -> Shipped:
+    """The plan that brings the rows of every table to one shard. Raises `UnsupportedQuery`."""
+    tree = parse(sql)[0]
+    analysis = Analysis(topology, catalog)
+    analysis.statement(tree)
+    if analysis.locks:
+        raise UnsupportedQuery(
+            "rows of several shards cannot be locked by one SELECT",
+            hint="Filter on the partition key, or lock them shard by shard on connections of your own.",
+        )
+    nodes = analysis.tables
+    _check_names(tree, nodes)
+    wanted = _Wanted(tree)
+    groups: dict[tuple[str, bool], list[int]] = {}
+    for number, node in enumerate(nodes):
+        groups.setdefault((node.table, node.relation.inh), []).append(number)
+    ships: list[Ship] = []
+    for (table, inherits), numbers in groups.items():
+        uses = [nodes[number] for number in numbers]
+        temp = TEMP.format(len(ships) + 1)
+        columns = wanted.columns(catalog.tables[table], uses)
+        ships.append(_ship(temp, catalog.tables[table], inherits, columns, uses, tuple(numbers), catalog))
+        for node in uses:
+            _replace(node, temp)
+    _strip_schemas(tree)
+    return Shipped("pull", tuple(ships), deparse(tree))
+
+
+class _Wanted:
+    """The columns that a statement may look at, by their names alone: wherever a name occurs, it may be meant."""
+
+    def __init__(self, tree: Any) -> None:
+        self._names: set[str] = set()
+        self._everything = False
+        for found in walk(tree):
+            match kind(found):
+                case "ColumnRef":
+                    self._names.update(strings(found.fields)[-1:])
+                    self._everything |= any(field.WhichOneof("node") == "a_star" for field in found.fields)
+                case "JoinExpr":
+                    self._names.update(strings(found.using_clause))
+                    self._everything |= found.is_natural
+                case "A_Indirection" | "ResTarget":
+                    self._everything |= any(item.WhichOneof("node") == "a_star" for item in found.indirection)
+
+    def columns(self, table: Table, uses: Sequence[Node]) -> list[str]:
+        """The columns to bring; all when a whole row is meant, or its columns are named by their positions."""
+        names = [column.name for column in table.columns]
+        whole = any(node.alias in self._names or node.relation.alias.colnames for node in uses)
+        if self._everything or whole:
+            return names
+        found = [name for name in names if name in self._names]
+        return found or [next(iter(table.key), names[0])] if names else []
+
+
+def _ship(
+    temp: str,
+    table: Table,
+    inherits: bool,
+    columns: Sequence[str],
+    uses: Sequence[Node],
+    numbers: tuple[int, ...],
+    catalog: Catalog,
+) -> Ship:
+    schema, name = table.name.split(".", 1)
+    listed = ", ".join(map(quoted, columns))
+    query = f"SELECT {listed} FROM {'' if inherits else 'ONLY '}{quoted(schema)}.{quoted(name)}"
+    key = table.key if table.key and set(table.key) <= set(columns) else ()
+    return Ship(temp, table.name, Template((query,)), _filters(uses, catalog), numbers, key)
+
+
+def _filters(uses: Sequence[Node], catalog: Catalog) -> tuple[Template, ...]:
+    """Conditions that every row that any of the uses needs fulfils."""
+    by_use = [[_bare(found) for found in node.filters if is_pure(found, catalog)] for node in uses]
+    if not all(by_use):
+        return ()
+    if len(by_use) == 1:
+        return tuple(_condition(found) for found in by_use[0])
+    arms = [" AND ".join(f"({_sql(found)})" for found in filters) for filters in by_use]
+    return (_condition(inner(expression(" OR ".join(f"({arm})" for arm in arms)))),)
+
+
+def _bare(condition: Any) -> Any:
+    """A copy of a condition in which columns have lost the names of their tables."""
+    found = copy(condition)
+    for reference in walk(found):
+        if kind(reference) == "ColumnRef":
+            del reference.fields[:-1]
+    return found
+
+
+def _sql(condition: Any) -> str:
+    return deparse(_selecting(condition)).removeprefix("SELECT ")
+
+
+def _condition(condition: Any) -> Template:
+    found = template(_selecting(condition))
+    first = found.parts[0]
+    assert isinstance(first, str)
+    return Template((first.removeprefix("SELECT "), *found.parts[1:]))
+
+
+def _selecting(condition: Any) -> Any:
+    """`SELECT condition`, as a tree."""
+    select = parse("select 1")[0]
+    node = select.target_list[0].res_target.val
+    for descriptor in node.DESCRIPTOR.fields:
+        if descriptor.message_type is condition.DESCRIPTOR:
+            getattr(node, descriptor.name).CopyFrom(condition)
+    return select
+
+
+def _replace(node: Node, temp: str) -> None:
+    """Let the statement read the temporary table where it read the table, under the same name."""
+    relation = node.relation
+    relation.alias.aliasname = node.alias
+    relation.schemaname, relation.relname, relation.inh = "pg_temp", temp, True
+
+
+def _check_names(tree: Any, nodes: Sequence[Node]) -> None:
+    """A table of another schema may not have the name under which a temporary table will stand."""
+    tables: dict[str, set[str]] = {}
+    for node in nodes:
+        if not node.relation.alias.aliasname:
+            tables.setdefault(node.alias, set()).add(node.table)
+    for name, found in tables.items():
+        if len(found) > 1:
+            raise UnsupportedQuery(
+                f"{' and '.join(sorted(found))} stand under the one name {name}",
+                hint="Give each table in the statement an alias of its own.",
+            )
+
+
+def _strip_schemas(tree: Any) -> None:
+    """`schema.table.column` → `table.column`: the temporary table has no schema to be named by."""
+    for found in walk(tree):
+        if kind(found) == "ColumnRef" and len(strings(found.fields)) >= 3:
+            del found.fields[:-2]
+
+
+def quoted(name: str) -> str:
+    """An identifier in double quotes."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,142 @@
+"""Which expressions give the same on every server, and which must not be answered by one server for all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import UnsupportedQuery
+from .catalog import Catalog
+from .statement import kind, strings, walk
+
+# STABLE functions of PostgreSQL that look at nothing but their arguments and the settings that are compared.
+_BY_SETTINGS = frozenset(
+    "to_char to_date to_timestamp to_number date_trunc date_part extract timezone concat concat_ws format "
+    "array_to_string string_to_array quote_literal quote_nullable quote_ident to_json to_jsonb row_to_json "
+    "array_to_json json_build_object json_build_array jsonb_build_object jsonb_build_array json_agg jsonb_agg "
+    "json_object_agg jsonb_object_agg json_agg_strict jsonb_agg_strict to_tsvector to_tsquery plainto_tsquery "
+    "phraseto_tsquery websearch_to_tsquery ts_headline timestamptz date timestamp time timetz interval text "
+    "generate_series overlaps make_timestamptz date_add date_subtract jsonb_path_query_tz anytextcat textanycat "
+    "json_populate_record json_to_record json_to_recordset jsonb_populate_record jsonb_to_record jsonb_to_recordset "
+    "json_populate_recordset jsonb_populate_recordset array_in array_out like ilike notlike similar_escape is_normalized "
+    "normalize unnest array_agg string_agg isfinite justify_days numeric_to_char date_bin".split()
+)
+# VOLATILE or STABLE, and still the business of no particular server: evaluated once, on one server, they are right.
+_ANYWHERE = frozenset(
+    "random random_normal gen_random_uuid uuidv4 uuidv7 clock_timestamp statement_timestamp transaction_timestamp now "
+    "timeofday age setseed pg_sleep array_sample array_shuffle pg_typeof col_description ts_debug current_query "
+    "version current_user session_user user current_role current_database current_catalog xmlvalidate "
+    "pg_input_is_valid pg_input_error_info pg_size_pretty pg_size_bytes get_current_ts_config tablesample".split()
+)
+_NAMED_TIMES = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE | re.ASCII)
+_SYSTEM_COLUMNS = frozenset("ctid xmin xmax cmin cmax tableoid".split())
+_REG_TYPES = frozenset(
+    "regclass regproc regprocedure regoper regoperator regtype regrole regnamespace regcollation regconfig "
+    "regdictionary oid xid cid tid xid8 pg_lsn".split()
+)
+
+
+def is_pure(tree: Any, catalog: Catalog) -> bool:
+    """Whether what a tree says is the same on every server, at whatever moment it is evaluated."""
+    return next(_impurities(tree, catalog), None) is None
+
+
+def first_impurity(tree: Any, catalog: Catalog) -> str | None:
+    """What in a tree may differ from server to server, or from moment to moment; None when nothing does."""
+    return next(_impurities(tree, catalog), None)
+
+
+def _impurities(tree: Any, catalog: Catalog) -> Iterator[str]:
+    for found in walk(tree):
+        match kind(found):
+            case "FuncCall":
+                name = strings(found.funcname)[-1]
+                function = catalog.functions.get(name)
+                if function is None or (function.volatility != "i" and not (function.built_in and _is_told(name))):
+                    yield f"{name}()"
+            case "SQLValueFunction":
+                yield _value_function(found)
+            case "A_Expr":
+                name = (strings(found.name) or [""])[-1]
+                if catalog.operators.get(name, "i") != "i":
+                    yield f"the operator {name}"
+            case "A_Const":
+                if found.WhichOneof("val") == "sval" and _NAMED_TIMES.search(found.sval.sval):
+                    yield f"'{found.sval.sval}'"
+            case "ColumnRef":
+                if strings(found.fields)[-1:] and strings(found.fields)[-1] in _SYSTEM_COLUMNS:
+                    yield strings(found.fields)[-1]
+            case "RangeTableSample":
+                yield "TABLESAMPLE"
+
+
+def _is_told(name: str) -> bool:
+    return name in _BY_SETTINGS
+
+
+def _value_function(found: Any) -> str:
+    descriptor = found.DESCRIPTOR.fields_by_name["op"].enum_type
+    return str(descriptor.values_by_number[found.op].name).removeprefix("SVFOP_")
+
+
+def refuse_server_bound(tree: Any, catalog: Catalog) -> None:
+    """Raise `UnsupportedQuery` when one server's answer is not the whole fleet's: for all that is not routed by a key."""
+    for found in walk(tree):
+        match kind(found):
+            case "FuncCall":
+                _check_function(strings(found.funcname), catalog)
+            case "A_Expr":
+                name = (strings(found.name) or [""])[-1]
+                if catalog.operators.get(name, "i") != "i":
+                    raise _may_read_tables(f"the operator {name}")
+            case "ColumnRef":
+                _check_column(strings(found.fields), catalog)
+            case "TypeName":
+                names = strings(found.names)
+                if names and names[-1] in _REG_TYPES:
+                    raise UnsupportedQuery(
+                        f"{names[-1]} values are numbers of one server only",
+                        hint="Name the shard: shard(name).execute(), or ask all with scatter().",
+                    )
+
+
+def _check_function(parts: list[str], catalog: Catalog) -> None:
+    name = parts[-1]
+    function = catalog.functions.get(name)
+    if function is None:
+        return  # the server says best that there is none
+    if not function.built_in and function.volatility != "i":
+        raise _may_read_tables(f"{name}()")
+    if function.volatility != "i" and name not in _BY_SETTINGS and name not in _ANYWHERE:
+        raise UnsupportedQuery(
+            f"{name}() answers for one server only",
+            hint="Pass key=…, or name the shard: shard(name).execute(), or ask all with scatter().",
+        )
+    if name in _RUNS_SQL:
+        raise _may_read_tables(f"{name}()")
+
+
+_RUNS_SQL = frozenset("ts_rewrite ts_stat query_to_xml table_to_xml cursor_to_xml schema_to_xml".split())
+
+
+def _check_column(fields: list[str], catalog: Catalog) -> None:
+    """System columns are refused, and `t.f`, which is the call f(t) when t has no column f."""
+    if fields and fields[-1] in _SYSTEM_COLUMNS:
+        raise UnsupportedQuery(
+            f"{fields[-1]} is a column of one server's files",
+            hint="Use the primary key; or name the shard: shard(name).execute().",
+        )
+    if len(fields) < 2 or any(table.column(fields[-1]) for table in catalog.tables.values()):
+        return
+    function = catalog.functions.get(fields[-1])
+    if function is not None and not function.built_in and function.volatility != "i":
+        raise _may_read_tables(f"{fields[-1]}()")
+
+
+def _may_read_tables(what: str) -> UnsupportedQuery:
+    return UnsupportedQuery(
+        f"{what} is not PostgreSQL's own, nor IMMUTABLE",
+        detail="It may read tables whose rows are on other shards.",
+        hint="Pass key=…, name the shard with shard(name).execute(), or declare it IMMUTABLE if it is.",
+    )

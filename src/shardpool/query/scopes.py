@@ -1,0 +1,152 @@
+"""Occurrences of tables in a statement, what is known of their keys, and the scopes in which column names are found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..topology import Placement
+from .pins import Pin
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One occurrence of a table, or of a subquery in FROM (then `table` is empty), whose rows lie on shards by a key.
+
+    An edge to another node says: of that node only rows with the same key as the row of this one matter. `pins` are,
+    by key part, what the statement says about the key of the rows that matter. `filters` are conditions on this node
+    alone that every row that matters fulfils.
+    """
+
+    table: str = ""
+    placement: Placement | None = None
+    relation: Any = None
+    alias: str = ""
+    keyspace: str = ""
+    key_columns: tuple[str, ...] = ()
+    pins: list[list[Pin]] = field(default_factory=list)
+    edges: list[Node] = field(default_factory=list)
+    filters: list[Any] = field(default_factory=list)
+    # Parts of the key that are known to be equal so far, for nodes with a key of several parts.
+    equal_parts: dict[Node, set[int]] = field(default_factory=dict)
+
+    @property
+    def has_key(self) -> bool:
+        return bool(self.keyspace)
+
+    def tie(self, other: Node, part: int) -> None:
+        """The key part of `other`'s rows that matter equals this node's; an edge when all parts do."""
+        if not self.has_key or self.keyspace != other.keyspace or other is self:
+            return
+        parts = self.equal_parts.setdefault(other, set())
+        parts.add(part)
+        if len(parts) == len(self.pins) and other not in self.edges:
+            self.edges.append(other)
+
+    def reach(self) -> set[Node]:
+        """Itself and every node that edges lead to."""
+        found = {self}
+        left = [self]
+        while left:
+            for node in left.pop().edges:
+                if node not in found:
+                    found.add(node)
+                    left.append(node)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a column comes from: part `part` of the key of `node`, or (part -1) any other column of it."""
+
+    node: Node
+    part: int = -1
+    column: str = ""
+
+
+Columns = list[tuple[str, Origin | None]]
+
+
+@dataclass(slots=True)
+class Item:
+    """One name in FROM with its columns in order; an Origin of None is a column of which nothing is known.
+
+    `is_open`: it may have columns whose names are not listed.
+    """
+
+    name: str
+    columns: Columns
+    is_open: bool = False
+    table: str = ""
+
+    def find(self, name: str) -> list[Origin | None]:
+        """The columns of that name."""
+        return [origin for column, origin in self.columns if column == name]
+
+    def renamed(self, name: str, names: list[str]) -> Item:
+        """The item under another name, with new names for its first columns."""
+        renamed = [
+            (names[number] if number < len(names) else column, origin)
+            for number, (column, origin) in enumerate(self.columns)
+        ]
+        return Item(name, renamed, self.is_open)
+
+
+@dataclass(slots=True)
+class Scope:
+    """The names that expressions of one query level see, and the level around it."""
+
+    parent: Scope | None = None
+    items: list[Item] = field(default_factory=list)
+    # Columns of JOIN … USING, which have no table: they come before those of the items.
+    merged: dict[str, Origin | None] = field(default_factory=dict)
+    # The nodes of which each row of the level has a row that is not made up of NULLs.
+    anchors: list[Node] = field(default_factory=list)
+
+    def outer(self, depth: int) -> Scope:
+        """The scope so many levels out."""
+        scope = self
+        while depth and scope.parent is not None:
+            scope, depth = scope.parent, depth - 1
+        return scope
+
+    def find(self, fields: list[str]) -> tuple[Origin | None, int] | None:
+        """The origin of a column by the parts of its name, and how many levels out it was found; None: unknown."""
+        scope: Scope | None = self
+        depth = 0
+        while scope is not None:
+            if len(fields) == 1:
+                found = scope._unqualified(fields[0])
+            else:
+                found = scope._qualified(fields)
+            if found is not None:
+                return (None if found is _UNKNOWN else found[0]), depth
+            scope, depth = scope.parent, depth + 1
+        return None
+
+    def _unqualified(self, name: str) -> Any:
+        if name in self.merged:
+            return (self.merged[name],)
+        hits = [origin for item in self.items for origin in item.find(name)]
+        if len(hits) > 1 or any(item.is_open and not item.find(name) for item in self.items):
+            return _UNKNOWN
+        return (hits[0],) if hits else None
+
+    def _qualified(self, fields: list[str]) -> Any:
+        items = [item for item in self.items if item.name == fields[-2]]
+        if len(fields) > 2:
+            items = [item for item in items if item.table == ".".join(fields[:2])]
+        if not items:
+            return None
+        hits = items[0].find(fields[-1])
+        return (hits[0],) if len(items) == len(hits) == 1 and len(fields) <= 3 else _UNKNOWN
+
+
+_UNKNOWN: Any = object()
+
+
+def anchor(candidates: Iterable[Node], nodes: Iterable[Node]) -> Node | None:
+    """The node of the candidates from which all the nodes can be reached."""
+    wanted = {node for node in nodes if node.table}
+    return next((node for node in candidates if wanted <= node.reach()), None)
