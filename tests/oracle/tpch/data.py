@@ -37,8 +37,8 @@ def generate(folder: Path, factor: float) -> dict[str, Path]:
 
 
 @contextmanager
-def plain(fleet: Fleet, files: dict[str, Path]) -> Iterator[str]:
-    """The DSN of a new database on the first server that holds all rows."""
+def plain(fleet: Fleet, files: dict[str, Path], *, tuned: bool = True) -> Iterator[str]:
+    """The DSN of a new database on the first server that holds all rows; with statistics and indexes if `tuned`."""
     server, name = fleet.servers()[0], f"tpch_{secrets.token_hex(5)}"
     _create(server, name)
     try:
@@ -47,8 +47,9 @@ def plain(fleet: Fleet, files: dict[str, Path]) -> Iterator[str]:
             conn.execute(DDL)
             for table, path in files.items():
                 _copy(conn, table, path)
-            conn.execute(INDEXES)
-            conn.execute("vacuum analyze")
+            if tuned:
+                conn.execute(INDEXES)
+                conn.execute("vacuum analyze")
         yield dsn
     finally:
         _drop(server, name)
