@@ -750,3 +750,30 @@ QUERIES: tuple[Query, ...] = (
     Query("q21", Q21, order=(1, 0), limit=100),
     Query("q22", Q22, order=(0,)),
 )
+
+# What the specification prints as the answers at scale factor 1: the number of rows (before LIMIT cuts, no more than
+# its number), and the leading values of the first row, numerics rounded to two digits.
+PUBLISHED: dict[str, tuple[int, str]] = {
+    "q1": (4, "A F 37734107.00 56586554400.73 53758257134.87 55909065222.83 25.52 38273.13 0.05 1478493"),
+    "q2": (100, "9938.53 Supplier#000005359 UNITED KINGDOM 185358"),
+    "q3": (10, "2456423 406181.01 1995-03-05 0"),
+    "q4": (5, "1-URGENT 10594"),
+    "q5": (5, "INDONESIA 55502041.17"),
+    "q6": (1, "123141078.23"),
+    "q7": (4, "FRANCE GERMANY 1995.00 54639732.73"),
+    "q8": (2, "1995.00 0.03"),
+    "q9": (175, "ALGERIA 1998.00 27136900.18"),
+    "q10": (20, "57040 Customer#000057040 734235.25 632.87 JAPAN"),
+    "q11": (1048, "129760 17538456.86"),
+    "q12": (2, "MAIL 6202 9324"),
+    "q13": (42, "0 50005"),
+    "q14": (1, "16.38"),
+    "q15": (1, "8449 Supplier#000008449 Wp34zim9qYFbVctdW 20-469-856-8873 1772627.21"),
+    "q16": (18314, "Brand#41 MEDIUM BRUSHED TIN 3 28"),
+    "q17": (1, "348406.05"),
+    "q18": (57, "Customer#000128120 128120 4722021 1994-04-07 544089.09 323.00"),
+    "q19": (1, "3083843.06"),
+    "q20": (186, "Supplier#000000020 iybAE,RmTymrZVYaFZva2SH,j"),
+    "q21": (100, "Supplier#000002829 20"),
+    "q22": (7, "13 888 6737713.99"),
+}
