@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -29,8 +30,10 @@ each_query = pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.n
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return data.generate(tmp_path_factory.mktemp("tpch"), data.scale())
+def files() -> Iterator[dict[str, Path]]:
+    # Not pytest's folder, which is kept: at scale 1 this is a gigabyte.
+    with tempfile.TemporaryDirectory() as folder:
+        yield data.generate(Path(folder), data.scale())
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +111,7 @@ def test_every_query_has_rows(wanted: dict[str, Expected]) -> None:
     assert [name for name, want in wanted.items() if not want.answer.rows] == []
 
 
-@pytest.mark.skipif(data.scale() != 1, reason="the specification prints the answers at scale factor 1")
+@pytest.mark.skipif(data.scale() != 1, reason="the published answers are for scale factor 1")
 @each_query
 def test_one_server_gives_the_published_answers(plain: psycopg.Connection, query: Query) -> None:
     rows = plain.execute(query.text(1)).fetchall()
