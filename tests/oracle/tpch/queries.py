@@ -751,8 +751,8 @@ QUERIES: tuple[Query, ...] = (
     Query("q22", Q22, order=(0,)),
 )
 
-# The published answers at scale factor 1: the number of rows (no more than LIMIT lets through), and the leading values of
-# the first row, numerics rounded to two digits.
+# The published answers at scale factor 1: the number of rows (no more than LIMIT lets through), and the leading values
+# of the first row, numerics rounded to two digits.
 PUBLISHED: dict[str, tuple[int, str]] = {
     "q1": (4, "A F 37734107.00 56586554400.73 53758257134.87 55909065222.83 25.52 38273.13 0.05 1478493"),
     "q2": (100, "9938.53 Supplier#000005359 UNITED KINGDOM 185358"),
