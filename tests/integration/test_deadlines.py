@@ -1,0 +1,83 @@
+"""What a deadline promises at its edges: while the router closes, under COMMIT, and when it comes with the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from time import monotonic
+from typing import Any
+
+import psycopg
+import pytest
+
+from shardpool import AsyncRouter, DeadlineExceeded, Router
+from shardpool._watchdog import Watchdog
+
+
+def test_a_call_in_flight_keeps_its_deadline_when_the_router_is_closed(topology_path: str) -> None:
+    with Router(topology_path) as router:
+        route = router.for_key(1, table="orders")
+        route.execute("select 1")
+        call = _InThread(lambda: route.execute("select pg_sleep(5)", timeout=0.8))
+        threading.Event().wait(0.3)
+        router.close()
+        assert isinstance(call.error(), DeadlineExceeded)
+        assert call.seconds < 1.5
+
+
+async def test_a_call_of_a_task_keeps_its_deadline_when_the_router_is_closed(topology_path: str) -> None:
+    async with AsyncRouter(topology_path) as router:
+        route = router.for_key(1, table="orders")
+        await route.execute("select 1")
+        call = asyncio.create_task(route.execute("select pg_sleep(5)", timeout=0.8))
+        await asyncio.sleep(0.3)
+        started = monotonic()
+        await router.close()
+        with pytest.raises(DeadlineExceeded):
+            await call
+        assert monotonic() - started < 1.2
+
+
+def test_a_watchdog_that_was_closed_still_watches_what_comes_later(server_dsn: str) -> None:
+    watchdog = Watchdog()
+    with psycopg.connect(server_dsn) as conn:
+        watchdog.release(watchdog.watch(conn, monotonic() + 5))
+        watchdog.close()
+        _wait_until_no_thread(watchdog)
+        started = monotonic()
+        watchdog.watch(conn, started + 0.2)
+        with pytest.raises(psycopg.OperationalError):
+            conn.execute("select pg_sleep(3)")
+        assert monotonic() - started < 1.0
+    _wait_until_no_thread(watchdog)
+
+
+def _wait_until_no_thread(watchdog: Watchdog) -> None:
+    limit = monotonic() + 2
+    while watchdog._thread is not None and watchdog._thread.is_alive():
+        assert monotonic() < limit
+        threading.Event().wait(0.01)
+
+
+class _InThread:
+    """A call that runs in a thread of its own."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self._error: BaseException | None = None
+        self.seconds = 0.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        started = monotonic()
+        try:
+            self._function()
+        except BaseException as error:
+            self._error = error
+        self.seconds = monotonic() - started
+
+    def error(self) -> BaseException | None:
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        return self._error
