@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from shardpool import AsyncRouter, DeadlineExceeded, Router
+from shardpool import AsyncRouter, CommitUnknown, DeadlineExceeded, Route, Router
 from shardpool._watchdog import Watchdog
 
 
@@ -50,6 +50,40 @@ def test_a_watchdog_that_was_closed_still_watches_what_comes_later(server_dsn: s
             conn.execute("select pg_sleep(3)")
         assert monotonic() - started < 1.0
     _wait_until_no_thread(watchdog)
+
+
+def test_a_connection_block_that_was_cut_does_not_deny_what_it_committed_itself(router: Router) -> None:
+    route = router.for_key(1, table="orders")
+    with pytest.raises(DeadlineExceeded) as raised, route.connection(deadline=0.3) as conn:
+        conn.execute("insert into orders values (1, 1, 'x')")
+        conn.commit()
+        conn.execute("select pg_sleep(5)")
+    assert raised.value.applied == "unknown"
+    assert route.execute("select n from orders").rows == [(1,)]
+    with pytest.raises(DeadlineExceeded) as raised, route.transaction(deadline=0.3) as conn:
+        conn.execute("select pg_sleep(5)")
+    assert raised.value.applied == "no"
+
+
+def test_a_connection_lost_under_the_blocks_own_commit_leaves_the_write_unknown(router: Router) -> None:
+    route = router.for_key(1, table="orders")
+    _at_commit(route, "pg_terminate_backend(pg_backend_pid())")
+    with pytest.raises(CommitUnknown) as raised, route.connection() as conn:
+        conn.execute("insert into orders values (1, 1, 'x')")
+        conn.commit()
+    assert raised.value.shard == route.shard
+
+
+def _at_commit(route: Route, action: str) -> None:
+    """Have the shard do something under the COMMIT of each insert into `orders`."""
+    route.execute(
+        f"""
+        create function at_commit() returns trigger language plpgsql as
+            $$ begin perform {action}; return null; end $$;
+        create constraint trigger at_commit after insert on orders deferrable initially deferred
+            for each row execute function at_commit()
+        """
+    )
 
 
 def _wait_until_no_thread(watchdog: Watchdog) -> None:

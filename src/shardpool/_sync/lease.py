@@ -106,8 +106,8 @@ class Lease:
         lost = is_lost(self._conn)
         self._pool.give(self._conn)
         if cut or isinstance(error, psycopg.Error):
-            # COMMIT on a connection that was found lost before it was sent cannot have been applied.
-            unknown = self._phase == "commit" and (cut or lost)
+            # A block that is not one transaction may have committed by itself before it was ended, or while.
+            unknown = (cut or lost) and (self._phase == "commit" or not self._explicit)
             explained = explain(error, self._pool, cut=cut, lost=lost, phase=self._phase, may_be_applied=unknown)
             if explained is not None and explained is not error:
                 raise explained from error
