@@ -31,9 +31,17 @@ class Watch:
 class _Watching:
     def __init__(self) -> None:
         self._watches: dict[Watch, None] = {}
+        self._cutting = threading.Lock()
 
     def release(self, watch: Watch) -> bool:
-        """End a watch; False when the deadline came first and the connection was cut."""
+        """End a watch; False when the deadline came first and the connection was cut: it has to be closed then."""
+        if self._take_out(watch):
+            return True
+        # The cut may be under way: a descriptor that was closed in its midst could be another connection's by now.
+        with self._cutting:
+            return False
+
+    def _take_out(self, watch: Watch) -> bool:
         try:
             del self._watches[watch]
         except KeyError:
@@ -47,8 +55,10 @@ class _Watching:
     def cut_overdue(self) -> None:
         now = monotonic()
         for watch in [*self._watches]:
-            if watch.deadline <= now and self.release(watch):
-                shut(watch.conn)
+            if watch.deadline <= now:
+                with self._cutting:
+                    if self._take_out(watch):
+                        shut(watch.conn)
 
 
 def shut(conn: Any) -> None:

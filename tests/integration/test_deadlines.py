@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from shardpool import AsyncRouter, CommitUnknown, DeadlineExceeded, Route, Router
 from shardpool._watchdog import Watchdog
+from shardpool.topology import Topology
 
 
 def test_a_call_in_flight_keeps_its_deadline_when_the_router_is_closed(topology_path: str) -> None:
@@ -72,6 +77,92 @@ def test_a_connection_lost_under_the_blocks_own_commit_leaves_the_write_unknown(
         conn.execute("insert into orders values (1, 1, 'x')")
         conn.commit()
     assert raised.value.shard == route.shard
+
+
+def test_what_succeeded_as_its_deadline_came_is_told_and_its_connection_is_not_lent_again(late_router: Router) -> None:
+    route = late_router.for_key(1, table="orders")
+    route.execute("select 1")
+    with _late_answers(0.5):
+        assert route.execute("insert into orders values (1, 1, 'x') returning n", timeout=0.3).one() == (1,)
+    assert route.execute("select n from orders").rows == [(1,)]
+
+
+@pytest.mark.parametrize("verb", ["connection", "transaction"])
+def test_a_commit_that_was_confirmed_as_the_deadline_came_is_a_success(late_router: Router, verb: str) -> None:
+    route = late_router.for_key(1, table="orders")
+    block = getattr(route, verb)
+    with block() as conn:
+        conn.execute("select 1")
+    with _late_answers(0.5), block(deadline=0.3) as conn:
+        conn.execute("insert into orders values (1, 1, 'x')")
+    with block() as conn:
+        assert conn.execute("select n from orders").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("verb", ["connection", "transaction"])
+def test_a_rollback_that_ended_as_its_time_did_leaves_no_broken_connection(topology_path: str, verb: str) -> None:
+    with Router(_with_timeout(topology_path, 0.5), connection_class=_LateConnection) as router:
+        block = getattr(router.for_key(1, table="orders"), verb)
+        with pytest.raises(ZeroDivisionError), ExitStack() as stack, block() as conn:
+            conn.execute("insert into orders values (1, 1, 'x')")
+            stack.enter_context(_late_answers(0.8))
+            raise ZeroDivisionError
+        with block() as conn:
+            assert conn.execute("select n from orders").fetchall() == []
+
+
+def test_a_load_that_was_confirmed_as_its_deadline_came_leaves_no_broken_connection(late_router: Router) -> None:
+    def rows() -> Iterator[tuple[str, str]]:
+        for number in range(200):
+            if number == 150:
+                _LateConnection.late = 0.8
+            yield f"c{number}", "x"
+
+    late_router.scatter("select 1")
+    with _late_answers(0.0):
+        loaded = late_router.copy_into("countries", rows(), columns=["code", "name"], timeout=0.6)
+    assert loaded == dict.fromkeys(["s0", "s1", "s2", "s3"], 200)
+    assert [result.one() for result in late_router.scatter("select count(*) from countries").values()] == [(200,)] * 4
+
+
+def test_a_transaction_whose_connection_was_lost_unseen_is_not_a_success(router: Router) -> None:
+    route = router.for_key(1, table="orders")
+    with pytest.raises(psycopg.OperationalError, match="lost"), route.transaction() as conn:
+        conn.execute("insert into orders values (1, 1, 'x')")
+        with suppress(psycopg.Error):
+            conn.execute("select pg_terminate_backend(pg_backend_pid())")
+    assert route.execute("select n from orders").rows == []
+
+
+class _LateConnection(psycopg.Connection[Any]):
+    """One whose caller goes on a while after the server has answered: when a deadline has come meanwhile."""
+
+    late = 0.0
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        answer = super().wait(*args, **kwargs)
+        if self.late and self.pgconn.transaction_status == TransactionStatus.IDLE:
+            threading.Event().wait(self.late)
+        return answer
+
+
+@contextmanager
+def _late_answers(seconds: float) -> Iterator[None]:
+    _LateConnection.late = seconds
+    try:
+        yield
+    finally:
+        _LateConnection.late = 0.0
+
+
+@pytest.fixture
+def late_router(topology_path: str) -> Iterator[Router]:
+    with Router(topology_path, connection_class=_LateConnection) as opened:
+        yield opened
+
+
+def _with_timeout(topology_path: str, seconds: float) -> Topology:
+    return replace(Router(topology_path).topology, timeout=seconds)
 
 
 def _at_commit(route: Route, action: str) -> None:

@@ -140,6 +140,8 @@ class AsyncHandle(ABC):
         finally:
             cut = not pool.watchdog.release(watch)
             lost = failure is not None and is_lost(conn)
+            if cut:
+                await conn.close()
             await pool.give(conn)
             if failure is not None:
                 wrote = _may_write(query)

@@ -75,6 +75,9 @@ class AsyncLease:
     ) -> None:
         try:
             if self._explicit:
+                if exc is None and is_lost(self._conn):
+                    # psycopg's transaction ends without a word when its connection is broken.
+                    raise psycopg.OperationalError("the connection was lost in the transaction, before its COMMIT")
                 self._phase = "commit" if exc is None else "query"
                 await self._transaction.__aexit__(exc_type, exc, traceback)
             elif exc is not None:
@@ -97,13 +100,19 @@ class AsyncLease:
         except psycopg.Error:
             await self._conn.close()
         finally:
-            self._pool.watchdog.release(watch)
+            if not self._pool.watchdog.release(watch):
+                await self._conn.close()
 
     async def _end(self, error: BaseException | None) -> None:
         """Give the connection back; raise what the error means when that is more than it says itself."""
         cut = self._watch is not None and not self._pool.watchdog.release(self._watch)
         lost = is_lost(self._conn)
+        if cut:
+            await self._conn.close()
         await self._pool.give(self._conn)
+        if error is None and self._phase == "commit":
+            # Confirmed: that the deadline came at the same time changes nothing.
+            return
         if cut or isinstance(error, psycopg.Error):
             # A block that is not one transaction may have committed by itself before it was ended, or while.
             unknown = (cut or lost) and (self._phase == "commit" or not self._explicit)

@@ -141,6 +141,8 @@ class Handle(ABC):
         finally:
             cut = not pool.watchdog.release(watch)
             lost = failure is not None and is_lost(conn)
+            if cut:
+                conn.close()
             pool.give(conn)
             if failure is not None:
                 wrote = _may_write(query)

@@ -76,6 +76,9 @@ class Lease:
     ) -> None:
         try:
             if self._explicit:
+                if exc is None and is_lost(self._conn):
+                    # psycopg's transaction ends without a word when its connection is broken.
+                    raise psycopg.OperationalError("the connection was lost in the transaction, before its COMMIT")
                 self._phase = "commit" if exc is None else "query"
                 self._transaction.__exit__(exc_type, exc, traceback)
             elif exc is not None:
@@ -98,13 +101,19 @@ class Lease:
         except psycopg.Error:
             self._conn.close()
         finally:
-            self._pool.watchdog.release(watch)
+            if not self._pool.watchdog.release(watch):
+                self._conn.close()
 
     def _end(self, error: BaseException | None) -> None:
         """Give the connection back; raise what the error means when that is more than it says itself."""
         cut = self._watch is not None and not self._pool.watchdog.release(self._watch)
         lost = is_lost(self._conn)
+        if cut:
+            self._conn.close()
         self._pool.give(self._conn)
+        if error is None and self._phase == "commit":
+            # Confirmed: that the deadline came at the same time changes nothing.
+            return
         if cut or isinstance(error, psycopg.Error):
             # A block that is not one transaction may have committed by itself before it was ended, or while.
             unknown = (cut or lost) and (self._phase == "commit" or not self._explicit)
