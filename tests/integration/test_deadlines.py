@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from time import monotonic
@@ -16,6 +18,7 @@ from psycopg.pq import TransactionStatus
 
 from shardpool import AsyncRouter, CommitUnknown, DeadlineExceeded, Route, Router
 from shardpool._watchdog import Watchdog
+from shardpool.testing import BACKEND_VARIABLE
 from shardpool.topology import Topology
 
 
@@ -132,6 +135,34 @@ def test_a_transaction_whose_connection_was_lost_unseen_is_not_a_success(router:
         with suppress(psycopg.Error):
             conn.execute("select pg_terminate_backend(pg_backend_pid())")
     assert route.execute("select n from orders").rows == []
+
+
+@pytest.mark.skipif(os.environ.get(BACKEND_VARIABLE, "embedded") != "embedded", reason="signals a server's process")
+@pytest.mark.parametrize("verb", ["connection", "transaction"])
+def test_a_block_that_failed_ends_in_time_on_a_frozen_server_with_its_own_error(topology_path: str, verb: str) -> None:
+    with Router(_with_timeout(topology_path, 0.5)) as router, ExitStack() as stack:
+        block = getattr(router.for_key(1, table="orders"), verb)
+        with pytest.raises(psycopg.errors.UniqueViolation), block() as conn:
+            conn.execute("insert into orders values (1, 1, 'x')")
+            stack.callback(_freeze(conn))
+            started = monotonic()
+            raise psycopg.errors.UniqueViolation("of the block")
+        assert monotonic() - started < 1.5
+
+
+def _freeze(conn: psycopg.Connection[Any]) -> Callable[[], None]:
+    """Stop the server's process of a connection; gives what lets it go on."""
+    process = conn.info.backend_pid
+    os.kill(process, signal.SIGSTOP)
+    # One that nobody lets go on would stop the whole run: the end of its database waits for it.
+    timer = threading.Timer(4, os.kill, (process, signal.SIGCONT))
+    timer.start()
+
+    def thaw() -> None:
+        timer.cancel()
+        os.kill(process, signal.SIGCONT)
+
+    return thaw
 
 
 class _LateConnection(psycopg.Connection[Any]):
