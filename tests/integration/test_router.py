@@ -108,6 +108,15 @@ def test_an_autocommit_verb_leaves_no_mode_behind(router: Router) -> None:
     assert route.execute("select count(*) from orders").one() == (0,)
 
 
+def test_the_routers_own_row_factory_makes_the_rows_of_every_verb(topology_path: str) -> None:
+    with Router(topology_path, kwargs={"row_factory": dict_row}) as router:
+        # Keyless: what functions the server has is asked for first, whose rows are the router's own affair.
+        assert router.execute("select abs(-1) as a").rows == [{"a": 1}]
+        assert router.shard("s0").execute("select 1 as a").rows == [{"a": 1}]
+        assert router.scatter("select 1 as a")["s3"].rows == [{"a": 1}]
+        assert router.check().ok
+
+
 @pytest.mark.parametrize("statement", ["begin", "begin; insert into orders values (1, 1, 'x')"])
 def test_a_transaction_that_execute_left_open_is_rolled_back_and_refused(router: Router, statement: str) -> None:
     route = router.for_key(1, table="orders")
