@@ -34,10 +34,15 @@ class Overdue(Exception):
     """Thrown into a flow at its deadline."""
 
 
-def run_all(functions: Sequence[Callable[[], T]], limit: int | None = None) -> list[Outcome]:
+def run_all(
+    functions: Sequence[Callable[[], T]],
+    limit: int | None = None,
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> list[Outcome]:
     """Run functions side by side on threads, at most `limit` at once; every outcome, in the order of the functions.
 
-    The caller's context variables are seen in each. An interrupt of the caller waits for those that run.
+    The caller's context variables are seen in each. An interrupt of the caller waits for those that run, after
+    `on_interrupt`, which may tell them to end.
     """
     outcomes: list[Outcome] = [(None, None)] * len(functions)
     left = iter(range(len(functions)))
@@ -62,6 +67,7 @@ def run_all(functions: Sequence[Callable[[], T]], limit: int | None = None) -> l
             thread.join()
     except BaseException:
         # Nothing new is begun. What runs holds connections, and ends by its own deadline; a second interrupt leaves it.
+        on_interrupt()
         with lock:
             left = iter(())
         for thread in threads:
@@ -77,10 +83,14 @@ def _outcome(function: Callable[[], T]) -> Outcome:
         return None, error
 
 
-async def async_run_all(functions: Sequence[Callable[[], Awaitable[T]]], limit: int | None = None) -> list[Outcome]:
+async def async_run_all(
+    functions: Sequence[Callable[[], Awaitable[T]]],
+    limit: int | None = None,
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> list[Outcome]:
     """Run coroutine functions side by side as tasks, at most `limit` at once; every outcome, in their order.
 
-    Cancelling the caller cancels them and waits until they have ended.
+    Cancelling the caller calls `on_interrupt`, cancels them and waits until they have ended.
     """
     turns = asyncio.Semaphore(limit or max(1, len(functions)))
 
@@ -95,6 +105,7 @@ async def async_run_all(functions: Sequence[Callable[[], Awaitable[T]]], limit: 
     try:
         return list(await asyncio.gather(*tasks))
     except BaseException:
+        on_interrupt()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -20,6 +20,7 @@ from ._concurrency import OVERDUE, READ, WRITE, Step
 
 _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 _PREPARED_MAX = 100
+LEFT_OPEN = "the statement left a transaction open, which was rolled back"
 # Both say that the prepared statement is no good and that nothing was run: 0A000 comes after DDL changed its columns.
 _STALE_STATEMENT = (b"0A000", b"26000")
 
@@ -121,6 +122,14 @@ class Leg:
         else:
             yield from self._ask(self._send_unprepared)
         self._raise_error()
+        if self.pgconn.transaction_status == TransactionStatus.INTRANS:
+            yield from self._roll_back()
+
+    def _roll_back(self) -> Step:
+        """Refuse what would be lost unseen when the connection goes back. It is not broken, so nothing is raised."""
+        yield from self._ask(partial(self.pgconn.send_query, b"rollback"))
+        self._raise_error()
+        self.error = psycopg.ProgrammingError(f"{LEFT_OPEN}; use transaction() for what is to be one transaction")
 
     def _send_prepared(self, name: bytes) -> None:
         statement = self.statement

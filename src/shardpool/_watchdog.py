@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 PERIOD = 0.02
@@ -31,9 +31,17 @@ class Watch:
 class _Watching:
     def __init__(self) -> None:
         self._watches: dict[Watch, None] = {}
+        self._cutting = threading.Lock()
 
     def release(self, watch: Watch) -> bool:
-        """End a watch; False when the deadline came first and the connection was cut."""
+        """End a watch; False when the deadline came first and the connection was cut: it has to be closed then."""
+        if self._take_out(watch):
+            return True
+        # The cut may be under way: a descriptor that was closed in its midst could be another connection's by now.
+        with self._cutting:
+            return False
+
+    def _take_out(self, watch: Watch) -> bool:
         try:
             del self._watches[watch]
         except KeyError:
@@ -47,8 +55,10 @@ class _Watching:
     def cut_overdue(self) -> None:
         now = monotonic()
         for watch in [*self._watches]:
-            if watch.deadline <= now and self.release(watch):
-                shut(watch.conn)
+            if watch.deadline <= now:
+                with self._cutting:
+                    if self._take_out(watch):
+                        shut(watch.conn)
 
 
 def shut(conn: Any) -> None:
@@ -89,19 +99,30 @@ class Watchdog(_Watching):
                 self._thread.start()
 
     def _run(self) -> None:
-        while not self._closing.is_set():
+        while not self._ends():
             if self._watches:
                 self.cut_overdue()
-                self._closing.wait(PERIOD)
+                sleep(PERIOD)
                 continue
             self._asleep = True
             # Looked at again: a watch that was set before `_asleep` was does not wake us.
-            if not self._watches:
+            if not self._watches and not self._closing.is_set():
                 self._wake.wait()
             self._wake.clear()
             self._asleep = False
 
+    def _ends(self) -> bool:
+        if not self._closing.is_set() or self._watches:
+            return False
+        with self._start:
+            # Given up before the last look: a watch that comes now either is seen here or starts a new thread.
+            ending, self._thread = self._thread, None
+            if self._watches:
+                self._thread = ending
+            return self._thread is None
+
     def close(self) -> None:
+        """End the thread when the last watch has ended: calls that are under way keep their deadlines."""
         self._closing.set()
         self._wake.set()
 
@@ -127,6 +148,7 @@ class AsyncWatchdog(_Watching):
             self._timer = asyncio.get_running_loop().call_later(PERIOD, self._tick)
 
     def close(self) -> None:
-        if self._timer is not None:
+        """Stop the timer, unless there are watches: calls that are under way keep their deadlines."""
+        if self._timer is not None and not self._watches:
             self._timer.cancel()
             self._timer = None

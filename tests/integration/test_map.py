@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from typing import Any
 
@@ -100,3 +101,35 @@ def test_the_deadline_of_the_batch_fails_what_is_left(router: Router) -> None:
             timeout=0.5,
         )
     assert 0 < len(raised.value.failures) < 200
+
+
+@pytest.mark.parametrize("per", ["item", "shard"])
+def test_an_interrupt_ends_the_batch_after_the_items_under_way(router: Router, per: Any) -> None:
+    begun: list[int] = []
+
+    def slow_insert(conn: psycopg.Connection[Any], item: int) -> None:
+        begun.append(item)
+        conn.execute("insert into orders select %s, 1, 'x' from pg_sleep(0.1)", (item,))
+
+    router.scatter("select 1")
+    interrupt = threading.Timer(0.35, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        router.map(slow_insert, range(100), key=lambda item: item, table="orders", per=per, concurrency=1)
+    assert len(begun) <= 40
+    assert count(router) == (len(begun) if per == "item" else 0)
+    assert router.stats()["shards"]["s0"]["primary"]["in_flight"] == 0
+
+
+def test_an_interrupt_in_an_operation_ends_the_whole_batch(router: Router) -> None:
+    begun: list[int] = []
+
+    def interrupted(conn: psycopg.Connection[Any], item: int) -> None:
+        begun.append(item)
+        conn.execute("select pg_sleep(0.05)")
+        if item == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        router.map(interrupted, range(100), key=lambda item: item, table="orders", concurrency=1)
+    assert len(begun) <= 60

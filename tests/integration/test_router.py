@@ -108,11 +108,36 @@ def test_an_autocommit_verb_leaves_no_mode_behind(router: Router) -> None:
     assert route.execute("select count(*) from orders").one() == (0,)
 
 
-def test_a_transaction_that_execute_left_open_is_rolled_back(router: Router) -> None:
+def test_the_routers_own_row_factory_makes_the_rows_of_every_verb(topology_path: str) -> None:
+    with Router(topology_path, kwargs={"row_factory": dict_row}) as router:
+        # Keyless: what functions the server has is asked for first, whose rows are the router's own affair.
+        assert router.execute("select abs(-1) as a").rows == [{"a": 1}]
+        assert router.shard("s0").execute("select 1 as a").rows == [{"a": 1}]
+        assert router.scatter("select 1 as a")["s3"].rows == [{"a": 1}]
+        assert router.check().ok
+
+
+@pytest.mark.parametrize("statement", ["begin", "begin; insert into orders values (1, 1, 'x')"])
+def test_a_transaction_that_execute_left_open_is_rolled_back_and_refused(router: Router, statement: str) -> None:
     route = router.for_key(1, table="orders")
-    route.execute("begin")
-    route.execute("insert into orders values (1, 1, 'x')")
+    with pytest.raises(RouterMisuse, match="left a transaction open, which was rolled back"):
+        route.execute(statement)
+    assert route.execute("select count(*) from orders").one() == (0,)
+    route.execute("begin; insert into orders values (1, 1, 'x'); commit")
     assert route.execute("select count(*) from orders").one() == (1,)
+
+
+def test_a_transaction_that_scatter_left_open_is_rolled_back_and_refused(router: Router) -> None:
+    with pytest.raises(ScatterError) as raised:
+        router.scatter("begin; insert into orders values (1, 1, 'x')")
+    failures = raised.value.failures
+    assert list(failures) == ["s0", "s1", "s2", "s3"]
+    for failure in failures.values():
+        assert type(failure) is psycopg.ProgrammingError
+        assert "left a transaction open, which was rolled back" in str(failure)
+    assert [result.one() for result in router.scatter("select count(*) from orders").values()] == [(0,)] * 4
+    with pytest.raises(ScatterError):
+        router.scatter("begin", params=())
 
 
 def test_scatter_runs_on_all_shards_on_those_named_or_on_those_of_keys(router: Router) -> None:

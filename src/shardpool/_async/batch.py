@@ -29,7 +29,12 @@ class _Batch:
         self.items = items
         self.results: list[Any] = [None] * len(items)
         self.failures: dict[int, ItemFailure] = {}
+        self.is_stopped = False
         self._progress = progress
+
+    def stop(self) -> None:
+        """Begin no more items: the caller was interrupted, and a thread cannot be."""
+        self.is_stopped = True
 
     def succeed(self, index: int, result: Any) -> None:
         self.results[index] = result
@@ -75,7 +80,7 @@ async def run(
         else:
             left = iter(numbered)
             workers.extend([partial(_one_by_one, options, batch, shard, left)] * min(concurrency, len(numbered)))
-    for _, error in await async_run_all(workers):
+    for _, error in await async_run_all(workers, on_interrupt=batch.stop):
         if error is not None:
             raise error
     return batch.outcome()
@@ -115,12 +120,17 @@ async def _one_by_one(options: _Options, batch: _Batch, shard: str, left: Iterat
     """Take items from those that are left for the shard, each in a transaction of its own."""
     # next() on a list's iterator is atomic: two workers of a shard never get the same item.
     for index, item, route in left:
+        if batch.is_stopped:
+            return
         try:
             operate = _bound(options.operation, item)
             result = await route._run_until(operate, options.deadline(), readonly=options.readonly)
             batch.succeed(index, result)
         except Exception as error:
             batch.fail(index, shard, error)
+        except BaseException:
+            batch.stop()
+            raise
         batch.finished(1)
 
 
@@ -133,6 +143,8 @@ async def _as_one(options: _Options, batch: _Batch, shard: str, numbered: Sequen
         nonlocal at
         for number, (index, item, route) in enumerate(numbered):
             at = number
+            if batch.is_stopped:
+                raise InterruptedError("the batch was interrupted")
             if route.shard != shard:
                 raise StaleTopology(f"item {index} has moved to shard {route.shard}", hint="Run the batch again.")
             batch.succeed(index, await options.operation(conn, item))
@@ -141,6 +153,9 @@ async def _as_one(options: _Options, batch: _Batch, shard: str, numbered: Sequen
         await handle._run_until(operate, options.deadline(len(numbered)), readonly=options.readonly)
     except Exception as error:
         _fail_all(batch, shard, numbered, at, error)
+    except BaseException:
+        batch.stop()
+        raise
     batch.finished(len(numbered))
 
 

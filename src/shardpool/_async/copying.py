@@ -63,7 +63,8 @@ async def copy_into(
         return await _commit(streams, counts)
     finally:
         for stream in streams:
-            stream.pool.watchdog.release(stream.watch)
+            if not stream.pool.watchdog.release(stream.watch):
+                await stream.conn.close()
         await give_all([(stream.pool, stream.conn) for stream in streams])
 
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, sql
+from psycopg.pq import TransactionStatus
 from psycopg.rows import RowFactory
 
 from .._concurrency import async_sleep
+from .._leg import LEFT_OPEN
 from ..errors import RouterMisuse
 from ..result import Result
 from .lease import AsyncLease, Params, deadline_after, explain, is_lost
@@ -26,6 +28,7 @@ T = TypeVar("T")
 
 # A statement that begins so, and is alone, cannot have written. SELECT can: by a function, or by one that follows it.
 _READS = ("show",)
+INTRANS = TransactionStatus.INTRANS
 _RETRY_PAUSE = 0.005
 _LENDER = "_shardpool_lender"
 
@@ -110,7 +113,8 @@ class AsyncHandle(ABC):
     ) -> Result:
         """Run one statement in autocommit, in one round trip, and give its `Result`; of several, the last one's.
 
-        `timeout` seconds (default: the topology's) covers everything. psycopg's errors pass through with a note that
+        `timeout` seconds (default: the topology's) covers everything. `RouterMisuse` is raised for a statement that
+        leaves a transaction open, which is rolled back. psycopg's errors pass through with a note that
         names the shard; when the connection is lost under a statement that may write, `CommitUnknown`.
         """
         return await self._execute_until(
@@ -144,6 +148,9 @@ class AsyncHandle(ABC):
             await cursor.execute(query, params, prepare=prepare)
             while cursor.nextset():
                 pass
+            if conn.pgconn.transaction_status == INTRANS:
+                await conn.rollback()
+                raise RouterMisuse(LEFT_OPEN, hint="Use transaction() for what is to be one transaction.")
             pgresult = cursor.pgresult
             assert pgresult is not None
             return Result(pgresult, conn, (pool.shard,), row_factory, cursor._tx)
@@ -153,6 +160,8 @@ class AsyncHandle(ABC):
         finally:
             cut = not pool.watchdog.release(watch)
             lost = failure is not None and is_lost(conn)
+            if cut:
+                await conn.close()
             await pool.give(conn)
             if failure is not None:
                 wrote = _may_write(query)

@@ -66,47 +66,69 @@ class AsyncLease:
                 self._transaction = conn.transaction()
                 await self._transaction.__aenter__()
         except BaseException as error:
-            await self._end(error)
+            await self._end(error, is_lost(conn))
             raise
         return conn
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        lost = is_lost(self._conn)
         try:
-            if self._explicit:
-                self._phase = "commit" if exc is None else "query"
-                await self._transaction.__aexit__(exc_type, exc, traceback)
-            elif exc is not None:
-                await self._roll_back()
+            if exc is not None:
+                await self._roll_back(exc_type, exc, traceback)
+            elif self._explicit:
+                await self._commit_transaction(lost)
             elif self._conn.pgconn.transaction_status != IDLE:
                 self._phase = "commit"
                 await self._conn.commit()
         except BaseException as error:
-            await self._end(error)
+            await self._end(error, is_lost(self._conn))
             raise
-        await self._end(exc)
+        # A connection that broke in the rollback says nothing of the error that ended the block.
+        await self._end(exc, lost)
 
-    async def _roll_back(self) -> None:
-        """Bounded, and silent where it fails: the error that ended the block is the one to be seen."""
-        if self._conn.pgconn.transaction_status in (IDLE, UNKNOWN):
+    async def _commit_transaction(self, lost: bool) -> None:
+        if lost:
+            # psycopg's transaction ends without a word when its connection is broken.
+            raise psycopg.OperationalError("the connection was lost in the transaction, before its COMMIT")
+        self._phase = "commit"
+        await self._transaction.__aexit__(None, None, None)
+
+    async def _roll_back(
+        self, exc_type: type[BaseException] | None, exc: BaseException, traceback: TracebackType | None
+    ) -> None:
+        """Bounded, and silent where the server fails: the error that ended the block is the one to be seen."""
+        if self._conn.pgconn.transaction_status == UNKNOWN:
             return
         watch = self._pool.watchdog.watch(self._conn, self._handle._router._deadline(None))
+        try:
+            if self._explicit:
+                await self._transaction.__aexit__(exc_type, exc, traceback)
+            else:
+                await self._roll_back_connection()
+        finally:
+            if not self._pool.watchdog.release(watch):
+                await self._conn.close()
+
+    async def _roll_back_connection(self) -> None:
         try:
             await self._conn.rollback()
         except psycopg.Error:
             await self._conn.close()
-        finally:
-            self._pool.watchdog.release(watch)
 
-    async def _end(self, error: BaseException | None) -> None:
+    async def _end(self, error: BaseException | None, lost: bool) -> None:
         """Give the connection back; raise what the error means when that is more than it says itself."""
         cut = self._watch is not None and not self._pool.watchdog.release(self._watch)
-        lost = is_lost(self._conn)
+        if cut:
+            await self._conn.close()
         await self._pool.give(self._conn)
+        if error is None and self._phase == "commit":
+            # Confirmed: that the deadline came at the same time changes nothing.
+            return
         if cut or isinstance(error, psycopg.Error):
-            # COMMIT on a connection that was found lost before it was sent cannot have been applied.
-            unknown = self._phase == "commit" and (cut or lost)
+            # A block that is not one transaction may have committed by itself before it was ended, or while.
+            unknown = (cut or lost) and (self._phase == "commit" or not self._explicit)
             explained = explain(error, self._pool, cut=cut, lost=lost, phase=self._phase, may_be_applied=unknown)
             if explained is not None and explained is not error:
                 raise explained from error

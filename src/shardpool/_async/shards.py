@@ -86,7 +86,8 @@ class AsyncShardPools:
             row = await cursor.fetchone()
             return int(row[0]) if row and row[0] is not None else 0
         finally:
-            pool.watchdog.release(watch)
+            if not pool.watchdog.release(watch):
+                await conn.close()
             await pool.give(conn)
 
     def stats(self) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def copy_into(
         return _commit(streams, counts)
     finally:
         for stream in streams:
-            stream.pool.watchdog.release(stream.watch)
+            if not stream.pool.watchdog.release(stream.watch):
+                stream.conn.close()
         give_all([(stream.pool, stream.conn) for stream in streams])
 
 

@@ -87,7 +87,8 @@ class ShardPools:
             row = cursor.fetchone()
             return int(row[0]) if row and row[0] is not None else 0
         finally:
-            pool.watchdog.release(watch)
+            if not pool.watchdog.release(watch):
+                conn.close()
             pool.give(conn)
 
     def stats(self) -> dict[str, Any]:
