@@ -112,13 +112,15 @@ def copy_rows(sources: Sequence[tuple[Any, str]], target: Any, table: str, copie
     into = target.pgconn
     yield from run(target, f"COPY {table} FROM STDIN")
     left = {conn.pgconn.socket: conn for conn, _ in sources}
+    # The first rows may have been read already, together with the start of the answer: no socket would tell.
+    ready = dict.fromkeys(left, 0)
     while left:
-        ready = yield dict.fromkeys(left, READ)
-        for descriptor in ready:
+        for descriptor, event in ready.items():
             conn = left.get(descriptor)
             if conn is None:
                 continue
-            conn.pgconn.consume_input()
+            if event:
+                conn.pgconn.consume_input()
             pieces, ended = _rows(conn.pgconn)
             if pieces:
                 data = b"".join(pieces)
@@ -128,6 +130,8 @@ def copy_rows(sources: Sequence[tuple[Any, str]], target: Any, table: str, copie
             if ended:
                 del left[descriptor]
                 yield from _ended(conn)
+        if left:
+            ready = yield dict.fromkeys(left, READ)
     into.put_copy_end()
     yield from _flushed(into)
     yield from _ended(target)

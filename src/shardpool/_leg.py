@@ -78,10 +78,12 @@ class Prepared:
 class Leg:
     """One connection's part of a scatter: after its step has ended it has a `pgresult` or an `error`.
 
-    `reusable` is False when the connection was left in the middle of an answer: it has to be closed.
+    With `begin` the statement runs in a transaction, which is left open. `reusable` is False when the connection was left in the middle of an answer: it has to be closed.
     """
 
-    def __init__(self, shard: str, conn: Any, statement: Statement, overdue: Callable[[], BaseException]) -> None:
+    def __init__(
+        self, shard: str, conn: Any, statement: Statement, overdue: Callable[[], BaseException], *, begin: bool = False
+    ) -> None:
         self.shard = shard
         self.conn = conn
         self.pgconn = conn.pgconn
@@ -90,6 +92,7 @@ class Leg:
         self.error: BaseException | None = None
         self.reusable = False
         self._overdue = overdue
+        self._begin = begin
 
     def step(self) -> Step:
         """Send the statement and read its whole answer."""
@@ -106,6 +109,9 @@ class Leg:
     def _run(self) -> Step:
         prepared = prepared_of(self.conn)
         statement = self.statement
+        if self._begin:
+            yield from self._ask(partial(self.pgconn.send_query, b"begin"))
+            self._raise_error()
         if statement.values is None:
             yield from self._ask(partial(self.pgconn.send_query, statement.text))
         elif (known := prepared.name(statement)) is not None:
@@ -122,7 +128,7 @@ class Leg:
         else:
             yield from self._ask(self._send_unprepared)
         self._raise_error()
-        if self.pgconn.transaction_status == TransactionStatus.INTRANS:
+        if self.pgconn.transaction_status == TransactionStatus.INTRANS and not self._begin:
             yield from self._roll_back()
 
     def _roll_back(self) -> Step:

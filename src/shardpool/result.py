@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,10 +20,21 @@ class _Shape:
 
     __slots__ = ("_encoding", "adapters", "pgresult")
 
-    def __init__(self, pgresult: PGresult, encoding: str, adapters: AdaptersMap) -> None:
+    def __init__(self, pgresult: Any, encoding: str, adapters: AdaptersMap) -> None:
         self.pgresult = pgresult
         self._encoding = encoding
         self.adapters = adapters
+
+
+class _Narrow:
+    """A result whose last columns, by which rows were merged, are not shown."""
+
+    def __init__(self, pgresult: PGresult, width: int) -> None:
+        self._pgresult = pgresult
+        self.nfields = width
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pgresult, name)
 
 
 class Result:
@@ -53,6 +64,36 @@ class Result:
             transformer.set_pgresult(pgresult)
         self._transformer = transformer
         self._rows: list[Any] | None = None
+        # Of an answer of several shards: theirs, the rows to take of them, and how many columns of those.
+        self._parts: Sequence[PGresult] = (pgresult,)
+        self._order: Sequence[tuple[int, int]] | None = None
+        self._width = 0
+        # Of an answer that was added up: its values as they would have come.
+        self._record: Sequence[bytes | None] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        pgresults: Sequence[PGresult],
+        conn: Any,
+        bound: Bound,
+        row_factory: RowFactory[Any] | None = None,
+        *,
+        order: Sequence[tuple[int, int]] | None = None,
+        width: int = 0,
+        record: Sequence[bytes | None] | None = None,
+    ) -> Result:
+        """The answers of several shards as one.
+
+        The rows follow one another, or are those that `order` names by (number of the answer, number of the row); the
+        first `width` columns are shown (0: all). A `record` stands instead of all rows.
+        """
+        found = cls(pgresults[0], conn, bound.shards, row_factory, bound=bound)
+        found._parts = pgresults
+        found._order = order
+        found._width = width if width != pgresults[0].nfields else 0
+        found._record = record
+        return found
 
     # Not a cached_property: up to Python 3.11 that takes a lock, which all results share while one of them is decoded.
     @property
@@ -63,18 +104,40 @@ class Result:
         return self._rows
 
     def _load(self) -> list[Any]:
-        count = self._pgresult.ntuples
-        if not count:
-            return []
         make_row = tuple if self._row_factory is tuple_row else self._row_factory(self._shape())
-        rows: list[Any] = self._transformer.load_rows(0, count, make_row)
+        if self._record is not None:
+            return [make_row(self._transformer.load_sequence(self._record))]
+        if self._width:
+            width, whole = self._width, make_row
+            make_row = lambda values: whole(values[:width])  # noqa: E731
+        loaded = [self._load_part(part, make_row) for part in self._parts]
+        if self._order is not None:
+            return [loaded[part][row] for part, row in self._order]
+        return loaded[0] if len(loaded) == 1 else [row for rows in loaded for row in rows]
+
+    def _load_part(self, pgresult: PGresult, make_row: Any) -> list[Any]:
+        if not pgresult.ntuples:
+            return []
+        if pgresult is not self._pgresult:
+            self._transformer.set_pgresult(pgresult, set_loaders=False)
+        rows: list[Any] = self._transformer.load_rows(0, pgresult.ntuples, make_row)
         return rows
+
+    def raw(self) -> list[tuple[bytes | None, ...]]:
+        """The rows as the servers sent them, undecoded."""
+        if self._record is not None:
+            return [tuple(self._record)]
+        width = self._width or self._pgresult.nfields
+        order = self._order
+        if order is None:
+            order = [(number, row) for number, part in enumerate(self._parts) for row in range(part.ntuples)]
+        return [tuple(self._parts[part].get_value(row, column) for column in range(width)) for part, row in order]
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The names of the columns, in order."""
         encoding = self._transformer.encoding
-        names = (self._pgresult.fname(index) for index in range(self._pgresult.nfields))
+        names = (self._pgresult.fname(index) for index in range(self._width or self._pgresult.nfields))
         return tuple((name or b"").decode(encoding) for name in names)
 
     @cached_property
@@ -83,15 +146,15 @@ class Result:
         if not self._pgresult.nfields:
             return None
         shape: Any = self._shape()
-        return [Column(shape, index) for index in range(self._pgresult.nfields)]
+        return [Column(shape, index) for index in range(self._width or self._pgresult.nfields)]
 
     @property
     def rowcount(self) -> int:
         """Rows given, or touched by a write; -1 where PostgreSQL tells none."""
         if self._pgresult.nfields:
-            return self._pgresult.ntuples
-        touched = self._pgresult.command_tuples
-        return -1 if touched is None else touched
+            return len(self)
+        touched = [part.command_tuples for part in self._parts]
+        return -1 if any(count is None for count in touched) else sum(count or 0 for count in touched)
 
     @property
     def plan(self) -> Bound | None:
@@ -103,17 +166,23 @@ class Result:
     @property
     def statusmessage(self) -> str | None:
         """PostgreSQL's command tag, such as `INSERT 0 1`."""
-        status = self._pgresult.command_status
-        return status.decode() if status else None
+        status = (self._pgresult.command_status or b"").decode()
+        if len(self._parts) > 1 or self._order is not None:
+            words = status.split(" ")
+            status = " ".join([*words[:-1], str(self.rowcount)]) if words[-1].isdigit() else status
+        return status or None
 
     def _shape(self) -> _Shape:
-        return _Shape(self._pgresult, self._transformer.encoding, self._transformer.adapters)
+        pgresult = _Narrow(self._pgresult, self._width) if self._width else self._pgresult
+        return _Shape(pgresult, self._transformer.encoding, self._transformer.adapters)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.rows)
 
     def __len__(self) -> int:
-        return self._pgresult.ntuples
+        if self._record is not None:
+            return 1
+        return len(self._order) if self._order is not None else sum(part.ntuples for part in self._parts)
 
     def __getitem__(self, index: int) -> Any:
         return self.rows[index]

@@ -10,7 +10,7 @@ from ..errors import InvalidKey, KeyNotCovered
 from ..query.bound import Bound, Fanout, check_fanout
 from ..query.plan import Shipped
 from ..result import Result
-from . import planning, shipping
+from . import planning, shipping, writing
 from .lease import Params
 from .planning import Planned
 
@@ -79,12 +79,9 @@ async def _scattered(
     binary: bool,
     row_factory: RowFactory[Any] | None,
 ) -> Result:
-    plan = bound.plan.scattered
-    assert isinstance(plan, Shipped)
+    run = shipping.execute if isinstance(bound.plan.scattered, Shipped) else writing.execute
     try:
-        return await shipping.execute(
-            router, found, bound, query, params, deadline, binary=binary, row_factory=row_factory
-        )
+        return await run(router, found, bound, query, params, deadline, binary=binary, row_factory=row_factory)
     except planning.DDL_ERRORS:
         planning.forget_catalog(router)
         raise

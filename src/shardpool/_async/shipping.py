@@ -20,9 +20,9 @@ from ..query.bound import Bound
 from ..query.plan import Shipped
 from ..result import Result
 from . import gather
-from .pools import give_all
 from .lease import Params, is_lost
 from .planning import Planned, any_shard
+from .pools import give_all
 
 if TYPE_CHECKING:
     from .router import AsyncRouter

@@ -11,7 +11,7 @@ from ..errors import InvalidKey, KeyNotCovered
 from ..query.bound import Bound, Fanout, check_fanout
 from ..query.plan import Shipped
 from ..result import Result
-from . import planning, shipping
+from . import planning, shipping, writing
 from .lease import Params
 from .planning import Planned
 
@@ -78,10 +78,9 @@ def _scattered(
     binary: bool,
     row_factory: RowFactory[Any] | None,
 ) -> Result:
-    plan = bound.plan.scattered
-    assert isinstance(plan, Shipped)
+    run = shipping.execute if isinstance(bound.plan.scattered, Shipped) else writing.execute
     try:
-        return shipping.execute(router, found, bound, query, params, deadline, binary=binary, row_factory=row_factory)
+        return run(router, found, bound, query, params, deadline, binary=binary, row_factory=row_factory)
     except planning.DDL_ERRORS:
         planning.forget_catalog(router)
         raise

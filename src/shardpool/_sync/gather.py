@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg import Connection, sql
 from psycopg.adapt import PyFormat, Transformer
-from psycopg.pq import Format
+from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import RowFactory
 
 from .._concurrency import Step, drive, run_all
 from .._leg import Leg, Statement
-from ..errors import DeadlineExceeded, ScatterError, UnsupportedQuery
+from ..errors import DeadlineExceeded, ScatterError, ShardError, UnsupportedQuery
 from ..query.placeholders import Converted, convert
 from ..result import Result
 from .lease import Params, explain, is_lost
@@ -89,7 +90,7 @@ def execute(
         for name, (pool, conn) in taken.items():
             if not conn.autocommit:
                 conn.set_autocommit(True)
-            legs.append(Leg(name, conn, statements.on(conn), _overdue(name, pool)))
+            legs.append(Leg(name, conn, statements.on(conn), overdue(name, pool)))
         steps = ((leg.pgconn.socket, _answer(leg, results, row_factory)) for leg in legs)
         drive(steps, deadline)
     finally:
@@ -99,7 +100,7 @@ def execute(
             if name not in reusable:
                 conn.close()
         give_all(taken.values())
-    failures = {leg.shard: _explained(leg, *taken[leg.shard]) for leg in legs if leg.error is not None}
+    failures = failures_of(legs, taken, may_be_applied=True)
     return _all_or_raise(names, {name: results[name] for name in names if name in results}, failures)
 
 
@@ -222,7 +223,7 @@ def _text(query: Any, conn: Connection[Any]) -> bytes:
     )
 
 
-def _overdue(name: str, pool: EndpointPool) -> Callable[[], DeadlineExceeded]:
+def overdue(name: str, pool: EndpointPool) -> Callable[[], DeadlineExceeded]:
     def error() -> DeadlineExceeded:
         return DeadlineExceeded(
             f"the deadline passed on shard {name}",
@@ -235,11 +236,34 @@ def _overdue(name: str, pool: EndpointPool) -> Callable[[], DeadlineExceeded]:
     return error
 
 
-def _explained(leg: Leg, pool: EndpointPool, conn: Connection[Any]) -> BaseException:
+def is_busy(conn: Connection[Any]) -> bool:
+    """Whether a connection is in the middle of an answer."""
+    return conn.pgconn.transaction_status == TransactionStatus.ACTIVE
+
+
+def failures_of(legs: Sequence[Leg], taken: Taken, *, may_be_applied: bool) -> dict[str, BaseException]:
+    """The errors of the legs that failed, by shard, as what they mean."""
+    return {leg.shard: _explained(leg, *taken[leg.shard], may_be_applied) for leg in legs if leg.error is not None}
+
+
+def several(failures: dict[str, BaseException], asked: int) -> BaseException:
+    """One error for those of several shards.
+
+    What is wrong with the statement or its data is told as one server would tell it: by psycopg's own error.
+    """
+    wrong = [error for error in failures.values() if isinstance(error, psycopg.Error) and error.sqlstate]
+    if len(wrong) == len(failures) and not any(isinstance(error, ShardError) for error in wrong):
+        return wrong[0]
+    error = ScatterError(f"{len(failures)} of {asked} shards failed", failures=failures)
+    error.__cause__ = next(iter(failures.values()))
+    return error
+
+
+def _explained(leg: Leg, pool: EndpointPool, conn: Connection[Any], may_be_applied: bool) -> BaseException:
     if isinstance(leg.error, DeadlineExceeded):
         return leg.error
     lost = is_lost(conn) or not leg.reusable
-    error = explain(leg.error, pool, cut=False, lost=lost, phase="query", may_be_applied=True)
+    error = explain(leg.error, pool, cut=False, lost=lost, phase="query", may_be_applied=may_be_applied)
     assert error is not None
     if error is not leg.error:
         error.__cause__ = leg.error

@@ -81,23 +81,30 @@ def planned(router: Router, query: Any, params: Params | None, deadline: float, 
         if found is not None:
             return found
     text, converted = _text(query, params is not None)
-    catalog = _catalog(router, deadline)
-    try:
-        made = make_plan(text, state.topology, catalog, strategy=strategy)
-        stale = made.refusal is not None
-    except (RoutingError, UnsupportedQuery):
-        if not _refreshed(router, deadline):
-            raise
-        stale = False
-        made = make_plan(text, state.topology, _catalog(router, deadline), strategy=strategy)
-    if stale and _refreshed(router, deadline):
-        made = make_plan(text, state.topology, _catalog(router, deadline), strategy=strategy)
+    made = _made(router, text, strategy, deadline)
     found = Planned(made, converted, state)
     if type(query) is str:
         if len(state.plans) >= PLANS_MAX:
             state.plans.pop(next(iter(state.plans)), None)
         state.plans[key] = found
     return found
+
+
+def _made(router: Router, text: str, strategy: str | None, deadline: float) -> Plan:
+    """A new plan. Nothing is refused by an old catalog."""
+    while True:
+        catalog = _catalog(router, deadline)
+        try:
+            made = make_plan(text, router._state.topology, catalog, strategy=strategy)
+        except catalogs.NeedsShard as needed:
+            told = _told(router, needed.shard, deadline)
+            router._knowledge.catalog = catalogs.with_singles(catalog, needed.shard, told, router._state.topology)
+        except (RoutingError, UnsupportedQuery):
+            if not _refreshed(router, deadline):
+                raise
+        else:
+            if made.refusal is None or not _refreshed(router, deadline):
+                return made
 
 
 def bound(router: Router, found: Planned, params: Params | None) -> Bound:
@@ -164,7 +171,7 @@ def _catalog(router: Router, deadline: float) -> Catalog:
             break
     assert known.built_in is not None
     known.told, known.by, known.alike, known.read_at = told, name, {name}, monotonic()
-    known.catalog = catalogs.make_catalog(told, known.built_in)
+    known.catalog = catalogs.make_catalog(name, told, known.built_in, router._state.topology)
     return known.catalog
 
 

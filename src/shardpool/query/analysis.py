@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UnsupportedQuery
-from ..topology import Reference, Sharded, Topology
-from .catalog import Catalog
+from ..topology import Reference, Sharded, Single, Topology, qualified
+from .catalog import Catalog, NeedsShard
 from .conditions import conjuncts, equality, pins_of
 from .scopes import Columns, Item, Node, Origin, Scope, anchor
 from .statement import children, inner, kind, strings, walk
@@ -93,7 +93,7 @@ class Analysis:
             level: Level = analyse_write(self, tree, parent, ctes)
             return level
         first = len(self.nodes)
-        ctes, own = self._with(tree, parent, ctes)
+        ctes, own = self.with_clause(tree, parent, ctes)
         if tree.larg.ByteSize() or tree.rarg.ByteSize():
             level = self._set_operation(tree, parent, ctes, top)
         elif tree.values_lists:
@@ -102,11 +102,11 @@ class Analysis:
             level = Level([(f"column{n + 1}", None) for n in range(width)], False, True, [], None)
         else:
             level = self._select(tree, parent, ctes, top)
-        self._unused(own)
+        self.unused(own)
         level.nodes = self.nodes[first:]
         return level
 
-    def _with(self, tree: Any, parent: Scope | None, ctes: Ctes) -> tuple[Ctes, list[dict[str, Any]]]:
+    def with_clause(self, tree: Any, parent: Scope | None, ctes: Ctes) -> tuple[Ctes, list[dict[str, Any]]]:
         own: list[dict[str, Any]] = []
         if not tree.HasField("with_clause"):
             return ctes, own
@@ -128,7 +128,7 @@ class Analysis:
             own.append(entry)
         return seen, own
 
-    def _unused(self, own: list[dict[str, Any]]) -> None:
+    def unused(self, own: list[dict[str, Any]]) -> None:
         """A SELECT in WITH that nothing refers to is not run, but it has to make sense; a write is run."""
         for entry in own:
             if not entry["used"]:
@@ -170,10 +170,10 @@ class Analysis:
         scope = Scope(parent)
         anchors: list[Node] = []
         for item in tree.from_clause:
-            anchors += self._from(inner(item), scope, ctes)
+            anchors += self.from_item(inner(item), scope, ctes)
         scope.anchors = anchors
         if tree.HasField("where_clause"):
-            self._condition(inner(tree.where_clause), scope, ctes, lambda node: True)
+            self.condition(inner(tree.where_clause), scope, ctes, lambda node: True)
         expressions = [*tree.target_list, *tree.group_clause, *tree.sort_clause, *tree.window_clause]
         self.visit_all([*expressions, *tree.distinct_clause], scope, ctes)
         if tree.HasField("having_clause"):
@@ -255,7 +255,7 @@ class Analysis:
 
     # -- FROM ----------------------------------------------------------------------------------------------------
 
-    def _from(self, item: Any, scope: Scope, ctes: Ctes) -> list[Node]:
+    def from_item(self, item: Any, scope: Scope, ctes: Ctes) -> list[Node]:
         """Add an item of FROM to the scope; gives the nodes of which each of its rows has a row."""
         match kind(item):
             case "RangeVar":
@@ -272,7 +272,7 @@ class Analysis:
             case "RangeTableSample":
                 self.functions.setdefault("tablesample", "v")
                 self.visit_all([*item.args, item.repeatable], scope, ctes)
-                self._from(inner(item.relation), scope, ctes)
+                self.from_item(inner(item.relation), scope, ctes)
                 return []
         # XMLTABLE, JSON_TABLE: expressions with columns that are not looked into.
         self.visit(item, scope, ctes)
@@ -358,7 +358,7 @@ class Analysis:
         restricted = set().union(*(sides[number] for number in _OUTER.get(type_, ())))
         inside = Scope(scope.parent, lefts + rights, {**left_merged, **right_merged})
         if join.HasField("quals"):
-            self._condition(inner(join.quals), inside, ctes, restricted.__contains__)
+            self.condition(inner(join.quals), inside, ctes, restricted.__contains__)
         using = strings(join.using_clause)
         if join.is_natural:
             names = [name for item in lefts for name, _ in item.columns]
@@ -389,7 +389,7 @@ class Analysis:
 
     def _side(self, item: Any, scope: Scope, ctes: Ctes) -> tuple[list[Node], dict[str, Origin | None]]:
         scope.merged = {}
-        anchors = self._from(inner(item), scope, ctes)
+        anchors = self.from_item(inner(item), scope, ctes)
         return anchors, scope.merged
 
     def _full(
@@ -428,7 +428,7 @@ class Analysis:
 
     # -- conditions ----------------------------------------------------------------------------------------------
 
-    def _condition(self, expression: Any, scope: Scope, ctes: Ctes, restricts: Callable[[Node], bool]) -> None:
+    def condition(self, expression: Any, scope: Scope, ctes: Ctes, restricts: Callable[[Node], bool]) -> None:
         """A condition that every row that matters of the nodes that it `restricts` fulfils."""
         for condition in conjuncts(expression):
             for (node, part), pin in pins_of(condition, scope).items():
@@ -645,6 +645,9 @@ def table_name(relation: Any, catalog: Catalog, topology: Topology) -> str:
             f"{written} tells of one server only",
             hint="Ask every shard with scatter(), or one with shard(name).execute().",
         )
+    placement = topology.placements.get(qualified(written))
+    if isinstance(placement, Single) and placement.shard not in catalog.told_by:
+        raise NeedsShard(placement.shard)
     name = catalog.resolve(relation.schemaname, relation.relname)
     if name is None or name not in topology.placements:
         topology.placement(written)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
-from ..errors import UnsupportedQuery
+from ..errors import InvalidKey, UnsupportedQuery
+from ..keys import KeyType
 from ..topology import Topology
-from .plan import Gathered, Plan, Shipped
+from .pins import NOTHING, UNKNOWN, Const, key_value
+from .plan import Gathered, Plan, Split
 
 Fanout = Literal["one", "some", "all"]
 
@@ -26,29 +29,58 @@ class Bound:
     shards: tuple[str, ...]
     shards_by_use: tuple[frozenset[str], ...] = ()
 
-    @property
-    def scattered(self) -> Gathered | Shipped | None:
-        return None if self.strategy == "one" else self.plan.scattered
-
 
 def bind(plan: Plan, topology: Topology, params: Sequence[Any]) -> Bound:
     """The shards that a plan asks with these parameters; raises the plan's refusal when they are several."""
-    by_use = plan.shards_by_use(topology, params)
+    match plan.scattered:
+        case Gathered(everywhere=True):
+            return Bound(plan, "write", tuple(topology.shards))
+        case Split() as split:
+            touched = frozenset(row_shards(split, topology, params))
+            by_use = [touched, *(use.shards(topology, params) for use in plan.uses[1:])]
+        case _:
+            by_use = plan.shards_by_use(topology, params)
     touched = frozenset().union(*by_use)
-    if len(touched) <= 1:
-        if not touched and plan.writes:
-            touched = frozenset(())
-        return Bound(plan, "one", tuple(touched), tuple(by_use))
-    if plan.refusal is not None:
-        raise again(plan.refusal)
-    assert plan.scattered is not None
-    if plan.root is not None:
-        touched = by_use[plan.root]
-    if len(touched) <= 1:
-        # The rows of every other table that matter are on the shards of this one's.
-        return Bound(plan, "one", tuple(touched), tuple(by_use))
+    if len(touched) > 1:
+        if plan.refusal is not None:
+            raise again(plan.refusal)
+        if plan.root is not None:
+            # The rows of every other table that matter are on the shards of this one's.
+            touched = by_use[plan.root]
     order = tuple(name for name in topology.shards if name in touched)
+    if len(order) <= 1 or plan.scattered is None:
+        return Bound(plan, "one", order, tuple(by_use))
     return Bound(plan, plan.scattered.name, order, tuple(by_use))
+
+
+def row_shards(split: Split, topology: Topology, params: Sequence[Any]) -> list[str]:
+    """The shard of each row of an INSERT; a row without a key goes to the first: its server has to refuse NULL.
+
+    Raises `KeyNotCovered`, and `InvalidKey` for a value whose place only the server could tell.
+    """
+    keyspace = topology.keyspaces[split.keyspace]
+    types = keyspace.partitioning.key_types
+    names = []
+    for number, consts in enumerate(split.keys, 1):
+        key = [_inserted(const, type_, params, number) for const, type_ in zip(consts, types, strict=True)]
+        if any(part is NOTHING for part in key):
+            names.append(next(iter(topology.shards)))
+        else:
+            bucket = keyspace.partitioning.bucket(key[0] if len(key) == 1 else tuple(key))
+            names.append(keyspace.shard_by_bucket[bucket])
+    return names
+
+
+def _inserted(const: Const, key_type: KeyType, params: Sequence[Any], row: int) -> Any:
+    """The key that a column will hold when this value is assigned to it."""
+    plain = params[const.param - 1] if const.param else const.value
+    value = key_value(const, key_type, params) if type(plain) is not Decimal else UNKNOWN
+    if value is UNKNOWN or (value is NOTHING and plain is not None):
+        raise InvalidKey(
+            f"cannot tell the shard of row {row} by a {key_type} key of type {type(plain).__name__}",
+            hint="Pass the value as the Python type of the key.",
+        )
+    return value
 
 
 def again(error: UnsupportedQuery) -> UnsupportedQuery:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..topology import Topology
@@ -29,9 +29,12 @@ select pg_catalog.json_build_object(
             'visible', coalesce(pg_catalog.to_regclass(pg_catalog.quote_ident(c.relname))::oid = c.oid, false),
             'columns', (select pg_catalog.json_agg(pg_catalog.json_build_array(
                             a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull,
-                            l.collname, coalesce(l.collisdeterministic, true), a.attidentity <> '' or
-                            a.attgenerated <> '') order by a.attnum)
+                            l.collname, coalesce(l.collisdeterministic, true),
+                            case when a.attidentity <> '' then 'identity'
+                                 when a.attgenerated = '' then pg_catalog.pg_get_expr(d.adbin, d.adrelid) end)
+                            order by a.attnum)
                         from pg_catalog.pg_attribute a left join pg_catalog.pg_collation l on l.oid = a.attcollation
+                        left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
                         where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
             'key', (select pg_catalog.json_agg(a.attname order by k.number)
                     from pg_catalog.pg_index i
@@ -82,14 +85,17 @@ select pg_catalog.json_agg(f.facts)::text from (
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`type` as format_type() spells it; `collation` is None for types that have none; `filled`: identity, generated."""
+    """`type` as format_type() spells it; `collation` is None for types that have none.
+
+    `default` is SQL, `identity`, or None.
+    """
 
     name: str
     type: str
     not_null: bool
     collation: str | None
     deterministic: bool
-    filled: bool
+    default: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,8 @@ class Catalog:
     operators: Mapping[str, str]
     settings: Mapping[str, str] = field(default_factory=dict)
     collation: str = ""
+    # The shards whose single tables are among the tables.
+    told_by: frozenset[str] = frozenset()
 
     def resolve(self, schema: str, name: str) -> str | None:
         """The qualified name of a table as the servers' search_path finds it; None when they find nothing known."""
@@ -143,10 +151,17 @@ class Catalog:
         return name in ("C", "POSIX", "ucs_basic") and self.settings.get("server_encoding") == "UTF8"
 
 
-def make_catalog(told: Mapping[str, Any], built_in: list[Any]) -> Catalog:
+class NeedsShard(Exception):
+    """A single table of this shard is meant, and the shard has not been asked yet."""
+
+    def __init__(self, shard: str) -> None:
+        super().__init__(shard)
+        self.shard = shard
+
+
+def make_catalog(shard: str, told: Mapping[str, Any], built_in: list[Any], topology: Topology) -> Catalog:
     """The catalog of one shard's answer to `CATALOG_QUERY` (as JSON), with PostgreSQL's own functions."""
-    tables = {name: _table(name, facts) for name, facts in (told["tables"] or {}).items()}
-    visible = {name.split(".", 1)[1]: name for name, facts in (told["tables"] or {}).items() if facts["visible"]}
+    tables, visible = _tables(shard, told, topology)
     functions = _functions(built_in, built_in=True)
     for name, function in _functions(told["functions"] or [], built_in=False).items():
         known = functions.get(name)
@@ -156,7 +171,29 @@ def make_catalog(told: Mapping[str, Any], built_in: list[Any]) -> Catalog:
         operators[name] = max(operators.get(name, "i"), _believed(volatility, language), key="isv".index)
     database = told["database"]
     collation = database["datcollate"] if database["datlocprovider"] in (None, "c") else database["datlocale"]
-    return Catalog(tables, visible, functions, operators, told["settings"], collation or "")
+    return Catalog(tables, visible, functions, operators, told["settings"], collation or "", frozenset((shard,)))
+
+
+def with_singles(catalog: Catalog, shard: str, told: Mapping[str, Any], topology: Topology) -> Catalog:
+    """The catalog with the single tables of one more shard."""
+    tables, visible = _tables(shard, told, topology)
+    return replace(
+        catalog,
+        tables={**tables, **catalog.tables},
+        visible={**visible, **catalog.visible},
+        told_by=catalog.told_by | {shard},
+    )
+
+
+def _tables(shard: str, told: Mapping[str, Any], topology: Topology) -> tuple[dict[str, Table], dict[str, str]]:
+    """The tables of one shard's answer, single tables only where they live, and the names that stand for them."""
+    found = {
+        name: facts
+        for name, facts in (told["tables"] or {}).items()
+        if topology.single_tables.get(name, shard) == shard
+    }
+    visible = {name.split(".", 1)[1]: name for name, facts in found.items() if facts["visible"]}
+    return {name: _table(name, facts) for name, facts in found.items()}, visible
 
 
 def _table(name: str, facts: Mapping[str, Any]) -> Table:

@@ -83,7 +83,8 @@ class Gathered:
     """Run `sql` on each shard and bring the rows together without a server.
 
     `sort` is empty when they only follow one another. `width` columns are the caller's, those after it are for sorting.
-    `limit` and `offset` cut the whole. With `add` each column is one value made of the shards' values.
+    `limit` and `offset` cut the whole. With `add` each column is one value made of the shards' values. `everywhere`: a
+    reference table is written, on every shard there is.
     """
 
     name: str
@@ -93,9 +94,19 @@ class Gathered:
     limit: Const | None = None
     offset: Const | None = None
     add: tuple[str, ...] = ()
+    everywhere: bool = False
 
 
-Scattered = Gathered | Shipped
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Divide the rows of `INSERT … VALUES` among the shards; `keys` are those of the rows, by part."""
+
+    keyspace: str
+    keys: tuple[tuple[Const, ...], ...]
+    name: str = "split"
+
+
+Scattered = Gathered | Shipped | Split
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,6 @@ class Plan:
     refusal: UnsupportedQuery | None = None
     root: int | None = None
     reasons: tuple[str, ...] = ()
-    needs_shard: bool = False
 
     @cached_property
     def key_param(self) -> tuple[str, int] | None:

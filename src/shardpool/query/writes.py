@@ -1,18 +1,330 @@
-"""INSERT, UPDATE, DELETE and MERGE."""
+"""INSERT, UPDATE, DELETE and MERGE: where they go.
+
+A write whose keys are known goes to one shard as it stands. UPDATE and DELETE of rows on several shards, and an INSERT
+that reads the rows of the same keys, run on each shard for its own rows. The rows of VALUES are divided by their keys.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UnsupportedQuery
-from ..topology import Topology
+from ..topology import Reference, Sharded, Topology
+from .analysis import Analysis, Ctes, Level
 from .catalog import Catalog
-from .plan import Plan
+from .conditions import constant
+from .pins import Const, In
+from .plan import Gathered, Plan, Split, Use, uses_of
+from .purity import first_impurity, refuse_server_bound
+from .scopes import Item, Node, Scope, anchor
+from .statement import copy, deparse, expression, inner, kind, parse, strings, verb, walk
 
 
 def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Plan:
-    raise UnsupportedQuery("writes are not planned yet")
+    """The plan of a write. Raises `UnsupportedQuery`, `UnknownTable`."""
+    analysis = Analysis(topology, catalog)
+    analysis.query(tree, None, {})
+    target = analysis.writes[0]
+    uses = uses_of(analysis.nodes)
+    if isinstance(target.placement, Reference):
+        return _plan_reference(sql, tree, analysis, uses)
+    if kind(tree) == "InsertStmt" and isinstance(target.placement, Sharded):
+        split = _split(tree, target, catalog)
+        if split is not None:
+            return Plan(sql, "INSERT", uses, True, split, _split_refusal(tree, analysis, catalog))
+    refusal = _refusal(tree, target, analysis, catalog)
+    scattered = None if refusal is not None else Gathered("write", sql)
+    return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0)
 
 
-def analyse_write(analysis: Any, tree: Any, parent: Any, ctes: Any) -> Any:
-    raise UnsupportedQuery("writes are not planned yet")
+def analyse_write(analysis: Analysis, tree: Any, parent: Scope | None, ctes: Ctes) -> Level:
+    """A write of a statement, or in its WITH clause; the first in `analysis.writes` is the statement's own."""
+    node, item = analysis.table(tree.relation)
+    analysis.writes.append(node)
+    if isinstance(node.placement, Reference):
+        analysis.references.append(node)
+    else:
+        analysis.add(node)
+    ctes, own = analysis.with_clause(tree, parent, ctes)
+    scope = Scope(parent)
+    match kind(tree):
+        case "InsertStmt":
+            _analyse_insert(analysis, tree, node, item, scope, ctes)
+        case "MergeStmt":
+            _analyse_merge(analysis, tree, node, item, scope, ctes)
+        case _:
+            _analyse_change(analysis, tree, node, item, scope, ctes)
+    if tree.HasField("returning_clause"):
+        analysis.visit(tree.returning_clause, scope, ctes)
+    analysis.unused(own)
+    return Level([], True, False, [], None)
+
+
+def _analyse_change(analysis: Analysis, tree: Any, node: Node, item: Item, scope: Scope, ctes: Ctes) -> None:
+    """UPDATE and DELETE."""
+    scope.items.append(item)
+    scope.anchors = [] if isinstance(node.placement, Reference) else [node]
+    for source in tree.from_clause if kind(tree) == "UpdateStmt" else tree.using_clause:
+        scope.anchors = scope.anchors + analysis.from_item(inner(source), scope, ctes)
+    if tree.HasField("where_clause"):
+        analysis.condition(inner(tree.where_clause), scope, ctes, lambda node: True)
+    if kind(tree) == "UpdateStmt":
+        analysis.visit_all(tree.target_list, scope, ctes)
+        _check_assigned(tree.target_list, node)
+
+
+def _check_assigned(targets: Sequence[Any], node: Node, *, excluded: bool = False) -> None:
+    """The partition key may only be set to what it is already."""
+    for target in targets:
+        name, value = target.res_target.name, inner(target.res_target.val)
+        if name not in node.key_columns:
+            continue
+        part = node.key_columns.index(name)
+        const = constant(value)
+        same = const is not None and any(isinstance(pin, In) and pin.consts == (const,) for pin in node.pins[part])
+        if (
+            excluded
+            and kind(value) == "ColumnRef"
+            and strings(value.fields) in (["excluded", name], [node.alias, name])
+        ):
+            same = True
+        if not same:
+            raise UnsupportedQuery(
+                f"the partition key {name} of {node.table.removeprefix('public.')} cannot be changed in place",
+                detail="The row may belong to another shard then.",
+                hint="Insert it with the new key and delete the old one.",
+            )
+
+
+# -- INSERT --------------------------------------------------------------------------------------------------------
+
+
+def _analyse_insert(analysis: Analysis, tree: Any, node: Node, item: Item, scope: Scope, ctes: Ctes) -> None:
+    columns = _insert_columns(tree, item)
+    select = inner(tree.select_stmt) if tree.HasField("select_stmt") else None
+    if select is not None:
+        level = analysis.query(select, scope.parent, ctes)
+        _tie_inserted(select, level, node, columns)
+    scope.items.append(item)
+    if tree.HasField("on_conflict_clause"):
+        _analyse_conflict(analysis, tree.on_conflict_clause, node, item, scope, ctes)
+
+
+def _insert_columns(tree: Any, item: Item) -> list[str]:
+    return [column.res_target.name for column in tree.cols] or [name for name, _ in item.columns]
+
+
+def _tie_inserted(select: Any, level: Level, node: Node, columns: Sequence[str]) -> None:
+    """What the SELECT of an INSERT says about the keys of the new rows."""
+    if select.values_lists:
+        rows = [row.list.items for row in select.values_lists]
+        for part, name in enumerate(node.key_columns):
+            consts = [constant(inner(row[columns.index(name)])) for row in rows] if name in columns else []
+            if consts and all(const is not None for const in consts):
+                node.pins[part].append(In(tuple(const for const in consts if const is not None)))
+        return
+    for part, name in enumerate(node.key_columns):
+        if name not in columns or not level.is_counted or columns.index(name) >= len(level.columns):
+            continue
+        origin = level.columns[columns.index(name)][1]
+        if origin is not None and origin.part == part:
+            origin.node.tie(node, part)
+            node.tie(origin.node, part)
+        const = _selected_constant(select, columns.index(name))
+        if const is not None:
+            node.pins[part].append(In((const,)))
+
+
+def _selected_constant(select: Any, number: int) -> Const | None:
+    """The constant that every row of a plain SELECT has in a column."""
+    if len(select.target_list) <= number or select.larg.ByteSize():
+        return None
+    values = [inner(target.res_target.val) for target in select.target_list[: number + 1]]
+    if any(kind(value) == "ColumnRef" and len(strings(value.fields)) != len(value.fields) for value in values):
+        return None
+    return constant(values[number])
+
+
+def _analyse_conflict(analysis: Analysis, clause: Any, node: Node, item: Item, scope: Scope, ctes: Ctes) -> None:
+    inside = Scope(scope.parent, [item, Item("excluded", [(name, None) for name, _ in item.columns])])
+    analysis.visit(clause, inside, ctes)
+    if clause.HasField("infer") and not clause.infer.conname:
+        named = {element.index_elem.name for element in clause.infer.index_elems}
+        missing = [name for name in node.key_columns if name not in named]
+        if missing:
+            raise UnsupportedQuery(
+                f"the conflict target does not hold the partition key {', '.join(missing)}",
+                detail="Rows that conflict with it can be on other shards.",
+                hint=f"Use ON CONFLICT ({', '.join([*node.key_columns, *sorted(named)])}), with such a unique index.",
+            )
+    _check_assigned(clause.target_list, node, excluded=True)
+
+
+def _split(tree: Any, node: Node, catalog: Catalog) -> Split | None:
+    """How the rows of VALUES are divided; None for an INSERT of another kind."""
+    table = node.table.removeprefix("public.")
+    if not tree.HasField("select_stmt"):
+        raise UnsupportedQuery(f"INSERT … DEFAULT VALUES gives {table} no partition key", hint=_name_key(node))
+    select = inner(tree.select_stmt)
+    if not select.values_lists or select.HasField("with_clause") or tree.HasField("with_clause"):
+        return None
+    columns = [column.res_target.name for column in tree.cols]
+    columns = columns or [column.name for column in catalog.tables[node.table].columns]
+    missing = [name for name in node.key_columns if name not in columns]
+    if missing:
+        raise UnsupportedQuery(
+            f"INSERT into {table} without its partition key {', '.join(missing)}", hint=_name_key(node)
+        )
+    rows = []
+    for number, row in enumerate(select.values_lists, 1):
+        items = row.list.items
+        consts = [
+            constant(inner(items[columns.index(name)])) if columns.index(name) < len(items) else None
+            for name in node.key_columns
+        ]
+        if any(const is None for const in consts):
+            raise UnsupportedQuery(
+                f"the partition key of row {number} of INSERT into {table} is an expression",
+                detail="Where the row belongs can only be told from a literal or a parameter.",
+                hint="Pass its value as a parameter.",
+            )
+        rows.append(tuple(const for const in consts if const is not None))
+    return Split(node.keyspace, tuple(rows))
+
+
+def _name_key(node: Node) -> str:
+    return f"Give {', '.join(node.key_columns)} in every row: it says on which shard the row belongs."
+
+
+def _split_refusal(tree: Any, analysis: Analysis, catalog: Catalog) -> UnsupportedQuery | None:
+    """Why the rows of VALUES cannot go to several shards."""
+    if analysis.tables[1:]:
+        return UnsupportedQuery(
+            "the rows of one INSERT that read other tables cannot be divided among shards",
+            hint="Insert the rows of each partition key by themselves.",
+        )
+    impurity = first_impurity(tree, catalog)
+    return None if impurity is None else _impure(impurity)
+
+
+# -- several shards ------------------------------------------------------------------------------------------------
+
+
+def _refusal(tree: Any, target: Node, analysis: Analysis, catalog: Catalog) -> UnsupportedQuery | None:
+    """Why the write cannot be done by each shard for its own rows; None when it can."""
+    name = verb(tree)
+    if len(analysis.writes) > 1:
+        return UnsupportedQuery(
+            "a WITH clause that writes runs on one shard only", hint="Filter each of its parts on the partition key."
+        )
+    if kind(tree) == "MergeStmt":
+        return UnsupportedQuery(
+            "MERGE runs on one shard only", hint="Compare the target's partition key with a constant in ON."
+        )
+    if anchor([target], analysis.nodes) is None:
+        return UnsupportedQuery(
+            f"{name} of {target.table.removeprefix('public.')} looks at rows that may be on other shards",
+            detail="Each shard can only do it when all tables are joined by the partition key, or are reference tables.",
+            hint="Read what it needs first, or filter on the partition key.",
+        )
+    impurity = first_impurity(tree, catalog)
+    if impurity is not None:
+        return _impure(impurity)
+    try:
+        refuse_server_bound(tree, catalog)
+    except UnsupportedQuery as error:
+        return error
+    return None
+
+
+def _impure(what: str) -> UnsupportedQuery:
+    return UnsupportedQuery(
+        f"{what} would be evaluated by each shard for itself",
+        detail="The rows of one statement would get different values.",
+        hint="Pass its value as a parameter, or filter on the partition key.",
+    )
+
+
+def _plan_reference(sql: str, tree: Any, analysis: Analysis, uses: tuple[Use, ...]) -> Plan:
+    """A write of a reference table: the same on every shard."""
+    table = analysis.writes[0].table.removeprefix("public.")
+    what = f"{verb(tree)} of the reference table {table}"
+    if uses or len(analysis.writes) > 1:
+        raise UnsupportedQuery(
+            f"{what} reads rows that are not on every shard",
+            hint="Read them first, and write their values.",
+        )
+    impurity = first_impurity(tree, analysis.catalog) or _impure_default(tree, analysis)
+    if impurity is not None:
+        raise UnsupportedQuery(
+            f"{what} would give each shard its own {impurity}",
+            detail="Its copies would differ.",
+            hint="Pass the value as a parameter.",
+        )
+    return Plan(sql, verb(tree), (), True, Gathered("write", sql, everywhere=True))
+
+
+def _impure_default(tree: Any, analysis: Analysis) -> str | None:
+    """A default of an INSERT that may differ from shard to shard."""
+    if kind(tree) != "InsertStmt":
+        return None
+    given = {column.res_target.name for column in tree.cols}
+    table = analysis.catalog.tables[analysis.writes[0].table]
+    defaulted = any(kind(found) == "SetToDefault" for found in walk(tree))
+    for column in table.columns:
+        if column.default and (defaulted or (given and column.name not in given)):
+            if column.default == "identity":
+                return f"value of {column.name}"
+            found = first_impurity(inner(expression(column.default)), analysis.catalog)
+            if found is not None:
+                return found
+    return None
+
+
+# -- MERGE ---------------------------------------------------------------------------------------------------------
+
+
+def _analyse_merge(analysis: Analysis, tree: Any, node: Node, item: Item, scope: Scope, ctes: Ctes) -> None:
+    scope.items.append(item)
+    analysis.from_item(inner(tree.source_relation), scope, ctes)
+    # ON leaves out rows of the target only: a row of the source that matches none may be inserted.
+    analysis.condition(inner(tree.join_condition), scope, ctes, lambda found: found is node)
+    for clause in tree.merge_when_clauses:
+        when = clause.merge_when_clause
+        analysis.visit(when, scope, ctes)
+        names = [target.res_target.name for target in when.target_list]
+        if when.values:
+            node_ = _inserted(when, node, names, item)
+            analysis.nodes.append(node_)
+        else:
+            _check_assigned(when.target_list, node)
+
+
+def _inserted(when: Any, node: Node, names: Sequence[str], item: Item) -> Node:
+    """A use for the rows that MERGE inserts, pinned by the constants of their key."""
+    columns = list(names) or [name for name, _ in item.columns]
+    found = Node(node.table, node.placement, node.relation, node.alias, node.keyspace, node.key_columns)
+    found.pins = [[] for _ in node.key_columns]
+    for part, name in enumerate(node.key_columns):
+        if name in columns and columns.index(name) < len(when.values):
+            const = constant(inner(when.values[columns.index(name)]))
+            if const is not None:
+                found.pins[part].append(In((const,)))
+    return found
+
+
+def rows_of(sql: str, rows: Sequence[int]) -> tuple[str, list[int]]:
+    """The INSERT with only these of its rows of VALUES (from 0), and the numbers of its parameters in their new order."""
+    tree = parse(sql)[0]
+    lists = inner(tree.select_stmt).values_lists
+    kept = [copy(lists[number]) for number in rows]
+    del lists[:]
+    lists.extend(kept)
+    numbers: list[int] = []
+    for found in walk(tree):
+        if kind(found) == "ParamRef":
+            if found.number not in numbers:
+                numbers.append(found.number)
+            found.number = numbers.index(found.number) + 1
+    return deparse(tree), numbers

@@ -1,0 +1,141 @@
+# Generated from _async/writing.py by tools/unasync.py: edit that one, then run `make sync`.
+"""Writes on several shards: one transaction on each, begun on all, committed when all have done their part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.rows import RowFactory
+
+from .._concurrency import drive
+from .._leg import Leg, Statement
+from ..errors import CommitUnknown, ScatterError, ShardError, UnsupportedQuery
+from ..query.bound import Bound, row_shards
+from ..query.plan import Gathered, Split
+from ..query.writes import rows_of
+from ..result import Result
+from . import gather
+from .lease import Params
+from .planning import Planned
+from .pools import give_all
+
+if TYPE_CHECKING:
+    from .router import Router
+
+_COMMIT = Statement(b"commit", None)
+_ROLLBACK = Statement(b"rollback", None)
+
+
+def execute(
+    router: Router,
+    found: Planned,
+    bound: Bound,
+    query: Any,
+    params: Params | None,
+    deadline: float,
+    *,
+    binary: bool,
+    row_factory: RowFactory[Any] | None,
+) -> Result:
+    """Write on every shard of the bound plan; on none when one of them refuses."""
+    taken = gather.take_all(router, bound.shards, deadline, readonly=False)
+    try:
+        statements = {name: gather.statement_on(conn, query, params, binary) for name, (_, conn) in taken.items()}
+        if isinstance(bound.plan.scattered, Split):
+            statements = _divided(router, found, bound, params, statements)
+        legs = _run(taken, statements, deadline, begin=True)
+        failures = gather.failures_of(legs, taken, may_be_applied=False)
+        copies = isinstance(bound.plan.scattered, Gathered) and bound.plan.scattered.everywhere
+        touched = {leg.pgresult.command_tuples for leg in legs if leg.pgresult is not None}
+        if failures or (copies and len(touched) > 1):
+            _run(_idle(taken, legs), dict.fromkeys(taken, _ROLLBACK), deadline, begin=False)
+        if failures:
+            raise gather.several(failures, len(taken))
+        if copies and len(touched) > 1:
+            raise _copies_differ(legs)
+        results = [leg.pgresult for leg in legs]
+        _commit(taken, deadline)
+        first = next(iter(taken.values()))[1]
+        return Result.of(results[:1] if copies else results, first, bound, row_factory)
+    finally:
+        for _, conn in taken.values():
+            if gather.is_busy(conn):
+                conn.close()
+        give_all(taken.values())
+
+
+def _run(taken: gather.Taken, statements: Mapping[str, Statement], deadline: float, *, begin: bool) -> list[Leg]:
+    legs = []
+    for name, (pool, conn) in taken.items():
+        if not conn.autocommit:
+            conn.set_autocommit(True)
+        legs.append(Leg(name, conn, statements[name], gather.overdue(name, pool), begin=begin))
+    drive(((leg.pgconn.socket, leg.step()) for leg in legs), deadline)
+    for leg in legs:
+        if not leg.reusable:
+            leg.conn.close()
+    return legs
+
+
+def _commit(taken: gather.Taken, deadline: float) -> None:
+    """COMMIT on all shards; what is on which shard when not all confirm it is told by the error."""
+    legs = _run(taken, dict.fromkeys(taken, _COMMIT), deadline, begin=False)
+    failures = gather.failures_of(legs, taken, may_be_applied=True)
+    if not failures:
+        return
+    unknown = {name: _unknown(name, error) for name, error in failures.items()}
+    done = [leg.shard for leg in legs if leg.error is None]
+    raise ScatterError(
+        f"{len(failures)} of {len(legs)} shards did not confirm their COMMIT",
+        failures=unknown,
+        results=dict.fromkeys(done, "committed"),
+        hint="A write on several shards is one transaction on each, not one over all: look before you write again.",
+    ) from next(iter(failures.values()))
+
+
+def _unknown(name: str, error: BaseException) -> BaseException:
+    refused = isinstance(error, psycopg.Error) and error.sqlstate and not isinstance(error, ShardError)
+    if refused or getattr(error, "applied", None) == "unknown":
+        return error
+    found = CommitUnknown(f"whether shard {name} has committed is not known", shard=name, phase="commit")
+    found.__cause__ = error
+    return found
+
+
+def _idle(taken: gather.Taken, legs: Sequence[Leg]) -> gather.Taken:
+    """The connections that can still be spoken to."""
+    usable = {leg.shard for leg in legs if leg.reusable}
+    return {name: found for name, found in taken.items() if name in usable}
+
+
+def _divided(
+    router: Router, found: Planned, bound: Bound, params: Params | None, statements: Mapping[str, Statement]
+) -> dict[str, Statement]:
+    """For each shard the INSERT of its own rows, with their parameters only."""
+    split = bound.plan.scattered
+    assert isinstance(split, Split)
+    rows_by_shard: dict[str, list[int]] = {}
+    for number, name in enumerate(row_shards(split, router.topology, found.arrange(params))):
+        rows_by_shard.setdefault(name, []).append(number)
+    divided = {}
+    for name, rows in rows_by_shard.items():
+        whole = statements[name]
+        text, numbers = rows_of(bound.plan.sql, rows)
+        divided[name] = Statement(
+            text.encode(),
+            [(whole.values or [])[number - 1] for number in numbers],
+            [whole.types[number - 1] for number in numbers],
+            [whole.formats[number - 1] for number in numbers],
+            whole.result_format,
+        )
+    return divided
+
+
+def _copies_differ(legs: Sequence[Leg]) -> UnsupportedQuery:
+    return UnsupportedQuery(
+        "the copies of the reference table are not the same on all shards: nothing was written",
+        detail=", ".join(f"{leg.shard}: {leg.pgresult.command_tuples} rows" for leg in legs),
+        hint="Find the difference with check(), and mend the copies first.",
+    )
