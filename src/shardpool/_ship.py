@@ -68,7 +68,8 @@ def shipped(
 def _bring(source: Sources, conns: Mapping[str, Any], at: str, copied: Copied) -> Flow[None]:
     ship = source.ship
     own = "" if at in source.shards else " WITH NO DATA"
-    made = yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp} ON COMMIT DROP AS {source.sql}{own}")
+    columns = f" ({', '.join(ship.columns)})" if ship.columns else ""
+    made = yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp}{columns} ON COMMIT DROP AS {source.sql}{own}")
     copied.count(made.command_tuples or 0, 0)
     others = [(conns[name], source.sql) for name in conns if name != at and name in source.shards]
     if others:

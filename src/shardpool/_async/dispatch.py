@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import RowFactory
 
-from ..errors import InvalidKey, KeyNotCovered
+from .._ship import TypesDiffer
+from ..errors import InvalidKey, KeyNotCovered, UnsupportedQuery
 from ..query.bound import Bound, Fanout, check_fanout
+from ..query.merging import NotHere
 from ..query.plan import Shipped
 from ..result import Result
-from . import planning, shipping, writing
+from . import gathering, planning, shipping, writing
 from .lease import Params
 from .planning import Planned
 
@@ -79,9 +81,29 @@ async def _scattered(
     binary: bool,
     row_factory: RowFactory[Any] | None,
 ) -> Result:
-    run = shipping.execute if isinstance(bound.plan.scattered, Shipped) else writing.execute
+    plan = bound.plan.scattered
+    options: dict[str, Any] = {"binary": binary, "row_factory": row_factory}
     try:
-        return await run(router, found, bound, query, params, deadline, binary=binary, row_factory=row_factory)
+        if isinstance(plan, Shipped):
+            return await shipping.execute(router, found, bound, query, params, deadline, **options)
+        if plan is not None and plan.name in ("write", "split"):
+            return await writing.execute(router, found, bound, query, params, deadline, **options)
+        return await gathering.execute(router, found, bound, query, params, deadline, readonly=readonly, **options)
+    except (NotHere, TypesDiffer) as reason:
+        if plan is not None and plan.name == "pull":
+            raise _unlike(reason) from reason
     except planning.DDL_ERRORS:
         planning.forget_catalog(router)
         raise
+    found = await planning.pulled(router, query, params, deadline)
+    bound = planning.bound(router, found, params)
+    return await shipping.execute(router, found, bound, query, params, deadline, **options)
+
+
+def _unlike(reason: Exception) -> UnsupportedQuery:
+    column = getattr(reason, "column", "")
+    return UnsupportedQuery(
+        f'column "{column}" would not have the type that it has on one server',
+        detail="Whole rows of a table are values of a type that only the table itself has.",
+        hint="Select its columns one by one, or to_json() of the row.",
+    )

@@ -91,6 +91,14 @@ async def planned(
     return found
 
 
+async def pulled(router: AsyncRouter, query: Any, params: Params | None, deadline: float) -> Planned:
+    """The plan that pulls, taken from now on instead of one whose answer would not have been quite the same."""
+    found = await planned(router, query, params, deadline, "pull")
+    if type(query) is str:
+        router._state.plans[query, params is None, None] = found
+    return found
+
+
 async def _made(router: AsyncRouter, text: str, strategy: str | None, deadline: float) -> Plan:
     """A new plan. Nothing is refused by an old catalog."""
     while True:

@@ -90,6 +90,14 @@ def planned(router: Router, query: Any, params: Params | None, deadline: float, 
     return found
 
 
+def pulled(router: Router, query: Any, params: Params | None, deadline: float) -> Planned:
+    """The plan that pulls, taken from now on instead of one whose answer would not have been quite the same."""
+    found = planned(router, query, params, deadline, "pull")
+    if type(query) is str:
+        router._state.plans[query, params is None, None] = found
+    return found
+
+
 def _made(router: Router, text: str, strategy: str | None, deadline: float) -> Plan:
     """A new plan. Nothing is refused by an old catalog."""
     while True:

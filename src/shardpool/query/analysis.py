@@ -8,15 +8,17 @@ of the others that are tied to it by their keys. Where this cannot be shown, it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import UnsupportedQuery
 from ..topology import Reference, Sharded, Single, Topology, qualified
 from .catalog import Catalog, NeedsShard
 from .conditions import conjuncts, equality, pins_of
+from .names import output_name
 from .scopes import Columns, Item, Node, Origin, Scope, anchor
 from .statement import children, inner, kind, strings, walk
+from .types import collation_of, type_of
 
 # A statement with more occurrences of tables than this is not analysed further: each use of a CTE is one anew.
 _NODES_MAX = 300
@@ -24,7 +26,9 @@ _OUTER = {"JOIN_LEFT": (1,), "JOIN_RIGHT": (0,), "JOIN_FULL": (), "JOIN_INNER": 
 # Functions whose result in FROM is one column, named by its alias.
 _ONE_COLUMN = frozenset("generate_series unnest regexp_split_to_table string_to_table generate_subscripts".split())
 
-Cte = tuple[Any, "Ctes", Scope | None, bool]
+# Where a column of which only the type is known comes from.
+_NOWHERE = Node()
+
 Ctes = dict[str, Any]
 
 
@@ -57,6 +61,7 @@ class Top:
     windows_by_key: bool = False
     scope: Scope | None = None
     is_set_operation: bool = False
+    columns: Columns | None = None
 
 
 @dataclass(slots=True)
@@ -143,6 +148,8 @@ class Analysis:
         anchors = [arm.anchor for arm in arms]
         node = None
         columns: Columns = [(name, None) for name, _ in arms[0].columns]
+        if top is not None:
+            top.columns = columns if arms[0].is_counted else None
         if all(anchors) and not _has_limit(tree):
             node, columns = self._united(tree, arms, columns)
         if top is not None:
@@ -184,13 +191,15 @@ class Analysis:
         root = anchor(anchors, (node for node in self.nodes[first:]))
         if top is not None:
             found.describe(top, root)
-        columns, is_open, is_counted = self._columns(tree, scope)
+        columns, is_whole = self._columns(tree, scope)
         node = None
         if root is not None and found.are_local and not tree.locking_clause:
             node, columns = self._exported(root, anchors, columns)
         else:
-            columns = [(name, None) for name, _ in columns]
-        return Level(columns, is_open, is_counted, [], node)
+            columns = [(name, _typed(origin)) for name, origin in columns]
+        if top is not None:
+            top.columns = columns if is_whole else None
+        return Level(columns, not is_whole, is_whole, [], node)
 
     def _limits(self, tree: Any, scope: Scope, ctes: Ctes) -> None:
         for name in ("limit_count", "limit_offset"):
@@ -217,32 +226,30 @@ class Analysis:
         if root not in node.edges:
             node.edges.append(root)
         exported: Columns = [
-            (name, Origin(node, origin.part) if origin and node.has_key and _is_key_of(source, origin) else None)
+            (name, replace(origin, node=node, part=_part(source, origin, node), column="") if origin else None)
             for name, origin in columns
         ]
         return node, exported
 
-    def _columns(self, tree: Any, scope: Scope) -> tuple[Columns, bool, bool]:
-        """The output columns, whether some of their names are not known, and whether their number is."""
+    def _columns(self, tree: Any, scope: Scope) -> tuple[Columns, bool]:
+        """The output columns, and whether these are all of them."""
         found: Columns = []
-        is_open, is_counted = False, True
+        is_whole = True
         for target in tree.target_list:
             value = inner(target.res_target.val)
             name = target.res_target.name
             if kind(value) == "ColumnRef":
                 fields = strings(value.fields)
                 if len(fields) != len(value.fields):
-                    is_whole = self._star(fields, scope, found)
-                    is_open, is_counted = is_open or not is_whole, is_counted and is_whole
+                    is_whole &= self._star(fields, scope, found)
                     continue
                 hit = scope.find(fields)
                 found.append((name or fields[-1], hit[0] if hit and hit[1] == 0 else None))
                 continue
-            if not name and kind(value) == "FuncCall":
-                name = strings(value.funcname)[-1]
-            is_open |= not name and kind(value) not in ("A_Const", "ParamRef")
-            found.append((name, None))
-        return found, is_open, is_counted
+            type_ = type_of(value, scope)
+            origin = Origin(_NOWHERE, type=type_, collation=collation_of(value, scope)) if type_ else None
+            found.append((output_name(target.res_target), origin))
+        return found, is_whole
 
     def _star(self, fields: list[str], scope: Scope, found: Columns) -> bool:
         """Add the columns of `*` or `t.*`; whether these are all of them."""
@@ -320,7 +327,7 @@ class Analysis:
             node.pins = [[] for _ in placement.key_columns]
         parts = {column: part for part, column in enumerate(node.key_columns)}
         columns: Columns = [
-            (column.name, Origin(node, parts.get(column.name, -1), column.name))
+            (column.name, Origin(node, parts.get(column.name, -1), column.name, column.type, column.collation))
             for column in self.catalog.tables[name].columns
         ]
         if relation.HasField("alias"):
@@ -692,6 +699,15 @@ def _one(items: list[Item], merged: dict[str, Origin | None], name: str) -> Orig
         return merged[name]
     hits = [origin for item in items for origin in item.find(name)]
     return hits[0] if len(hits) == 1 and not any(item.is_open for item in items) else None
+
+
+def _typed(origin: Origin | None) -> Origin | None:
+    """Of a column that does not say where its row lies, only the type."""
+    return replace(origin, node=_NOWHERE, part=-1, column="") if origin is not None and origin.type else None
+
+
+def _part(source: Node, origin: Origin, node: Node) -> int:
+    return origin.part if node.has_key and _is_key_of(source, origin) else -1
 
 
 def _is_key_of(node: Node, origin: Origin | None) -> bool:

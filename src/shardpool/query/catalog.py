@@ -145,9 +145,9 @@ class Catalog:
             return f"{schema}.{name}"
         return self.visible.get(name)
 
-    def sorts_by_bytes(self, column: Column) -> bool:
-        """Whether the column's text is ordered by its UTF-8 bytes."""
-        name = self.collation if column.collation == "default" else column.collation
+    def sorts_by_bytes(self, collation: str | None) -> bool:
+        """Whether text of this collation is ordered by its UTF-8 bytes."""
+        name = self.collation if collation == "default" else collation
         return name in ("C", "POSIX", "ucs_basic") and self.settings.get("server_encoding") == "UTF8"
 
 

@@ -48,7 +48,7 @@ class Ship:
     """Rows that are brought to one shard, into a temporary table, before the final statement is run there.
 
     `query` is what each shard answers; each of the `filters` may be left out. `uses` are the numbers of the uses that
-    need it. `key` are columns that are unique in it.
+    need it. `key` are columns that are unique in it, `columns` new names for all of them.
     """
 
     temp: str
@@ -57,6 +57,7 @@ class Ship:
     filters: tuple[Template, ...]
     uses: tuple[int, ...]
     key: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,10 @@ class Shipped:
 
 @dataclass(frozen=True, slots=True)
 class SortKey:
-    """A column, by its number in what the shards answer, by which rows are merged: `decoder` names how it is compared."""
+    """A column of what the shards answer by which rows are merged: its number, from the end when it is negative.
+
+    `decoder` names how it is compared.
+    """
 
     column: int
     decoder: str
@@ -82,14 +86,14 @@ class SortKey:
 class Gathered:
     """Run `sql` on each shard and bring the rows together without a server.
 
-    `sort` is empty when they only follow one another. `width` columns are the caller's, those after it are for sorting.
+    `sort` is empty when they only follow one another; the last `hidden` columns are for sorting only.
     `limit` and `offset` cut the whole. With `add` each column is one value made of the shards' values. `everywhere`: a
     reference table is written, on every shard there is.
     """
 
     name: str
     sql: str
-    width: int = 0
+    hidden: int = 0
     sort: tuple[SortKey, ...] = ()
     limit: Const | None = None
     offset: Const | None = None

@@ -8,9 +8,11 @@ from ..errors import UnsupportedQuery
 from ..topology import Topology
 from .analysis import Analysis
 from .catalog import Catalog
+from .combine import combine
+from .gathered import gathered
 from .plan import Plan, Scattered, uses_of
 from .pull import pull
-from .purity import refuse_server_bound
+from .purity import first_impurity, refuse_server_bound
 from .statement import kind, parse, verb
 
 _WRITES = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
@@ -59,7 +61,7 @@ def _plan_select(sql: str, tree: Any, topology: Topology, catalog: Catalog, stra
         refusal = error
     if refusal is not None and not uses:
         raise refusal
-    return Plan(sql, "SELECT", uses, bool(analysis.writes), scattered, refusal, None, reasons)
+    return Plan(sql, "SELECT", uses, bool(analysis.writes), scattered, refusal, _root(analysis, scattered), reasons)
 
 
 def _scattered(
@@ -70,7 +72,39 @@ def _scattered(
         raise UnsupportedQuery(
             "a WITH clause that writes runs on one shard only", hint="Filter each of its parts on the partition key."
         )
-    return pull(sql, topology, catalog), ()
+    reasons: list[str] = []
+    if strategy != "pull":
+        why_not = _why_not_local(tree, analysis, catalog)
+        if why_not is not None:
+            reasons.append(why_not)
+        else:
+            found = gathered(sql, tree, analysis.top, catalog)
+            if not isinstance(found, str):
+                return found, ()
+            reasons.append(found)
+            combined = combine(tree, analysis, len(analysis.tables))
+            if not isinstance(combined, str):
+                return combined, tuple(reasons)
+            reasons.append(combined)
+    return pull(sql, topology, catalog), tuple(dict.fromkeys(reasons))
+
+
+def _root(analysis: Analysis, scattered: Scattered | None) -> int | None:
+    """The use on whose shards all rows are, when the shards make them for themselves."""
+    root = analysis.top.root
+    if scattered is None or scattered.name == "pull" or root is None or not root.table:
+        return None
+    return analysis.tables.index(root)
+
+
+def _why_not_local(tree: Any, analysis: Analysis, catalog: Catalog) -> str | None:
+    """Why the shards cannot make the rows of the statement each for itself; None when they can."""
+    if analysis.top.root is None:
+        return "it brings rows together that are on different shards"
+    if analysis.outer_aggregates:
+        return "a subquery holds an aggregate of the outer statement"
+    impurity = first_impurity(tree, catalog)
+    return None if impurity is None else f"{impurity} may differ from shard to shard"
 
 
 def _locked_references(analysis: Analysis) -> UnsupportedQuery:

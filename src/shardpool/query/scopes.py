@@ -37,7 +37,7 @@ class Node:
 
     def tie(self, other: Node, part: int) -> None:
         """The key part of `other`'s rows that matter equals this node's; an edge when all parts do."""
-        if not self.has_key or self.keyspace != other.keyspace or other is self:
+        if part < 0 or not self.has_key or self.keyspace != other.keyspace or other is self:
             return
         parts = self.equal_parts.setdefault(other, set())
         parts.add(part)
@@ -58,11 +58,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a column comes from: part `part` of the key of `node`, or (part -1) any other column of it."""
+    """Where a column comes from: part `part` of the key of `node`, or (part -1) any other column of it.
+
+    `column` is its name in the table, empty when it has passed through a subquery; `type` is as format_type() tells it.
+    """
 
     node: Node
     part: int = -1
     column: str = ""
+    type: str = ""
+    collation: str | None = None
 
 
 Columns = list[tuple[str, Origin | None]]

@@ -1,0 +1,82 @@
+"""`concatenate`, `merge` and `add`: every shard answers for itself, and the answers are put together here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import RowFactory
+
+from .._concurrency import async_drive
+from .._leg import Leg, Statement
+from ..query.bound import Bound
+from ..query.merging import NotHere, added, bound_value, merged_order
+from ..query.plan import Gathered
+from ..result import Result
+from . import gather
+from .lease import Params
+from .planning import Planned
+from .pools import give_all
+
+if TYPE_CHECKING:
+    from .router import AsyncRouter
+
+_TEXT_OID = 25
+
+
+async def execute(
+    router: AsyncRouter,
+    found: Planned,
+    bound: Bound,
+    query: Any,
+    params: Params | None,
+    deadline: float,
+    *,
+    readonly: bool,
+    binary: bool,
+    row_factory: RowFactory[Any] | None,
+) -> Result:
+    """Ask every shard of the bound plan, and put their rows together."""
+    plan = bound.plan.scattered
+    assert isinstance(plan, Gathered)
+    values = found.arrange(params)
+    limit, offset = bound_value(plan.limit, values), bound_value(plan.offset, values) or 0
+    if plan.add and binary:
+        raise NotHere("values are added as texts")
+    taken = await gather.take_all(router, bound.shards, deadline, readonly)
+    legs: list[Leg] = []
+    try:
+        for name, (pool, conn) in taken.items():
+            if not conn.autocommit:
+                await conn.set_autocommit(True)
+            statement = _local(plan, bound, gather.statement_on(conn, query, params, binary))
+            legs.append(Leg(name, conn, statement, gather.overdue(name, pool)))
+        await async_drive(((leg.pgconn.socket, leg.step()) for leg in legs), deadline)
+    finally:
+        for leg in legs:
+            if not leg.reusable:
+                await leg.conn.close()
+        await give_all(taken.values())
+    failures = gather.failures_of(legs, taken, may_be_applied=False)
+    if failures:
+        raise gather.several(failures, len(taken))
+    pgresults = [leg.pgresult for leg in legs]
+    conn = legs[0].conn
+    if plan.add:
+        return Result.of(pgresults, conn, bound, row_factory, record=added(pgresults, plan.add))
+    order = list(merged_order(pgresults, plan.sort, binary)) if plan.sort else None
+    if order is None and (limit is not None or offset):
+        order = [(number, row) for number, part in enumerate(pgresults) for row in range(part.ntuples)]
+    if order is not None and (limit is not None or offset):
+        order = order[offset : None if limit is None else offset + limit]
+    width = pgresults[0].nfields - plan.hidden
+    return Result.of(pgresults, conn, bound, row_factory, order=order, width=width)
+
+
+def _local(plan: Gathered, bound: Bound, original: Statement) -> Statement:
+    """The statement as a shard gets it, with the parameters of the original."""
+    if plan.sql == bound.plan.sql:
+        return original
+    # An OFFSET that is not sent leaves its parameter unused: one of no type has to be given some.
+    types = [oid or (0 if f"${number}" in plan.sql else _TEXT_OID) for number, oid in enumerate(original.types, 1)]
+    return replace(original, text=plan.sql.encode(), types=types)

@@ -1,0 +1,323 @@
+"""Partial results of the shards, put together by a statement on one of them: aggregates, DISTINCT, ORDER BY of any type.
+
+What cannot be shown to be the same that way is left to `pull`: these functions then give the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .aggregates import final, partials
+from .analysis import Analysis, Top
+from .gathered import limited, put
+from .names import output_name
+from .plan import Ship, Shipped
+from .pull import quoted
+from .scopes import Scope
+from .sorting import Limits, Sorting, is_star, limits, meant, sortings, without_places
+from .statement import copy, deparse, expression, inner, kind, parse, strings, walk
+from .template import Template, template
+
+TEMP = "_shardpool_1"
+
+
+class _Unfit(Exception):
+    """The statement cannot be put together from partial results."""
+
+
+def combine(tree: Any, analysis: Analysis, uses: int) -> Shipped | str:
+    """The plan, or why there is none; `tree` is not changed."""
+    top = analysis.top
+    try:
+        if top.windows and not top.windows_by_key:
+            return "a window without the partition key spans rows of different shards"
+        if top.grouped and not top.grouped_by_key:
+            return _Groups(copy(tree), analysis).plan(uses)
+        return _rows(copy(tree), top, uses)
+    except _Unfit as reason:
+        return str(reason)
+
+
+def _shipped(partial: Template, columns: int, final_sql: str, uses: int) -> Shipped:
+    names = tuple(f"c{number}" for number in range(1, columns + 1))
+    ship = Ship(TEMP, "partial result", partial, (), tuple(range(uses)), columns=names)
+    return Shipped("combine", (ship,), final_sql)
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------
+
+
+def _rows(tree: Any, top: Top, uses: int) -> Shipped:
+    """Rows that each shard makes for itself, sorted, made distinct and limited once more."""
+    if top.columns is None:
+        raise _Unfit("the columns of the statement are not known from its text")
+    width = len(top.columns)
+    names = [name for name, _ in top.columns]
+    added: list[Any] = []
+    places: dict[bytes, int] = {}
+
+    def place(column: int | None, value: Any) -> int:
+        """The number of the column that holds a value, from 1; it is added when there is none."""
+        if column is not None:
+            return column + 1
+        key = without_places(value)
+        if key not in places:
+            if top.distinct and not top.distinct_on:
+                raise _Unfit("ORDER BY of SELECT DISTINCT names no output column")
+            added.append(value)
+            places[key] = width + len(added)
+        return places[key]
+
+    order = _order(tree, top, place)
+    distinct = _distinct(tree, top, place)
+    limit = _tail(tree)
+    bounds = limits(tree)
+    for value in added:
+        put(tree.target_list.add().res_target.val, value)
+    partial = _partial(tree, bounds, keep_order=bounds.is_known and bounds.limit is not None)
+    listed = ", ".join(f"c{number} AS {quoted(name)}" for number, name in enumerate(names, 1))
+    sql = f"SELECT {distinct}{listed} FROM pg_temp.{TEMP}{order}{limit}"
+    return _shipped(partial, width + len(added), sql, uses)
+
+
+def _order(tree: Any, top: Top, place: Any) -> str:
+    if top.is_set_operation:
+        keys = _set_operation_keys(tree, top)
+    else:
+        found = sortings(tree)
+        if found is None:
+            raise _Unfit("ORDER BY USING is done by pulling the rows")
+        keys = [(place(key.column, key.expression), key) for key in found]
+    if not keys:
+        return ""
+    return " ORDER BY " + ", ".join(f"c{number}{_direction(key)}" for number, key in keys)
+
+
+def _set_operation_keys(tree: Any, top: Top) -> list[tuple[int, Sorting]]:
+    """Over a set operation only output columns may be named."""
+    names = [name for name, _ in top.columns or []]
+    found = []
+    for item in tree.sort_clause:
+        clause = item.sort_by
+        value = inner(clause.node)
+        if kind(value) == "A_Const" and value.WhichOneof("val") == "ival" and 0 < value.ival.ival <= len(names):
+            number = value.ival.ival
+        elif kind(value) == "ColumnRef" and len(value.fields) == 1 and names.count(strings(value.fields)[0]) == 1:
+            number = names.index(strings(value.fields)[0]) + 1
+        else:
+            raise _Unfit("ORDER BY over a set operation names no output column")
+        if clause.sortby_dir == 4:
+            raise _Unfit("ORDER BY USING is done by pulling the rows")
+        descending = clause.sortby_dir == 3
+        nulls_first = clause.sortby_nulls == 2 or (clause.sortby_nulls != 3 and descending)
+        found.append((number, Sorting(value, None, descending, nulls_first, clause)))
+    return found
+
+
+def _direction(key: Sorting) -> str:
+    return f"{' DESC' if key.descending else ''}{' NULLS FIRST' if key.nulls_first else ' NULLS LAST'}"
+
+
+def _distinct(tree: Any, top: Top, place: Any) -> str:
+    if not top.distinct:
+        return ""
+    if not top.distinct_on:
+        return "DISTINCT "
+    columns = []
+    for item in tree.distinct_clause:
+        column, value = meant(tree, inner(item))
+        if value is None:
+            raise _Unfit("DISTINCT ON names an unknown position")
+        columns.append(f"c{place(column, value)}")
+    return f"DISTINCT ON ({', '.join(columns)}) "
+
+
+def _tail(tree: Any) -> str:
+    """LIMIT and OFFSET as they stand in the statement."""
+    if not tree.HasField("limit_count") and not tree.HasField("limit_offset"):
+        return ""
+    whole = parse("select 1")[0]
+    whole.limit_option = tree.limit_option
+    for name in ("limit_count", "limit_offset"):
+        if tree.HasField(name):
+            getattr(whole, name).CopyFrom(getattr(tree, name))
+    if tree.limit_option == 3:  # WITH TIES wants an ORDER BY
+        whole.sort_clause.add().sort_by.node.CopyFrom(expression("1"))
+        whole.sort_clause[0].sort_by.sortby_dir = 1
+        whole.sort_clause[0].sort_by.sortby_nulls = 1
+        return deparse(whole).removeprefix("SELECT 1 ORDER BY 1")
+    return deparse(whole).removeprefix("SELECT 1")
+
+
+def _partial(tree: Any, bounds: Limits, *, keep_order: bool) -> Template:
+    """What each shard answers; sorted and limited when that leaves rows out."""
+    if not keep_order:
+        if not tree.distinct_clause or not any(node.WhichOneof("node") for node in tree.distinct_clause):
+            del tree.sort_clause[:]
+        bounds = Limits(None, None, True)
+    text = limited(tree, bounds)
+    return template(parse(text)[0])
+
+
+# -- groups --------------------------------------------------------------------------------------------------------
+
+
+class _Groups:
+    """GROUP BY without the partition key: the shards' groups are grouped again, their aggregates put together."""
+
+    def __init__(self, tree: Any, analysis: Analysis) -> None:
+        assert analysis.top.scope is not None
+        self._tree = tree
+        self._analysis = analysis
+        self._scope: Scope = analysis.top.scope
+        self._columns: list[Any] = []
+        self._groups: dict[bytes, int] = {}
+        self._partials: dict[bytes, int] = {}
+        self._numbers: dict[int, int] = {}
+
+    def plan(self, uses: int) -> Shipped:
+        tree = self._tree
+        if any(is_star(node.res_target) for node in tree.target_list) or tree.group_distinct:
+            raise _Unfit("a star in a grouped statement is done by pulling the rows")
+        for item in tree.group_clause:
+            self._group(inner(item))
+        groups = len(self._columns)
+        targets = [node.res_target for node in tree.target_list]
+        listed = [f"{self._final(target.val)} AS {quoted(output_name(target))}" for target in targets]
+        having = f" HAVING {self._final(tree.having_clause)}" if tree.HasField("having_clause") else ""
+        order = self._order_by(targets)
+        distinct = self._distinct(targets)
+        group = " GROUP BY " + ", ".join(f"c{number}" for number in range(1, groups + 1)) if groups else ""
+        tail = _tail(tree)
+        sql = f"SELECT {distinct}{', '.join(listed)} FROM pg_temp.{TEMP}{group}{having}{order}{tail}"
+        return _shipped(self._partial(groups), len(self._columns), sql, uses)
+
+    def _group(self, item: Any) -> None:
+        if kind(item) == "GroupingSet":
+            raise _Unfit("grouping sets are done by pulling the rows")
+        tree = self._tree
+        if kind(item) == "A_Const" and item.WhichOneof("val") == "ival":
+            number = item.ival.ival
+            if not 0 < number <= len(tree.target_list):
+                raise _Unfit("GROUP BY names an unknown position")
+            item = inner(tree.target_list[number - 1].res_target.val)
+        elif kind(item) == "ColumnRef" and len(item.fields) == 1 and self._scope.find(strings(item.fields)) is None:
+            # A name in GROUP BY is one of FROM first, then one of an output column.
+            named = [n.res_target for n in tree.target_list if [n.res_target.name] == strings(item.fields)]
+            if len(named) != 1:
+                raise _Unfit("GROUP BY names an unknown column")
+            item = inner(named[0].val)
+        key = self._signature(item)
+        if key not in self._groups:
+            self._columns.append(item)
+            self._groups[key] = len(self._columns)
+        else:
+            raise _Unfit("GROUP BY names an expression twice")
+
+    def _signature(self, value: Any) -> bytes:
+        """The expression as bytes, the same for `t.x` and `x` when they are the same column."""
+        found = copy(value)
+        for reference in walk(found):
+            if kind(reference) == "ColumnRef" and len(strings(reference.fields)) == len(reference.fields):
+                hit = self._scope.find(strings(reference.fields))
+                if hit is not None and hit[0] is not None and hit[0].column and hit[1] == 0:
+                    name = hit[0].column
+                    number = self._numbers.setdefault(id(hit[0].node), len(self._numbers))
+                    del reference.fields[:]
+                    reference.fields.add().string.sval = f"table {number}"
+                    reference.fields.add().string.sval = name
+        return without_places(found)
+
+    def _final(self, node: Any) -> str:
+        """The SQL of an expression over groups in terms of the columns of the partial result."""
+        rewritten = expression("null")
+        rewritten.CopyFrom(node)
+        self._rewrite(rewritten)
+        select = parse("select 1")[0]
+        select.target_list[0].res_target.val.CopyFrom(rewritten)
+        return deparse(select).removeprefix("SELECT ")
+
+    def _rewrite(self, node: Any) -> None:
+        value = inner(node)
+        if value is None:
+            return
+        number = self._groups.get(self._signature(value))
+        if number is not None:
+            node.CopyFrom(expression(f"c{number}"))
+            return
+        match kind(value):
+            case "FuncCall" if self._analysis.is_aggregate(value):
+                node.CopyFrom(expression(self._aggregate(value)))
+                return
+            case "SubLink" | "GroupingFunc":
+                raise _Unfit("a subquery beside aggregates is done by pulling the rows")
+            case "ColumnRef":
+                raise _Unfit("a column that is not in GROUP BY is done by pulling the rows")
+            case "FuncCall" if value.HasField("over"):
+                raise _Unfit("a window over groups is done by pulling the rows")
+        self._rewrite_below(value)
+
+    def _rewrite_below(self, message: Any) -> None:
+        for descriptor, value in message.ListFields():
+            if descriptor.message_type is None:
+                continue
+            for child in (value,) if hasattr(value, "DESCRIPTOR") else value:
+                if kind(child) == "Node":
+                    self._rewrite(child)
+                else:
+                    self._rewrite_below(child)
+
+    def _aggregate(self, call: Any) -> str:
+        function = self._analysis.catalog.functions.get(strings(call.funcname)[-1])
+        made = partials(call, self._scope) if function is not None and function.built_in else None
+        if made is None:
+            raise _Unfit(f"{strings(call.funcname)[-1]}() cannot be put together from partial results")
+        places = []
+        for partial in made:
+            key = self._signature(partial)
+            if key not in self._partials:
+                self._columns.append(partial)
+                self._partials[key] = len(self._columns)
+            places.append(f"c{self._partials[key]}")
+        return final(call, self._scope, places)
+
+    def _order_by(self, targets: Sequence[Any]) -> str:
+        keys = sortings(self._tree)
+        if keys is None:
+            raise _Unfit("ORDER BY USING is done by pulling the rows")
+        if not keys:
+            return ""
+        parts = []
+        for key in keys:
+            if key.column is not None:
+                parts.append(f"{key.column + 1}{_direction(key)}")
+            elif self._tree.distinct_clause:
+                raise _Unfit("ORDER BY of SELECT DISTINCT names no output column")
+            else:
+                node = expression("null")
+                put(node, key.expression)
+                parts.append(f"({self._final(node)}){_direction(key)}")
+        return " ORDER BY " + ", ".join(parts)
+
+    def _distinct(self, targets: Sequence[Any]) -> str:
+        if not self._tree.distinct_clause:
+            return ""
+        if any(node.WhichOneof("node") for node in self._tree.distinct_clause):
+            raise _Unfit("DISTINCT ON over groups is done by pulling the rows")
+        return "DISTINCT "
+
+    def _partial(self, groups: int) -> Template:
+        tree = self._tree
+        for name in ("having_clause", "limit_count", "limit_offset"):
+            tree.ClearField(name)
+        tree.limit_option = 1
+        for items in (tree.target_list, tree.group_clause, tree.sort_clause, tree.distinct_clause):
+            del items[:]
+        for value in self._columns:
+            put(tree.target_list.add().res_target.val, value)
+        for number in range(1, groups + 1):
+            tree.group_clause.add().CopyFrom(expression(str(number)))
+        if not self._columns:
+            raise _Unfit("there is nothing to put together")
+        return template(tree)

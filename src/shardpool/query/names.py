@@ -1,0 +1,83 @@
+"""The names that PostgreSQL gives to output columns (FigureColname in its parse_target.c)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .statement import inner, kind, strings
+
+NAMELESS = "?column?"
+_BY_KIND = {
+    "A_ArrayExpr": "array",
+    "RowExpr": "row",
+    "CoalesceExpr": "coalesce",
+    "GroupingFunc": "grouping",
+    "XmlSerialize": "xmlserialize",
+    "MergeSupportFunc": "merge_action",
+    "JsonObjectConstructor": "json_object",
+    "JsonArrayConstructor": "json_array",
+    "JsonArrayQueryConstructor": "json_array",
+    "JsonParseExpr": "json",
+    "JsonScalarExpr": "json_scalar",
+    "JsonSerializeExpr": "json_serialize",
+}
+
+
+def output_name(target: Any) -> str:
+    """The name of a ResTarget's column."""
+    return target.name or figured(inner(target.val))[0] or NAMELESS
+
+
+def figured(expression: Any) -> tuple[str, int]:
+    """A name, empty when there is none, and how good it is: 1 may be replaced by a better one, 2 stays."""
+    match kind(expression):
+        case "ColumnRef":
+            names = strings(expression.fields)
+            return (names[-1], 2) if names and len(names) == len(expression.fields) else ("", 0)
+        case "A_Indirection":
+            names = strings(expression.indirection)
+            return (names[-1], 2) if names else figured(inner(expression.arg))
+        case "FuncCall":
+            return strings(expression.funcname)[-1], 2
+        case "A_Expr" if expression.kind == 6:  # NULLIF
+            return "nullif", 2
+        case "TypeCast":
+            found = figured(inner(expression.arg)) if inner(expression.arg) is not None else ("", 0)
+            names = strings(expression.type_name.names)
+            return found if found[1] > 1 or not names else (names[-1], 1)
+        case "CollateClause":
+            return figured(inner(expression.arg))
+        case "SubLink":
+            return _of_sublink(expression)
+        case "CaseExpr":
+            found = figured(inner(expression.defresult)) if expression.HasField("defresult") else ("", 0)
+            return found if found[1] > 1 else ("case", 1)
+        case "MinMaxExpr":
+            return ("greatest" if expression.op == 1 else "least"), 2
+        case "SQLValueFunction":
+            return _of_value_function(expression), 2
+    name = _BY_KIND.get(kind(expression))
+    return (name, 2) if name else ("", 0)
+
+
+def _of_sublink(expression: Any) -> tuple[str, int]:
+    type_ = expression.DESCRIPTOR.fields_by_name["sub_link_type"].enum_type
+    match type_.values_by_number[expression.sub_link_type].name:
+        case "EXISTS_SUBLINK":
+            return "exists", 2
+        case "ARRAY_SUBLINK":
+            return "array", 2
+        case "EXPR_SUBLINK":
+            select = inner(expression.subselect)
+            while select.larg.ByteSize():
+                select = select.larg
+            if select.target_list:
+                return output_name(select.target_list[0].res_target), 2
+            return "column1", 2
+    return "", 0
+
+
+def _of_value_function(expression: Any) -> str:
+    type_ = expression.DESCRIPTOR.fields_by_name["op"].enum_type
+    name = str(type_.values_by_number[expression.op].name).removeprefix("SVFOP_").lower()
+    return name.removesuffix("_n")

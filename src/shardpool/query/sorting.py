@@ -1,0 +1,132 @@
+"""ORDER BY and LIMIT of a whole statement: what they mean, and which of it can be done without a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .analysis import Top
+from .catalog import Catalog
+from .conditions import constant
+from .names import output_name
+from .pins import Const
+from .statement import inner, kind, strings
+from .types import collation_of, plain, type_of
+
+# Types whose values are compared as this says, by what the server sends of them: see `merging`.
+_DECODERS = {
+    "smallint": "integer",
+    "integer": "integer",
+    "bigint": "integer",
+    "boolean": "bytes",
+    "uuid": "bytes",
+    "date": "date_send",
+    "timestamp without time zone": "timestamp_send",
+    "timestamp with time zone": "timestamptz_send",
+}
+_TEXTS = ("text", "character varying")
+
+
+@dataclass(frozen=True, slots=True)
+class Sorting:
+    """One key of ORDER BY: the expression that it stands for, and the number of the output column that it is, if known."""
+
+    expression: Any
+    column: int | None
+    descending: bool
+    nulls_first: bool
+    clause: Any
+
+
+def sortings(tree: Any) -> list[Sorting] | None:
+    """The keys of ORDER BY of a SELECT; None when one cannot be told from the text (USING, an unknown position)."""
+    found = []
+    for item in tree.sort_clause:
+        clause = item.sort_by
+        descending = clause.sortby_dir == 3
+        if clause.sortby_dir == 4:
+            return None
+        nulls_first = clause.sortby_nulls == 2 or (clause.sortby_nulls != 3 and descending)
+        column, expression = meant(tree, inner(clause.node))
+        if expression is None:
+            return None
+        found.append(Sorting(expression, column, descending, nulls_first, clause))
+    return found
+
+
+def meant(tree: Any, expression: Any) -> tuple[int | None, Any]:
+    """What an item of ORDER BY or DISTINCT ON stands for: the number of an output column, if it is one, and its expression.
+
+    A name is first of all one of an output column (https://www.postgresql.org/docs/current/queries-order.html).
+    """
+    targets = [node.res_target for node in tree.target_list]
+    # Positions behind a star are not known from the text.
+    known = next((number for number, target in enumerate(targets) if is_star(target)), len(targets))
+    if kind(expression) == "A_Const" and expression.WhichOneof("val") == "ival":
+        number = expression.ival.ival - 1
+        return (number, inner(targets[number].val)) if 0 <= number < known else (None, None)
+    if kind(expression) == "ColumnRef" and len(expression.fields) == len(strings(expression.fields)) == 1:
+        name = strings(expression.fields)[0]
+        for number, target in enumerate(targets):
+            if not is_star(target) and output_name(target) == name:
+                return (number if number < known else None), inner(target.val)
+        return None, expression
+    text = expression.SerializeToString()
+    for number, target in enumerate(targets[:known]):
+        if without_places(inner(target.val)) == without_places(expression) and text:
+            return number, expression
+    return None, expression
+
+
+def without_places(expression: Any) -> bytes:
+    """The expression as bytes in which it does not matter where in the statement it stands."""
+    found = type(expression)()
+    found.CopyFrom(expression)
+    _clear_places(found)
+    return bytes(found.SerializeToString(deterministic=True))
+
+
+def _clear_places(message: Any) -> None:
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None:
+            for child in (value,) if hasattr(value, "DESCRIPTOR") else value:
+                _clear_places(child)
+        elif descriptor.name in ("location", "rexpr_list_start", "rexpr_list_end", "list_start", "list_end"):
+            message.ClearField(descriptor.name)
+
+
+def is_star(target: Any) -> bool:
+    """Whether an output column is `*` or `t.*`."""
+    value = inner(target.val)
+    return kind(value) == "ColumnRef" and any(field.WhichOneof("node") == "a_star" for field in value.fields)
+
+
+def decoder(sorting: Sorting, top: Top, catalog: Catalog) -> str | None:
+    """How the key's values are compared without a server; None when only a server can."""
+    assert top.scope is not None
+    type_ = type_of(sorting.expression, top.scope)
+    if type_ is None:
+        return None
+    if plain(type_) in _TEXTS:
+        collation = collation_of(sorting.expression, top.scope)
+        return "bytes" if catalog.sorts_by_bytes(collation) else None
+    return _DECODERS.get(type_)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """LIMIT and OFFSET as constants; `is_known` is False when one is an expression, or ties are to be kept."""
+
+    limit: Const | None
+    offset: Const | None
+    is_known: bool
+
+
+def limits(tree: Any) -> Limits:
+    found: list[Const | None] = []
+    known = tree.limit_option != 3  # WITH TIES
+    for name in ("limit_count", "limit_offset"):
+        const = constant(inner(getattr(tree, name))) if tree.HasField(name) else None
+        known &= const is not None or not tree.HasField(name)
+        found.append(const)
+    return Limits(found[0], found[1], known)
