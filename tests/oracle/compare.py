@@ -101,7 +101,7 @@ def _against(
     return given, Outcome(kind, expected.sqlstate or "", given.strategy)
 
 
-# -- asking ---------------------------------------------------------------------------------------------------------------
+# -- asking ---------------
 
 
 def ask_plain(conn: psycopg.Connection[Any], sql: str, params: Params = None) -> Answer:
@@ -199,7 +199,7 @@ def sqlstate_of(error: BaseException | None) -> str | None:
     return None
 
 
-# -- comparing ------------------------------------------------------------------------------------------------------------
+# -- comparing ---------------
 
 
 def difference(
@@ -227,7 +227,8 @@ def difference(
 
 def _errors_differ(expected: Answer, given: Answer) -> str | None:
     if expected.error is None:
-        return f"the router raised {type(given.error).__name__}: {given.error}\n  one server gave {len(expected.rows)} rows"
+        raised = f"{type(given.error).__name__}: {given.error}"
+        return f"the router raised {raised}\n  one server gave {len(expected.rows)} rows"
     if given.error is None:
         return f"the router gave {len(given.rows)} rows where one server raised {expected.sqlstate}: {expected.error}"
     if expected.sqlstate != given.sqlstate:

@@ -186,7 +186,7 @@ def _load_plain(conn: psycopg.Connection[Any], rows: dict[str, list[Any]], order
     conn.execute("analyze")
 
 
-# -- rows: values are Python's for keys, else the text that PostgreSQL reads ----------------------------------------------
+# -- rows: values are Python's for keys, else the text that PostgreSQL reads ---------------
 
 
 def all_rows(seed: int = 20250) -> dict[str, list[tuple[Any, ...]]]:
