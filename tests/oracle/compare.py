@@ -98,7 +98,8 @@ def _against(
         how = f"strategy={strategy or given.strategy}"
         raise Different(f"{problem}\n  {how}\n  sql: {sql}\n  params: {params!r}") from given.error
     kind = "error" if expected.error else "same"
-    return given, Outcome(kind, expected.sqlstate or "", given.strategy)
+    message = f"{expected.sqlstate} {expected.error}".splitlines()[0] if expected.error else ""
+    return given, Outcome(kind, message, given.strategy)
 
 
 # -- asking ---------------

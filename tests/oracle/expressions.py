@@ -1,7 +1,7 @@
 """Random expressions over the columns of a FROM clause, by type.
 
-Types are categories: `int` is any integer type, `num` numeric, `ts` timestamptz, `arr` text[], `span` interval, the rest
-as in SQL. What is generated gives the same on every run: `canon` says that equal values have equal text (1.0 and 1.00
+Types are categories: `int` is any integer type, `num` numeric, `ts` timestamptz, `arr` text[], `span` interval, the
+rest as in SQL. What is generated gives the same on every run: `canon` says that equal values have equal text (1.0 and 1.00
 do not), which grouping, DISTINCT, min and max need; `exact` that the value does not hang on the order of rows.
 """
 
@@ -34,7 +34,7 @@ class E:
 
 @dataclass
 class Rel:
-    """An entry of FROM: its columns, what orders its rows totally (None: nothing does), its key, about how many rows."""
+    """An entry of FROM: its columns, what orders its rows totally (None: nothing), its key, about how many rows."""
 
     alias: str
     columns: dict[str, E]
@@ -49,9 +49,20 @@ class Rel:
 TABLES: dict[str, tuple[dict[str, str], list[str], str | None, int]] = {
     "customers": (
         {
-            **{"tenant_id": "int", "id": "int", "name": "text", "grade": "grade", "balance": "num", "score": "float"},
-            **{"tags": "arr", "born": "date", "seen": "ts", "flag": "bool", "code": "char", "uid": "uuid"},
-            **{"doc": "json", "span": "span"},
+            "tenant_id": "int",
+            "id": "int",
+            "name": "text",
+            "grade": "grade",
+            "balance": "num",
+            "score": "float",
+            "tags": "arr",
+            "born": "date",
+            "seen": "ts",
+            "flag": "bool",
+            "code": "char",
+            "uid": "uuid",
+            "doc": "json",
+            "span": "span",
         },
         ["tenant_id", "id"],
         "tenant_id",
@@ -59,8 +70,14 @@ TABLES: dict[str, tuple[dict[str, str], list[str], str | None, int]] = {
     ),
     "orders": (
         {
-            **{"tenant_id": "int", "id": "int", "customer_id": "int", "total": "num", "qty": "int", "small": "int"},
-            **{"note": "text", "placed": "ts"},
+            "tenant_id": "int",
+            "id": "int",
+            "customer_id": "int",
+            "total": "num",
+            "qty": "int",
+            "small": "int",
+            "note": "text",
+            "placed": "ts",
         },
         ["tenant_id", "id"],
         "tenant_id",
@@ -262,7 +279,7 @@ class Expressions:
     def operand(self, rels: Sequence[Rel], depth: int) -> str:
         """A small integer."""
         e = self.expression(rels, "int", depth)
-        return e.sql if e.small else f"({e.sql} % 97)"
+        return e.sql if e.small else f"({e.sql} %% 97)"
 
     def choice(self, rels: Sequence[Rel], type: str, depth: int) -> E:
         """CASE, coalesce and the like, of any type."""
@@ -292,7 +309,7 @@ class Expressions:
         options: list[Callable[[], str]] = [
             lambda: f"{self.operand(rels, depth)} {self.pick('+-*')} {self.operand(rels, 0)}",
             lambda: f"({self.operand(rels, depth)} + {self.operand(rels, 0)})",
-            lambda: f"({sub('int')} % {self.pick((2, 3, 5, 10))})",
+            lambda: f"({sub('int')} %% {self.pick((2, 3, 5, 10))})",
             lambda: f"length({sub('text')})",
             lambda: f"cardinality({sub('arr')})",
             lambda: f"abs({self.operand(rels, 0)})",
@@ -309,7 +326,7 @@ class Expressions:
         if self.chance(0.2):
             return self.choice(rels, "int", depth)
         sql = self.pick(options)()
-        return E(sql if sql[0] in "(" or sql[0].isalpha() and sql.endswith(")") else f"({sql})", "int", small=False)
+        return E(sql if sql.startswith("(") and "," not in sql and sql.count("(") == 1 else f"({sql})", "int")
 
     def _num(self, rels: Sequence[Rel], depth: int) -> E:
         def sub() -> str:
