@@ -1,4 +1,5 @@
-"""`python -m tests.oracle --statements 5000 --seed 1`: random statements on the router and on one server, and a summary.
+"""`python -m tests.oracle --statements 5000 --seed 1`: random statements on the router and on one
+server, and a summary.
 
 `--self` compares the plain server with a second one whose rows lie in another order: a proof of the generator and of
 the comparison, without a router. `--show` prints the statements.
@@ -31,21 +32,25 @@ def main() -> int:
     given = parser.parse_args()
     servers = EmbeddedFleet()
     try:
-        with tempfile.TemporaryDirectory() as folder, made(servers.servers(), Path(folder)) as oracle:
-            with oracle.connect() as plain, oracle.connect("shuffled") as shuffled:
-                tally = Tally()
-                begun = time.perf_counter()
-                cases = itertools.islice(Statements(given.seed), given.skip, given.skip + given.statements)
-                for number, case in enumerate(cases, given.skip):
-                    if given.show:
-                        print(f"-- {number} {case.kind}\n{case.sql}; -- {case.params!r}", flush=True)
-                    try:
-                        ask(tally, plain, shuffled if given.itself else oracle.router, case, number)
-                    except Different as wrong:
-                        print(f"WRONG: {number} ({case.kind})\n{wrong}\n", flush=True)
-                        if given.stop:
-                            break
-                seconds = time.perf_counter() - begun
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            made(servers.servers(), Path(folder)) as oracle,
+            oracle.connect() as plain,
+            oracle.connect("shuffled") as shuffled,
+        ):
+            tally = Tally()
+            begun = time.perf_counter()
+            cases = itertools.islice(Statements(given.seed), given.skip, given.skip + given.statements)
+            for number, case in enumerate(cases, given.skip):
+                if given.show:
+                    print(f"-- {number} {case.kind}\n{case.sql}; -- {case.params!r}", flush=True)
+                try:
+                    ask(tally, plain, shuffled if given.itself else oracle.router, case, number)
+                except Different as wrong:
+                    print(f"WRONG: {number} ({case.kind})\n{wrong}\n", flush=True)
+                    if given.stop:
+                        break
+            seconds = time.perf_counter() - begun
     finally:
         servers.close()
     print(tally.summary(seconds))

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from psycopg.pq import ExecStatus
 
 from shardpool import Router, UnsupportedQuery
-from shardpool.errors import ScatterError
+from shardpool.errors import ScatterError, UnknownTable
 
 Params = Sequence[Any] | dict[str, Any] | None
 Row = tuple[str | None, ...]
@@ -111,7 +112,7 @@ def ask_plain(conn: psycopg.Connection[Any], sql: str, params: Params = None) ->
     except psycopg.Error as error:
         return Answer(error=error, sqlstate=error.sqlstate)
     result = cursor.pgresult
-    if result is None or not result.nfields:
+    if result is None or result.status != ExecStatus.TUPLES_OK:
         return Answer()
     return Answer(
         names=[(result.fname(index) or b"").decode() for index in range(result.nfields)],
@@ -193,7 +194,7 @@ def sqlstate_of(error: BaseException | None) -> str | None:
         if isinstance(error, ScatterError):
             error = next(iter(error.failures.values()), None)
             continue
-        found = getattr(error, "sqlstate", None)
+        found = "42P01" if isinstance(error, UnknownTable) else getattr(error, "sqlstate", None)
         if found:
             return str(found)
         error = error.__cause__ or error.__context__

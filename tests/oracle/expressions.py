@@ -1,8 +1,8 @@
 """Random expressions over the columns of a FROM clause, by type.
 
 Types are categories: `int` is any integer type, `num` numeric, `ts` timestamptz, `arr` text[], `span` interval, the
-rest as in SQL. What is generated gives the same on every run: `canon` says that equal values have equal text (1.0 and 1.00
-do not), which grouping, DISTINCT, min and max need; `exact` that the value does not hang on the order of rows.
+rest as in SQL. What is generated gives the same on every run: `canon` says that equal values have equal text (1.0 and
+1.00 do not), which grouping, DISTINCT, min and max need; `exact` that the value does not hang on the order of rows.
 """
 
 from __future__ import annotations
@@ -494,7 +494,7 @@ class Expressions:
     def _comparison(self, rels: Sequence[Rel]) -> str:
         type = self._type(rels, [*TYPES, "real"])
         left = self.expression(rels, type, 1 if self.chance(0.3) else 0)
-        operator = self.pick(("=", "<>", "<", "<=", ">", ">=", "=", "is distinct from", "is not distinct from"))
+        operator = self.pick(("=", "<>", "<", "<=", ">", ">=", "<>", "is distinct from", "is not distinct from"))
         right = self.expression(rels, type, 0) if self.chance(0.25) else self.value(type)
         if type == "text" and self.chance(0.2):
             return f'{left.sql} collate "{self.pick(COLLATIONS)}" {operator} {right.sql}'

@@ -286,15 +286,15 @@ class Statements(Expressions):
             for ours in rel.columns.values()
             for theirs in new.columns.values()
             if ours.type == theirs.type
-            and ours.type in {"int", "text", "date", "char", "uuid"}
+            and ours.type in {"int", "text", "char", "uuid"}
+            and ours.small == theirs.small
             and ours.exact
             and theirs.exact
         ]
         if not pairs:
             return None
         ours, theirs = self.pick(pairs)
-        text = f"{ours.sql} = {theirs.sql}" if self.chance(0.6) else f"{theirs.sql} = {ours.sql}"
-        return text
+        return f"{ours.sql} = {theirs.sql}" if self.chance(0.6) else f"{theirs.sql} = {ours.sql}"
 
     def _join_colocated(self, source: Source, left: Rel, table: str) -> None:
         sql, new = self.table(table, source.names)
@@ -305,8 +305,9 @@ class Statements(Expressions):
             rest = [f"{left.columns[name].sql} = {new.columns[name].sql}" for name in TABLES[table][1][1:2]]
         style = self.weighted({"full": 6, "key only": 0.8, "off key": 1.2, "where": 0.8, "using": 1.5})
         factor = 3
-        if style == "key only" and source.rows <= 1000:
-            rest, factor = [], 25
+        per_key = new.rows // 40
+        if style == "key only" and source.rows * per_key <= TOO_MANY_ROWS:
+            rest, factor = [], per_key
         elif style == "off key" and rest and source.rows <= 2500:
             tenants, factor = [], 25
         conditions = tenants + rest
@@ -326,7 +327,7 @@ class Statements(Expressions):
             keys = ["tenant_id", *TABLES[table][1][1:2]] if new.table == left.table else ["tenant_id"]
             source.sql += f" {kind} {sql} using ({', '.join(keys)})"
             source.merged = len(keys)
-            factor = 3 if len(keys) == 2 else 25
+            factor = 3 if len(keys) == 2 else per_key
         else:
             self._add(source, sql, " and ".join(conditions), comma=style == "where")
         source.rows *= factor
@@ -577,10 +578,10 @@ class Statements(Expressions):
 
     def _where(self, source: Source, depth: int) -> str:
         conditions = list(source.conditions)
-        if any(rel.key for rel in source.rels) and self.chance(0.3):
+        if any(rel.key for rel in source.rels) and self.chance(0.26):
             conditions.append(self.pin(source.rels))
             source.rows //= 10
-        if self.chance(0.6):
+        if self.chance(0.5):
             conditions.append(self.predicate(source.rels, min(depth, 2)))
         return f" where {' and '.join(conditions)}" if conditions else ""
 
