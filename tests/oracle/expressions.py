@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -23,13 +23,14 @@ COLLATIONS = ["C", "pg_unicode_fast", "POSIX", "C"]
 
 @dataclass(frozen=True)
 class E:
-    """An expression. `small`: arithmetic on it does not overflow."""
+    """An expression. `small`: arithmetic on it does not overflow. `domain`: what its values are like."""
 
     sql: str
     type: str
     canon: bool = True
     exact: bool = True
     small: bool = False
+    domain: str = ""
 
 
 @dataclass
@@ -98,6 +99,18 @@ TABLES: dict[str, tuple[dict[str, str], list[str], str | None, int]] = {
 }
 _BIG = {"tenant_id", "qty", "small"}
 _CANON_COLUMNS = {"balance"}
+_DOMAINS = {
+    **dict.fromkeys(("name", "note", "body", "what"), "name"),
+    **dict.fromkeys(("tenant_id",), "tenant"),
+    **dict.fromkeys(("line", "n", "stars", "qty", "x", "customer_id"), "few"),
+    **{name: name for name in ("author", "sku", "kind", "code", "continent", "year", "order_id", "small", "y")},
+}
+
+
+def _domain(table: str, column: str) -> str:
+    if column == "id":
+        return "few" if table == "customers" else "order_id"
+    return _DOMAINS.get(column, "")
 
 
 def relation(table: str, alias: str) -> Rel:
@@ -108,6 +121,7 @@ def relation(table: str, alias: str) -> Rel:
             type,
             canon=type not in NOT_CANON or name in _CANON_COLUMNS,
             small=type == "int" and name not in _BIG and table != "audit",
+            domain=_domain(table, name),
         )
         for name, type in types.items()
     }
@@ -147,10 +161,10 @@ class Expressions:
 
     # -- values ---------------
 
-    def value(self, type: str) -> E:
-        """A constant: a literal or a parameter."""
+    def value(self, type: str, domain: str = "") -> E:
+        """A constant: a literal or a parameter, like those of a domain."""
         as_param = self.may_use_params and self.chance(0.4)
-        plain = self.python_value(type)
+        plain = self.python_value(type, domain)
         if as_param and type in {"int", "num", "text", "date", "bool"}:
             sql = self.param(plain)
             if type == "text" and self.chance(0.3):
@@ -158,8 +172,12 @@ class Expressions:
             return E(sql, type, canon=type not in NOT_CANON, small=True)
         return E(self.literal(type, plain), type, canon=type not in NOT_CANON, small=True)
 
-    def python_value(self, type: str) -> Any:
+    def python_value(self, type: str, domain: str = "") -> Any:
         rng = self.rng
+        if domain and self.chance(0.9):
+            found = self._of_domain(domain)
+            if found is not None and isinstance(found, int) == (type == "int"):
+                return found
         match type:
             case "int":
                 return rng.choice((0, 1, 2, 3, 5, 7, 10, 101, 103, 110, -1))
@@ -189,6 +207,33 @@ class Expressions:
                 return rng.choice(("1 day", "24:00:00", "30 days", "1 mon"))
         raise ValueError(type)
 
+    def _of_domain(self, domain: str) -> Any:
+        rng = self.rng
+        match domain:
+            case "tenant":
+                return rng.choice([tenant for tenant in TENANTS if abs(tenant) < 10_000])
+            case "few":
+                return rng.randint(0, 9)
+            case "order_id":
+                return rng.randint(101, 125)
+            case "small":
+                return rng.choice((-32768, 0, 1, 2, 7))
+            case "year":
+                return rng.choice((2024, 2025))
+            case "sku":
+                return f"sku-{rng.randint(1, 25)}"
+            case "author":
+                return rng.choice(AUTHORS)
+            case "kind":
+                return rng.choice(("click", "Click", "view", ""))
+            case "code":
+                return rng.choice(("de", "fr", "us", "DE", "at"))
+            case "continent":
+                return rng.choice(("europe", "asia", "america"))
+            case "name":
+                return rng.choice(NAMES)
+        return None
+
     def literal(self, type: str, value: Any) -> str:
         text = str(value).replace("'", "''").replace("%", "%%")
         match type:
@@ -205,10 +250,14 @@ class Expressions:
 
     def key_value(self, type: str) -> Any:
         if type == "int":
-            return self.rng.choice([*TENANTS, 1, 2, 3, 4, 17, 0, -1, INT64_MIN, INT64_MAX, 424242])
+            return (
+                424242
+                if self.chance(0.02)
+                else self.rng.choice([*TENANTS, 1, 2, 3, 4, 17, 0, -1, INT64_MIN, INT64_MAX])
+            )
         if type == "text":
-            return self.rng.choice([*AUTHORS, "nobody"])
-        return date(2024, 1, 1 + 8 * self.rng.randrange(3))
+            return "nobody" if self.chance(0.02) else self.rng.choice(AUTHORS)
+        return date(2024, 1, 1) + timedelta(8 * self.rng.randrange(100))
 
     def key_sql(self, type: str, value: Any) -> str:
         if self.may_use_params and self.chance(0.6):
@@ -480,7 +529,7 @@ class Expressions:
         if any(rel.key for rel in rels):
             options[self.pin] = 1.5
         if depth > 0 and self.subquery_depth < 2:
-            options[self.subquery_predicate] = 1.2
+            options[self.subquery_predicate] = 2.4
         chosen: Callable[[Sequence[Rel]], str] = self.weighted(options)
         return chosen(rels)
 
@@ -495,7 +544,7 @@ class Expressions:
         type = self._type(rels, [*TYPES, "real"])
         left = self.expression(rels, type, 1 if self.chance(0.3) else 0)
         operator = self.pick(("=", "<>", "<", "<=", ">", ">=", "<>", "is distinct from", "is not distinct from"))
-        right = self.expression(rels, type, 0) if self.chance(0.25) else self.value(type)
+        right = self.expression(rels, type, 0) if self.chance(0.25) else self.value(type, left.domain)
         if type == "text" and self.chance(0.2):
             return f'{left.sql} collate "{self.pick(COLLATIONS)}" {operator} {right.sql}'
         return f"{left.sql} {operator} {right.sql}"
@@ -505,8 +554,9 @@ class Expressions:
 
     def _membership(self, rels: Sequence[Rel]) -> str:
         type = self._type(rels, ["int", "text", "grade", "date", "num", "char"])
-        left = self.expression(rels, type, 0).sql
-        values = [self.python_value(type) for _ in range(self.rng.randint(1, 4))]
+        found = self.expression(rels, type, 0)
+        left = found.sql
+        values = [self.python_value(type, found.domain) for _ in range(self.rng.randint(1, 5))]
         if self.may_use_params and type in {"int", "text"} and self.chance(0.4):
             given: list[Any] = [*values, None] if self.chance(0.15) else ([] if self.chance(0.1) else values)
             return f"{left} {self.pick(('= any', '= any', '<> all', '> any'))}({self.param(given)})"
@@ -520,7 +570,9 @@ class Expressions:
     def _between(self, rels: Sequence[Rel]) -> str:
         type = self._type(rels, ["int", "text", "num", "date", "ts", "float", "grade"])
         how = self.pick(("between", "between", "not between", "between symmetric"))
-        return f"{self.expression(rels, type, 0).sql} {how} {self.value(type).sql} and {self.value(type).sql}"
+        e = self.expression(rels, type, 0)
+        low, high = self.value(type, e.domain), self.value(type, e.domain)
+        return f"{e.sql} {how} {low.sql} and {high.sql}"
 
     def _pattern(self, rels: Sequence[Rel]) -> str:
         left = self.expression(rels, "text", 0).sql
@@ -539,14 +591,15 @@ class Expressions:
 
     def _row_comparison(self, rels: Sequence[Rel]) -> str:
         types = [self._type(rels, ["int", "text", "date", "num"]) for _ in range(2)]
-        left = ", ".join(self.expression(rels, type, 0).sql for type in types)
+        fields = [self.expression(rels, type, 0) for type in types]
+        left = ", ".join(e.sql for e in fields)
 
         def values() -> str:
-            return ", ".join(self.value(type).sql for type in types)
+            return ", ".join(self.value(e.type, e.domain).sql for e in fields)
 
         if self.chance(0.3):
             return f"({left}) in (({values()}), ({values()}))"
-        return f"({left}) {self.pick(('=', '<', '<=', '>', '<>', '>='))} ({values()})"
+        return f"({left}) {self.pick(('=', '<', '<=', '>', '<>', '>=', '<>', '<'))} ({values()})"
 
     def _containment(self, rels: Sequence[Rel]) -> str:
         found = self.column(rels, "arr")
@@ -590,8 +643,8 @@ class Expressions:
             "or": lambda: f"({key.sql} = {one()} or {key.sql} = {one()})",
             "or other": lambda: f"({key.sql} = {one()} or {self._comparison([rel])})",
             "and": lambda: f"({key.sql} = {one()} and {self._comparison([rel])})",
-            "row": lambda: f"({key.sql}, {second.sql}) = ({one()}, {self.value(second.type).sql})",
-            "rows": lambda: f"({key.sql}, {second.sql}) in (({one()}, {self.value(second.type).sql}))",
+            "row": lambda: f"({key.sql}, {second.sql}) = ({one()}, {self.value(second.type, second.domain).sql})",
+            "rows": lambda: f"({key.sql}, {second.sql}) in (({one()}, {self.value(second.type, second.domain).sql}))",
             "not distinct": lambda: f"{key.sql} is not distinct from {one()}",
             "two": lambda: f"({key.sql} = {one()} and {key.sql} = {one()})",
             "between": lambda: f"{key.sql} between {one()} and {one()}",

@@ -23,7 +23,7 @@ RELATED = {
     ("orders", "items"): ("id", "order_id"),
     ("items", "orders"): ("order_id", "id"),
 }
-TOO_MANY_ROWS = 30_000
+TOO_MANY_ROWS = 15_000
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,8 @@ class Statements(Expressions):
         ]
         if not pairs:
             return None
-        ours, theirs = self.pick(pairs)
+        alike = [pair for pair in pairs if pair[0].domain and pair[0].domain == pair[1].domain]
+        ours, theirs = self.pick(alike if alike and self.chance(0.85) else pairs)
         return f"{ours.sql} = {theirs.sql}" if self.chance(0.6) else f"{theirs.sql} = {ours.sql}"
 
     def _join_colocated(self, source: Source, left: Rel, table: str) -> None:
@@ -310,6 +311,10 @@ class Statements(Expressions):
             rest, factor = [], per_key
         elif style == "off key" and rest and source.rows <= 2500:
             tenants, factor = [], 25
+        if not rest:
+            factor = per_key
+            if source.rows * factor > TOO_MANY_ROWS:
+                return
         conditions = tenants + rest
         if self.chance(0.15):
             conditions.append(self.predicate([left, new] if self.chance(0.5) else [self.pick((left, new))], 0))
@@ -574,13 +579,20 @@ class Statements(Expressions):
             return self._plain(source, where, outs, derived, distinct=kind == "distinct", limit=self.chance(0.15))
         made: Query = getattr(self, f"_kind_{kind}")(source, where, derived)
         made.kind = kind
+        return made if derived else self._unqualified(made, source)
+
+    def _unqualified(self, made: Query, source: Source) -> Query:
+        """Columns by their bare names, where that is the same."""
+        alone = len(source.rels) == 1 and made.sql.count("select") == 1
+        if alone and not set(made.names) & set(source.rels[0].columns) and self.chance(0.4):
+            made.sql = re.sub(rf"\b{source.rels[0].alias}\.", "", made.sql)
         return made
 
     def _where(self, source: Source, depth: int) -> str:
         conditions = list(source.conditions)
         if any(rel.key for rel in source.rels) and self.chance(0.26):
             conditions.append(self.pin(source.rels))
-            source.rows //= 10
+            source.rows = source.rows // 4 + 1
         if self.chance(0.5):
             conditions.append(self.predicate(source.rels, min(depth, 2)))
         return f" where {' and '.join(conditions)}" if conditions else ""
@@ -706,9 +718,15 @@ class Statements(Expressions):
             found = self.pick(shard_keys)
             keys = [found, *(e for e in keys if e.sql != found.sql)]
         shown = [e for e in keys if self.chance(0.85)]
+        whole = [rel for rel in source.rels if rel.table and TABLES[rel.table][1]]
+        by_key = bool(whole) and self.chance(0.1)
+        if by_key:  # the other columns hang on the primary key
+            found_rel = self.pick(whole)
+            keys = [found_rel.columns[name] for name in TABLES[found_rel.table][1]]
+            shown = [self.any_column([found_rel]) for _ in range(2)]
         calls = [self.aggregate(source.rels, source.total()) for _ in range(self.rng.randint(0 if shown else 1, 3))]
         calls = [self._plainer(e) if derived else e for e in calls]
-        sets = "" if self.chance(0.82) else self.pick(("rollup", "cube", "sets"))
+        sets = "" if by_key or self.chance(0.82) else self.pick(("rollup", "cube", "sets"))
         total = [e.sql for e in keys]
         extra: list[E] = []
         if sets:
@@ -777,6 +795,7 @@ class Statements(Expressions):
             if e.type == "list" or not e.exact:
                 continue
             name = names[place] if self.chance(0.5) else ""
+            name = "" if any(out.sql.endswith(f".{name}") for out in outs) else name
             # An output name that hides a column is still the output: ORDER BY looks there first.
             items.append(f"{name or place + 1}{self._direction()}")
             if e.canon:
@@ -802,7 +821,8 @@ class Statements(Expressions):
         order = ", ".join(
             key + ("" if " " in key and not key.endswith(")") else self.pick(("", "", " desc"))) for key in total
         )
-        number, offset = self.pick((1, 3, 5, 10, 20, 0, 50)), self.pick((1, 2, 7, 40))
+        number, offset = self.pick((1, 3, 5, 10, 20, 50)), self.pick((1, 2, 3, 7) * 3 + (40,))
+        number = 0 if self.chance(0.03) else number
 
         def given(value: int) -> str:
             return self.param(value) if self.may_use_params and self.chance(0.5) else str(value)

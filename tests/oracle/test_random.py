@@ -38,7 +38,8 @@ def test_random_statements(oracle: Oracle, plain: psycopg.Connection[Any]) -> No
     tally, seconds = run(plain, oracle.router, SEED, STATEMENTS)
     print(tally.summary(seconds))
     first = "\n\n".join(tally.wrong[:SHOWN])
-    assert not tally.wrong, f"{len(tally.wrong)} wrong answers of {STATEMENTS}, seed {SEED}; the first:\n{first}"
+    again = f"python -m tests.oracle --seed {SEED} --skip NUMBER --statements 1 --show"
+    assert not tally.wrong, f"{len(tally.wrong)} wrong answers of {STATEMENTS}; again by: {again}\n{first}"
     if 100 * tally.answered < ANSWERED:
         pytest.fail(f"less than {ANSWERED} % answered\n{tally.summary(seconds)}")
 
