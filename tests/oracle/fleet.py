@@ -224,7 +224,7 @@ def _maybe(rng: random.Random, value: Any, null: float = 0.12) -> Any:
 def _float(rng: random.Random) -> str:
     if rng.random() < 0.12:
         return rng.choice(("NaN", "Infinity", "-Infinity", "-0", "0"))
-    return repr(rng.choice((rng.uniform(-100, 100), float(rng.randint(-5, 5)), rng.uniform(-1, 1) * 1e-3, 1e5 / 3)))
+    return repr(rng.choice((rng.uniform(-100, 100), float(rng.randint(-5, 5)), rng.uniform(-1, 1) * 1e-3, 1e3 / 3)))
 
 
 def _time(rng: random.Random) -> str:

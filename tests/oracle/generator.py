@@ -504,10 +504,10 @@ class Statements(Expressions):
             case "regr":
                 one, two = self.expression(rels, "float", 0).sql, self.operand(rels, 0)
                 return E(
-                    f"{self.pick(('corr', 'regr_count', 'regr_slope'))}({one}, {two})", "float", False, exact=False
+                    f"{self.pick(('covar_pop', 'regr_count', 'regr_avgx'))}({one}, {two})", "float", False, exact=False
                 )
         found = self.expression(rels, self._type(rels, ["float", "real", "float"]), 0)
-        found = found if found.type in {"float", "real"} else E(f"({numeric.sql})::float8", "float", False)
+        found = found if found.type in {"float", "real"} else E(f"(({numeric.sql}) %% 97)::float8", "float", False)
         return E(f"{self.pick(('sum', 'avg', 'stddev'))}({found.sql})", found.type, canon=False, exact=False)
 
     def window(self, rels: Sequence[Rel], total: list[str]) -> E:
@@ -857,7 +857,7 @@ class Statements(Expressions):
             closed = arm.ordered is not None or operators[0] != operators[-1] or self.chance(0.3)
             sql = f"{sql} {operator} {f'({arm.sql})' if closed else arm.sql}"
         outs = [
-            replace(first, canon=all(arm.outs[n].canon for arm in arms), small=False)
+            replace(first, canon=all(arm.outs[n].canon for arm in arms) and first.type not in NOT_CANON, small=False)
             for n, first in enumerate(arms[0].outs)
         ]
         names, rows = arms[0].names, sum(arm.rows for arm in arms)
