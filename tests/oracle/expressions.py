@@ -396,7 +396,7 @@ class Expressions:
             lambda: f"floor({sub()})",
             lambda: f"sign({sub()})",
             lambda: f"extract(year from {self.expression(rels, self.pick(('date', 'ts')), 0).sql})",
-            lambda: f"({sub()})::numeric(20,3)",
+            lambda: f"({self.operand(rels, 0)})::numeric(20,3)",
         ]
         return E(self.pick(options)(), "num", canon=False)
 
