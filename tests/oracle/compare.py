@@ -141,11 +141,10 @@ def ask_router(router: Router, sql: str, params: Params = None, strategy: str | 
 
 
 def raw_rows(result: Any) -> list[Row]:
-    """The rows of a router's result as PostgreSQL wrote them. The one place that knows how a `Result` holds them."""
-    found = getattr(result, "_pgresult", None)
-    if found is None:
-        raise TypeError(f"raw_rows() does not know where {type(result).__name__} holds the text of its rows")
-    return _texts(found)
+    """The rows of a router's result as PostgreSQL wrote them."""
+    if isinstance(result, psycopg.Cursor):
+        return _texts(result.pgresult)
+    return [tuple(None if value is None else bytes(value).decode() for value in row) for row in result.raw()]
 
 
 def _texts(result: Any) -> list[Row]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -12,7 +13,7 @@ from psycopg.pq import Escaping, TransactionStatus
 from psycopg.rows import RowFactory
 
 from .._concurrency import Overdue, async_drive_flow
-from .._flow import Copied
+from .._flow import Copied, run
 from .._leg import Statement
 from .._ship import Sources, fill, shipped
 from ..errors import DeadlineExceeded, ScatterError, ShardUnavailable, UnsupportedQuery, first_line
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .router import AsyncRouter
 
 _TEXT_OID = 25
+_ROLLBACK_SECONDS = 1.0
 _FIRST_NORMAL_OID = 16384
 
 
@@ -45,7 +47,8 @@ async def execute(
     """Bring the rows to one shard and run the final statement there."""
     plan = bound.plan.scattered
     assert isinstance(plan, Shipped)
-    at = _middle(router, bound.shards)
+    homes = {use.shard for use in bound.plan.uses if use.shard}
+    at = homes.pop() if len(homes) == 1 else _middle(router, bound.shards)
     taken = await gather.take_all(router, bound.shards, deadline, readonly=False)
     conns = {name: conn for name, (_, conn) in taken.items()}
     copied = Copied(router.max_pull_rows, router.max_pull_bytes, lambda bound_: _too_much(bound, bound_))
@@ -60,7 +63,7 @@ async def execute(
             for ship in plan.ships
         ]
         final = _final(plan, original)
-        flow = shipped(plan, sources, conns, at, original, final, copied)
+        flow = shipped(plan, sources, conns, at, None if homes else original, final, copied)
         pgresult = await async_drive_flow(flow, deadline)
         return Result(pgresult, conns[at], bound.shards, row_factory, bound=bound)
     except Overdue:
@@ -77,10 +80,20 @@ async def execute(
             raise ScatterError(f"{len(failures)} of {len(conns)} shards failed", failures=failures) from error
         raise
     finally:
-        for conn in conns.values():
-            if conn.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                await conn.close()
+        await _rolled_back(conns.values())
         await give_all(taken.values())
+
+
+async def _rolled_back(conns: Iterable[AsyncConnection[Any]]) -> None:
+    """Leave no transaction open; a connection in the middle of an answer is closed instead."""
+    for conn in conns:
+        if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            try:
+                await async_drive_flow(run(conn, "ROLLBACK"), monotonic() + _ROLLBACK_SECONDS)
+            except (Overdue, psycopg.Error):
+                await conn.close()
+        elif conn.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            await conn.close()
 
 
 def _middle(router: AsyncRouter, names: Sequence[str]) -> str:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,7 +14,7 @@ from psycopg.pq import Escaping, TransactionStatus
 from psycopg.rows import RowFactory
 
 from .._concurrency import Overdue, drive_flow
-from .._flow import Copied
+from .._flow import Copied, run
 from .._leg import Statement
 from .._ship import Sources, fill, shipped
 from ..errors import DeadlineExceeded, ScatterError, ShardUnavailable, UnsupportedQuery, first_line
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .router import Router
 
 _TEXT_OID = 25
+_ROLLBACK_SECONDS = 1.0
 _FIRST_NORMAL_OID = 16384
 
 
@@ -46,7 +48,8 @@ def execute(
     """Bring the rows to one shard and run the final statement there."""
     plan = bound.plan.scattered
     assert isinstance(plan, Shipped)
-    at = _middle(router, bound.shards)
+    homes = {use.shard for use in bound.plan.uses if use.shard}
+    at = homes.pop() if len(homes) == 1 else _middle(router, bound.shards)
     taken = gather.take_all(router, bound.shards, deadline, readonly=False)
     conns = {name: conn for name, (_, conn) in taken.items()}
     copied = Copied(router.max_pull_rows, router.max_pull_bytes, lambda bound_: _too_much(bound, bound_))
@@ -61,7 +64,7 @@ def execute(
             for ship in plan.ships
         ]
         final = _final(plan, original)
-        flow = shipped(plan, sources, conns, at, original, final, copied)
+        flow = shipped(plan, sources, conns, at, None if homes else original, final, copied)
         pgresult = drive_flow(flow, deadline)
         return Result(pgresult, conns[at], bound.shards, row_factory, bound=bound)
     except Overdue:
@@ -78,10 +81,20 @@ def execute(
             raise ScatterError(f"{len(failures)} of {len(conns)} shards failed", failures=failures) from error
         raise
     finally:
-        for conn in conns.values():
-            if conn.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                conn.close()
+        _rolled_back(conns.values())
         give_all(taken.values())
+
+
+def _rolled_back(conns: Iterable[Connection[Any]]) -> None:
+    """Leave no transaction open; a connection in the middle of an answer is closed instead."""
+    for conn in conns:
+        if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            try:
+                drive_flow(run(conn, "ROLLBACK"), monotonic() + _ROLLBACK_SECONDS)
+            except (Overdue, psycopg.Error):
+                conn.close()
+        elif conn.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            conn.close()
 
 
 def _middle(router: Router, names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ of the others that are tied to it by their keys. Where this cannot be shown, it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -180,7 +180,7 @@ class Analysis:
             anchors += self.from_item(inner(item), scope, ctes)
         scope.anchors = anchors
         if tree.HasField("where_clause"):
-            self.condition(inner(tree.where_clause), scope, ctes, lambda node: True)
+            self.condition(inner(tree.where_clause), scope, ctes, lambda node: True, anchors)
         expressions = [*tree.target_list, *tree.group_clause, *tree.sort_clause, *tree.window_clause]
         self.visit_all([*expressions, *tree.distinct_clause], scope, ctes)
         if tree.HasField("having_clause"):
@@ -365,7 +365,8 @@ class Analysis:
         restricted = set().union(*(sides[number] for number in _OUTER.get(type_, ())))
         inside = Scope(scope.parent, lefts + rights, {**left_merged, **right_merged})
         if join.HasField("quals"):
-            self.condition(inner(join.quals), inside, ctes, restricted.__contains__)
+            solid = {"JOIN_INNER": left + right, "JOIN_LEFT": right, "JOIN_RIGHT": left}.get(type_, [])
+            self.condition(inner(join.quals), inside, ctes, restricted.__contains__, solid)
         using = strings(join.using_clause)
         if join.is_natural:
             names = [name for item in lefts for name, _ in item.columns]
@@ -435,8 +436,19 @@ class Analysis:
 
     # -- conditions ----------------------------------------------------------------------------------------------
 
-    def condition(self, expression: Any, scope: Scope, ctes: Ctes, restricts: Callable[[Node], bool]) -> None:
-        """A condition that every row that matters of the nodes that it `restricts` fulfils."""
+    def condition(
+        self,
+        expression: Any,
+        scope: Scope,
+        ctes: Ctes,
+        restricts: Callable[[Node], bool],
+        solid: Sequence[Node],
+    ) -> None:
+        """A condition that every row that matters of the nodes that it `restricts` fulfils.
+
+        What is not a comparison may be true of NULL, and so of rows that an outer join has made up: it is a filter only
+        for `solid` nodes, of which every row that it looks at has a real one.
+        """
         for condition in conjuncts(expression):
             for (node, part), pin in pins_of(condition, scope).items():
                 if restricts(node):
@@ -449,7 +461,7 @@ class Analysis:
                     if restricts(inside.node) and inside.part == outside.part:
                         outside.node.tie(inside.node, inside.part)
             only = self._only_node(condition, scope)
-            if only is not None and restricts(only):
+            if only is not None and only in solid:
                 only.filters.append(condition)
         self.visit(expression, scope, ctes)
 

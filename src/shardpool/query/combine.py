@@ -15,11 +15,16 @@ from .names import output_name
 from .plan import Ship, Shipped
 from .pull import quoted
 from .scopes import Scope
-from .sorting import Limits, Sorting, is_star, limits, meant, sortings, without_places
-from .statement import copy, deparse, expression, inner, kind, parse, strings, walk
+from .sorting import Limits, Sorting, is_star, limits, meant, sortings
+from .statement import copy, deparse, expression, inner, kind, parse, strings, walk, without_places
 from .template import Template, template
 
 TEMP = "_shardpool_1"
+
+
+def column(number: int) -> str:
+    """The name of a column of the partial result, by its number from 1: none that a statement uses itself."""
+    return f"_shardpool_c{number}"
 
 
 class _Unfit(Exception):
@@ -40,7 +45,7 @@ def combine(tree: Any, analysis: Analysis, uses: int) -> Shipped | str:
 
 
 def _shipped(partial: Template, columns: int, final_sql: str, uses: int) -> Shipped:
-    names = tuple(f"c{number}" for number in range(1, columns + 1))
+    names = tuple(column(number) for number in range(1, columns + 1))
     ship = Ship(TEMP, "partial result", partial, (), tuple(range(uses)), columns=names)
     return Shipped("combine", (ship,), final_sql)
 
@@ -57,10 +62,10 @@ def _rows(tree: Any, top: Top, uses: int) -> Shipped:
     added: list[Any] = []
     places: dict[bytes, int] = {}
 
-    def place(column: int | None, value: Any) -> int:
+    def place(number: int | None, value: Any) -> int:
         """The number of the column that holds a value, from 1; it is added when there is none."""
-        if column is not None:
-            return column + 1
+        if number is not None:
+            return number + 1
         key = without_places(value)
         if key not in places:
             if top.distinct and not top.distinct_on:
@@ -76,7 +81,7 @@ def _rows(tree: Any, top: Top, uses: int) -> Shipped:
     for value in added:
         put(tree.target_list.add().res_target.val, value)
     partial = _partial(tree, bounds, keep_order=bounds.is_known and bounds.limit is not None)
-    listed = ", ".join(f"c{number} AS {quoted(name)}" for number, name in enumerate(names, 1))
+    listed = ", ".join(f"{column(number)} AS {quoted(name)}" for number, name in enumerate(names, 1))
     sql = f"SELECT {distinct}{listed} FROM pg_temp.{TEMP}{order}{limit}"
     return _shipped(partial, width + len(added), sql, uses)
 
@@ -91,7 +96,7 @@ def _order(tree: Any, top: Top, place: Any) -> str:
         keys = [(place(key.column, key.expression), key) for key in found]
     if not keys:
         return ""
-    return " ORDER BY " + ", ".join(f"c{number}{_direction(key)}" for number, key in keys)
+    return " ORDER BY " + ", ".join(f"{column(number)}{_direction(key)}" for number, key in keys)
 
 
 def _set_operation_keys(tree: Any, top: Top) -> list[tuple[int, Sorting]]:
@@ -126,10 +131,10 @@ def _distinct(tree: Any, top: Top, place: Any) -> str:
         return "DISTINCT "
     columns = []
     for item in tree.distinct_clause:
-        column, value = meant(tree, inner(item))
+        number, value = meant(tree, inner(item))
         if value is None:
             raise _Unfit("DISTINCT ON names an unknown position")
-        columns.append(f"c{place(column, value)}")
+        columns.append(column(place(number, value)))
     return f"DISTINCT ON ({', '.join(columns)}) "
 
 
@@ -188,7 +193,7 @@ class _Groups:
         having = f" HAVING {self._final(tree.having_clause)}" if tree.HasField("having_clause") else ""
         order = self._order_by(targets)
         distinct = self._distinct(targets)
-        group = " GROUP BY " + ", ".join(f"c{number}" for number in range(1, groups + 1)) if groups else ""
+        group = " GROUP BY " + ", ".join(column(number) for number in range(1, groups + 1)) if groups else ""
         tail = _tail(tree)
         sql = f"SELECT {distinct}{', '.join(listed)} FROM pg_temp.{TEMP}{group}{having}{order}{tail}"
         return _shipped(self._partial(groups), len(self._columns), sql, uses)
@@ -244,7 +249,7 @@ class _Groups:
             return
         number = self._groups.get(self._signature(value))
         if number is not None:
-            node.CopyFrom(expression(f"c{number}"))
+            node.CopyFrom(expression(column(number)))
             return
         match kind(value):
             case "FuncCall" if self._analysis.is_aggregate(value):
@@ -279,7 +284,7 @@ class _Groups:
             if key not in self._partials:
                 self._columns.append(partial)
                 self._partials[key] = len(self._columns)
-            places.append(f"c{self._partials[key]}")
+            places.append(column(self._partials[key]))
         return final(call, self._scope, places)
 
     def _order_by(self, targets: Sequence[Any]) -> str:

@@ -19,14 +19,16 @@ _BY_SETTINGS = frozenset(
     "phraseto_tsquery websearch_to_tsquery ts_headline timestamptz date timestamp time timetz interval text "
     "generate_series overlaps make_timestamptz date_add date_subtract jsonb_path_query_tz anytextcat textanycat "
     "json_populate_record json_to_record json_to_recordset jsonb_populate_record jsonb_to_record jsonb_to_recordset "
-    "json_populate_recordset jsonb_populate_recordset array_in array_out like ilike notlike similar_escape is_normalized "
+    "json_populate_recordset jsonb_populate_recordset length convert convert_from convert_to enum_first enum_last "
+    "enum_range json_to_tsvector jsonb_to_tsvector jsonb_path_exists_tz jsonb_path_match_tz jsonb_path_query_array_tz "
+    "jsonb_path_query_first_tz jsonb_populate_record_valid money numeric xml_is_well_formed array_in array_out like ilike notlike similar_escape is_normalized "
     "normalize unnest array_agg string_agg isfinite justify_days numeric_to_char date_bin".split()
 )
 # VOLATILE or STABLE, and still the business of no particular server: evaluated once, on one server, they are right.
 _ANYWHERE = frozenset(
     "random random_normal gen_random_uuid uuidv4 uuidv7 clock_timestamp statement_timestamp transaction_timestamp now "
     "timeofday age setseed pg_sleep array_sample array_shuffle pg_typeof col_description ts_debug current_query "
-    "version current_user session_user user current_role current_database current_catalog xmlvalidate "
+    "version current_schema current_schemas system_user format_type current_user session_user user current_role current_database current_catalog xmlvalidate "
     "pg_input_is_valid pg_input_error_info pg_size_pretty pg_size_bytes get_current_ts_config tablesample".split()
 )
 _NAMED_TIMES = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE | re.ASCII)

@@ -10,7 +10,7 @@ from .catalog import Catalog
 from .conditions import constant
 from .names import output_name
 from .pins import Const
-from .statement import inner, kind, strings
+from .statement import inner, kind, strings, without_places
 from .types import collation_of, plain, type_of
 
 # Types whose values are compared as this says, by what the server sends of them: see `merging`.
@@ -71,28 +71,10 @@ def meant(tree: Any, expression: Any) -> tuple[int | None, Any]:
             if not is_star(target) and output_name(target) == name:
                 return (number if number < known else None), inner(target.val)
         return None, expression
-    text = expression.SerializeToString()
     for number, target in enumerate(targets[:known]):
-        if without_places(inner(target.val)) == without_places(expression) and text:
+        if without_places(inner(target.val)) == without_places(expression):
             return number, expression
     return None, expression
-
-
-def without_places(expression: Any) -> bytes:
-    """The expression as bytes in which it does not matter where in the statement it stands."""
-    found = type(expression)()
-    found.CopyFrom(expression)
-    _clear_places(found)
-    return bytes(found.SerializeToString(deterministic=True))
-
-
-def _clear_places(message: Any) -> None:
-    for descriptor, value in message.ListFields():
-        if descriptor.message_type is not None:
-            for child in (value,) if hasattr(value, "DESCRIPTOR") else value:
-                _clear_places(child)
-        elif descriptor.name in ("location", "rexpr_list_start", "rexpr_list_end", "list_start", "list_end"):
-            message.ClearField(descriptor.name)
 
 
 def is_star(target: Any) -> bool:

@@ -24,6 +24,9 @@ _SPOKEN = {
 }
 
 
+_PLACES = ("location", "rexpr_list_start", "rexpr_list_end", "list_start", "list_end", "stmt_location", "stmt_len")
+
+
 def parse(sql: str) -> list[Any]:
     """The statements of a text with `$n` placeholders; raises `psycopg.errors.SyntaxError` as PostgreSQL would."""
     import postgast
@@ -42,12 +45,49 @@ def parse(sql: str) -> list[Any]:
 
 
 def deparse(statement: Any) -> str:
-    """The SQL of a tree (a SelectStmt, an InsertStmt, …)."""
+    """The SQL of a tree (a SelectStmt, an InsertStmt, …), which is read back to see that it says the same.
+
+    Raises `UnsupportedQuery` for a tree that the parser's own writer does not write down rightly.
+    """
     import postgast
 
+    _protect(statement)
     tree = postgast.pg_query_pb2.ParseResult()
     getattr(tree.stmts.add().stmt, _field_name(kind(statement))).CopyFrom(statement)
-    return str(postgast.deparse(tree))
+    sql = str(postgast.deparse(tree))
+    if without_places(parse(sql)[0]) != without_places(statement):
+        raise UnsupportedQuery(
+            "the statement cannot be written anew for each shard",
+            detail=f"Its parts would be read otherwise: {sql}",
+            hint="Pass key=…, or write it in another way.",
+        )
+    return sql
+
+
+def _protect(statement: Any) -> None:
+    """`(a IS DISTINCT FROM b) IS TRUE` would lose its parentheses; COALESCE of one value is that value."""
+    for found in walk(statement):
+        if kind(found) in ("BooleanTest", "NullTest") and kind(inner(found.arg)) == "A_Expr":
+            if inner(found.arg).kind in (4, 5):
+                argument = copy(inner(found.arg))
+                del found.arg.coalesce_expr.args[:]
+                found.arg.coalesce_expr.args.add().a_expr.CopyFrom(argument)
+
+
+def without_places(message: Any) -> bytes:
+    """A tree as bytes in which it does not matter where in the text each part of it stands."""
+    found = copy(message)
+    _clear_places(found)
+    return bytes(found.SerializeToString(deterministic=True))
+
+
+def _clear_places(message: Any) -> None:
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None:
+            for child in (value,) if hasattr(value, "DESCRIPTOR") else value:
+                _clear_places(child)
+        elif descriptor.name in _PLACES:
+            message.ClearField(descriptor.name)
 
 
 def expression(sql: str) -> Any:

@@ -68,7 +68,7 @@ def _analyse_change(analysis: Analysis, tree: Any, node: Node, item: Item, scope
     for source in tree.from_clause if kind(tree) == "UpdateStmt" else tree.using_clause:
         scope.anchors = scope.anchors + analysis.from_item(inner(source), scope, ctes)
     if tree.HasField("where_clause"):
-        analysis.condition(inner(tree.where_clause), scope, ctes, lambda node: True)
+        analysis.condition(inner(tree.where_clause), scope, ctes, lambda node: True, scope.anchors)
     if kind(tree) == "UpdateStmt":
         analysis.visit_all(tree.target_list, scope, ctes)
         _check_assigned(tree.target_list, node)
@@ -289,7 +289,7 @@ def _analyse_merge(analysis: Analysis, tree: Any, node: Node, item: Item, scope:
     scope.items.append(item)
     analysis.from_item(inner(tree.source_relation), scope, ctes)
     # ON leaves out rows of the target only: a row of the source that matches none may be inserted.
-    analysis.condition(inner(tree.join_condition), scope, ctes, lambda found: found is node)
+    analysis.condition(inner(tree.join_condition), scope, ctes, lambda found: found is node, [])
     for clause in tree.merge_when_clauses:
         when = clause.merge_when_clause
         analysis.visit(when, scope, ctes)
