@@ -49,7 +49,7 @@ class Tally:
             for message, number in found.most_common(25):
                 lines.append(f"  {number:6} {message}")
                 if message in self.refused_sql:
-                    lines.append(f"         such as {self.refused_sql[message][:300]}")
+                    lines.append(f"         such as {self.refused_sql[message][:3000]}")
         lines.append("strategies: " + (", ".join(f"{name} {n}" for name, n in self.strategies.most_common()) or "-"))
         lines.append("kinds: " + ", ".join(f"{name} {number}" for name, number in self.kinds.most_common()))
         lines += [f"slow: {took:.2f} s, number {number}: {sql[:200]}" for took, number, sql in self.slowest[:5]]

@@ -19,12 +19,12 @@ from .._concurrency import AsyncHome, async_run_all
 from .._watchdog import AsyncWatchdog
 from ..errors import RouterMisuse, RoutingError, StaleTopology
 from ..partitioning import Range
-from ..query.bound import Fanout
+from ..query.bound import Bound, Fanout
 from ..query.counts import Counts
 from ..report import Report
 from ..result import Result
 from ..topology import Topology, placements_differ, succeed
-from . import batch, check, copying, dispatch, gather, install, waiting
+from . import batch, check, copying, dispatch, gather, install, planning, waiting
 from .connector import AsyncConnectOptions
 from .lease import Params
 from .planning import Knowledge
@@ -250,6 +250,22 @@ class AsyncRouter:
             fanout=fanout or self._fanout,
             strategy=strategy,
         )
+
+    async def explain(
+        self,
+        query: Any,
+        params: Params | None = None,
+        *,
+        timeout: float | None = None,
+        strategy: str | None = None,
+    ) -> Bound:
+        """How `execute` would run a statement, without running it: print it, or see `describe()` and `as_dict()`.
+
+        Asks a shard for its catalog when that is not known yet. Raises what `execute` would refuse.
+        """
+        self._check_usable()
+        found = await planning.planned(self, query, params, self._deadline(timeout), strategy)
+        return planning.bound(self, found, params)
 
     async def scatter(
         self,

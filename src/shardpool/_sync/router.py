@@ -20,12 +20,12 @@ from .._concurrency import Home, run_all
 from .._watchdog import Watchdog
 from ..errors import RouterMisuse, RoutingError, StaleTopology
 from ..partitioning import Range
-from ..query.bound import Fanout
+from ..query.bound import Bound, Fanout
 from ..query.counts import Counts
 from ..report import Report
 from ..result import Result
 from ..topology import Topology, placements_differ, succeed
-from . import batch, check, copying, dispatch, gather, install, waiting
+from . import batch, check, copying, dispatch, gather, install, planning, waiting
 from .connector import ConnectOptions
 from .lease import Params
 from .planning import Knowledge
@@ -251,6 +251,22 @@ class Router:
             fanout=fanout or self._fanout,
             strategy=strategy,
         )
+
+    def explain(
+        self,
+        query: Any,
+        params: Params | None = None,
+        *,
+        timeout: float | None = None,
+        strategy: str | None = None,
+    ) -> Bound:
+        """How `execute` would run a statement, without running it: print it, or see `describe()` and `as_dict()`.
+
+        Asks a shard for its catalog when that is not known yet. Raises what `execute` would refuse.
+        """
+        self._check_usable()
+        found = planning.planned(self, query, params, self._deadline(timeout), strategy)
+        return planning.bound(self, found, params)
 
     def scatter(
         self,

@@ -11,7 +11,7 @@ from ..errors import InvalidKey, UnsupportedQuery
 from ..keys import KeyType
 from ..topology import Topology
 from .pins import NOTHING, UNKNOWN, Const, key_value
-from .plan import Gathered, Plan, Split
+from .plan import Gathered, Plan, Shipped, Split
 
 Fanout = Literal["one", "some", "all"]
 
@@ -28,6 +28,26 @@ class Bound:
     strategy: str
     shards: tuple[str, ...]
     shards_by_use: tuple[frozenset[str], ...] = ()
+
+    @property
+    def scattered(self) -> Gathered | Shipped | Split | None:
+        """What is done with several shards."""
+        return None if self.strategy == "one" else self.plan.scattered
+
+    def describe(self) -> str:
+        """The plan as text: strategy, shards, why nothing faster, and the SQL that each step runs."""
+        from .describe import describe
+
+        return describe(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON-ready data."""
+        from .describe import as_dict
+
+        return as_dict(self)
+
+    def __str__(self) -> str:
+        return self.describe()
 
 
 def bind(plan: Plan, topology: Topology, params: Sequence[Any]) -> Bound:

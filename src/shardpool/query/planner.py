@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UnsupportedQuery
-from ..topology import Topology
+from ..topology import Single, Topology
 from .analysis import Analysis
 from .catalog import Catalog
 from .combine import combine
 from .gathered import gathered
 from .plan import Plan, Scattered, uses_of
 from .pull import pull
-from .purity import first_impurity, refuse_server_bound
+from .purity import first_impurity, refuse_server_bound, refuse_system_columns
 from .statement import kind, parse, verb
 
 _WRITES = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
@@ -47,6 +47,7 @@ def plan(sql: str, topology: Topology, catalog: Catalog, *, strategy: str | None
 def _plan_select(sql: str, tree: Any, topology: Topology, catalog: Catalog, strategy: str | None) -> Plan:
     analysis = Analysis(topology, catalog)
     analysis.statement(tree)
+    refuse_system_columns(tree)
     uses = uses_of(analysis.nodes)
     scattered: Scattered | None = None
     refusal: UnsupportedQuery | None = None
@@ -101,6 +102,8 @@ def _why_not_local(tree: Any, analysis: Analysis, catalog: Catalog) -> str | Non
     """Why the shards cannot make the rows of the statement each for itself; None when they can."""
     if analysis.top.root is None:
         return "it brings rows together that are on different shards"
+    if any(isinstance(node.placement, Single) for node in analysis.tables):
+        return "a single table is on one shard only"
     if analysis.outer_aggregates:
         return "a subquery holds an aggregate of the outer statement"
     impurity = first_impurity(tree, catalog)

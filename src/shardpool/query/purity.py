@@ -122,13 +122,19 @@ def _check_function(parts: list[str], catalog: Catalog) -> None:
 _RUNS_SQL = frozenset("ts_rewrite ts_stat query_to_xml table_to_xml cursor_to_xml schema_to_xml".split())
 
 
+def refuse_system_columns(tree: Any) -> None:
+    """Raise `UnsupportedQuery` for ctid and its like: they are of one server's files."""
+    for found in walk(tree):
+        fields = strings(found.fields) if kind(found) == "ColumnRef" else []
+        if fields and fields[-1] in _SYSTEM_COLUMNS:
+            raise UnsupportedQuery(
+                f"{fields[-1]} is a column of one server's files",
+                hint="Use the primary key; or pass key=…, or name the shard: shard(name).execute().",
+            )
+
+
 def _check_column(fields: list[str], catalog: Catalog) -> None:
-    """System columns are refused, and `t.f`, which is the call f(t) when t has no column f."""
-    if fields and fields[-1] in _SYSTEM_COLUMNS:
-        raise UnsupportedQuery(
-            f"{fields[-1]} is a column of one server's files",
-            hint="Use the primary key; or name the shard: shard(name).execute().",
-        )
+    """`t.f` is the call f(t) when t has no column f."""
     if len(fields) < 2 or any(table.column(fields[-1]) for table in catalog.tables.values()):
         return
     function = catalog.functions.get(fields[-1])

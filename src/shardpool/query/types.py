@@ -101,8 +101,10 @@ def _cast_type(type_name: Any) -> str | None:
 
 def _operator_type(found: Any, scope: Scope) -> str | None:
     operator = (strings(found.name) or [""])[-1]
+    if found.kind == 6:  # NULLIF
+        return type_of(found.lexpr, scope)
     if found.kind != 1 or operator in _COMPARE:
-        return "boolean" if found.kind not in (1, 6) or operator in _COMPARE else None
+        return "boolean" if found.kind != 1 or operator in _COMPARE else None
     right = type_of(found.rexpr, scope)
     if inner(found.lexpr) is None:
         return right if operator in ("-", "+") and right in _NUMBERS else None
