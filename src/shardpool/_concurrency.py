@@ -112,11 +112,15 @@ async def async_run_all(
         raise
 
 
-def drive(steps: Iterable[tuple[int, Step]], deadline: float) -> None:
+def _never() -> bool:
+    return False
+
+
+def drive(steps: Iterable[tuple[int, Step]], deadline: float, stop: Callable[[], bool] = _never) -> None:
     """Run the steps, each on its socket, side by side in this thread until all have ended.
 
     At the deadline (monotonic seconds) each step that is left is sent OVERDUE, upon which it must end. An interrupt
-    closes those that are left.
+    closes those that are left, and so does `stop()` when it says True after a step has ended.
     """
     waiting: dict[int, Step] = {}
     poll = select.poll()
@@ -124,6 +128,10 @@ def drive(steps: Iterable[tuple[int, Step]], deadline: float) -> None:
         for descriptor, step in steps:
             _advance(poll, waiting, descriptor, step, None)
         while waiting:
+            if stop():
+                _close(waiting.values())
+                waiting.clear()
+                return
             left = deadline - monotonic()
             ready = poll.poll(max(1, int(left * 1000))) if left > 0 else []
             if not ready and left <= 0:
@@ -152,6 +160,11 @@ def _flags(events: int) -> int:
     return readable | (WRITE if events & select.POLLOUT else 0)
 
 
+def _close(steps: Iterable[Step]) -> None:
+    for step in steps:
+        step.close()
+
+
 def _end(steps: Any) -> None:
     for step in list(steps):
         with suppress(StopIteration):
@@ -159,16 +172,22 @@ def _end(steps: Any) -> None:
         step.close()
 
 
-async def async_drive(steps: Iterable[tuple[int, Step]], deadline: float) -> None:
+async def async_drive(steps: Iterable[tuple[int, Step]], deadline: float, stop: Callable[[], bool] = _never) -> None:
     """`drive` on the running event loop; cancelling it ends the steps that are left."""
     loop = asyncio.get_running_loop()
     runs = [_Run(loop, descriptor, step) for descriptor, step in steps]
     try:
         for run in runs:
             run.advance(None)
-        left = [run.ended for run in runs if not run.ended.done()]
-        if left:
-            await asyncio.wait(left, timeout=max(0.0, deadline - monotonic()))
+        left = {run.ended for run in runs if not run.ended.done()}
+        when = asyncio.ALL_COMPLETED if stop is _never else asyncio.FIRST_COMPLETED
+        while left and not stop():
+            done, left = await asyncio.wait(left, timeout=max(0.0, deadline - monotonic()), return_when=when)
+            if not done:
+                break
+        if left and stop():
+            for run in runs:
+                run.abandon()
     finally:
         for run in runs:
             run.stop()
@@ -209,6 +228,13 @@ class _Run:
             else:
                 self._loop.remove_writer(self._descriptor)
         self._wanted = wanted
+
+    def abandon(self) -> None:
+        """Close the step where it stands."""
+        if not self.ended.done():
+            self._want(0)
+            self._step.close()
+            self.ended.cancel()
 
     def stop(self) -> None:
         if not self.ended.done():

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors
-from psycopg.pq import ExecStatus
+from psycopg.pq import ExecStatus, PollingStatus
 
 from ._concurrency import READ, WRITE
 from ._leg import Statement
@@ -20,8 +20,8 @@ from ._leg import Statement
 T = TypeVar("T")
 Flow = Generator[dict[int, int], dict[int, int], T]
 
-_PIECE = 1 << 16
-_DONE = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
+# libpq since version 17 gives rows in chunks; before, one by one.
+_CHUNKS_SINCE = 170000
 
 
 def ask(conn: Any, send: Callable[[], None]) -> Flow[Any]:
@@ -182,3 +182,88 @@ def _ended(conn: Any) -> Flow[None]:
         if last is None or last.status != ExecStatus.FATAL_ERROR:
             last = found
     checked(conn, last)
+
+
+def cancelled(conns: Sequence[Any]) -> Flow[None]:
+    """Ask the servers to give up what they run on these connections, and read to the end of what they answer.
+
+    A request that comes before its server has begun is lost: whoever drives this tries again, and closes in the end.
+    """
+    left = {conn.pgconn.socket: conn.pgconn for conn in conns}
+    asked = {}
+    for conn in conns:
+        request = conn.pgconn.cancel_conn()
+        request.start()
+        asked[request] = PollingStatus.WRITING
+    try:
+        while left or asked:
+            wanted = dict.fromkeys(left, READ)
+            for request, status in asked.items():
+                wanted[request.socket] = READ if status == PollingStatus.READING else WRITE
+            ready = yield wanted
+            for request in [found for found in asked if found.socket in ready]:
+                asked[request] = request.poll()
+                if asked[request] in (PollingStatus.OK, PollingStatus.FAILED):
+                    del asked[request]
+                    request.finish()
+            for descriptor in [found for found in left if found in ready]:
+                left[descriptor].consume_input()
+                if _is_drained(left[descriptor]):
+                    del left[descriptor]
+    finally:
+        for request in asked:
+            request.finish()
+
+
+def _is_drained(pgconn: Any) -> bool:
+    """Throw away what has come; whether that was all."""
+    while not pgconn.is_busy():
+        found = pgconn.get_result()
+        if found is None:
+            return True
+        if found.status in (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH):
+            return False
+    return False
+
+
+def begun(conns: Sequence[Any], statements: Sequence[Statement], rows: int) -> Flow[None]:
+    """Send each connection its statement; its rows will come in chunks of so many."""
+    for conn, statement in zip(conns, statements, strict=True):
+        pgconn = conn.pgconn
+        pgconn.send_query_params(
+            statement.text,
+            statement.values or [],
+            param_types=statement.types,
+            param_formats=statement.formats,
+            result_format=statement.result_format,
+        )
+        if hasattr(pgconn, "set_chunked_rows_mode") and psycopg.pq.version() >= _CHUNKS_SINCE:
+            pgconn.set_chunked_rows_mode(rows)
+        else:
+            pgconn.set_single_row_mode()
+        yield from _flushed(pgconn)
+
+
+def chunks(conns: Sequence[Any]) -> Flow[list[Any]]:
+    """The next rows of each of the connections: a result, or None at the end of its answer."""
+    found: list[Any] = [None] * len(conns)
+    left = {conn.pgconn.socket: number for number, conn in enumerate(conns)}
+    ready = dict.fromkeys(left, 0)
+    while True:
+        for descriptor, event in ready.items():
+            if descriptor not in left:
+                continue
+            conn = conns[left[descriptor]]
+            if event:
+                conn.pgconn.consume_input()
+            if not conn.pgconn.is_busy():
+                found[left.pop(descriptor)] = _chunk(conn)
+        if not left:
+            return found
+        ready = yield dict.fromkeys(left, READ)
+
+
+def _chunk(conn: Any) -> Any:
+    """A result that has come whole: with rows, or without (the last one, which tells the columns); None after it."""
+    found = conn.pgconn.get_result()
+    return None if found is None else checked(conn, found)

@@ -50,7 +50,19 @@ def shipped(
     final: Statement,
     copied: Copied,
 ) -> Flow[Any]:
-    """Run the plan with shard `at` in the middle; gives the final statement's result.
+    """Run the plan with shard `at` in the middle; gives the final statement's result."""
+    described = yield from brought(sources, conns, at, original, copied)
+    result = yield from query(conns[at], final)
+    if described is not None:
+        check_types(described, result, exactly=plan.name != "pull")
+    yield from done(conns)
+    return result
+
+
+def brought(
+    sources: Sequence[Sources], conns: Mapping[str, Any], at: str, original: Statement | None, copied: Copied
+) -> Flow[Any]:
+    """Bring all rows to shard `at`; gives the columns that the statement has on one server.
 
     `original` is described there first, which brings the server's own word on what is wrong with it; None when no shard
     has all of its tables.
@@ -61,12 +73,13 @@ def shipped(
         yield from run(conn, _BEGIN + (" READ ONLY" if name != at else ""))
     for source in sources:
         yield from _bring(source, conns, at, copied)
-    result = yield from query(middle, final)
-    if described is not None:
-        _check_types(described, result)
+    return described
+
+
+def done(conns: Mapping[str, Any]) -> Flow[None]:
+    """End the transactions."""
     for conn in conns.values():
         yield from run(conn, "ROLLBACK")
-    return result
 
 
 def _bring(source: Sources, conns: Mapping[str, Any], at: str, copied: Copied) -> Flow[None]:
@@ -83,13 +96,13 @@ def _bring(source: Sources, conns: Mapping[str, Any], at: str, copied: Copied) -
         yield from run(conns[at], f"ALTER TABLE pg_temp.{ship.temp} ADD PRIMARY KEY ({columns})")
 
 
-def _check_types(described: Any, result: Any) -> None:
-    """What the final statement gives must look as what the caller's statement gives on one server."""
+def check_types(described: Any, result: Any, *, exactly: bool) -> None:
+    """What the final statement gives must look as what the caller's statement gives on one server.
+
+    Lengths of types count only `exactly`: for some statements one server itself says otherwise before than after.
+    """
     for column in range(described.nfields):
         one, other = described, result
-        if (one.fname(column), one.ftype(column), one.fmod(column)) != (
-            other.fname(column),
-            other.ftype(column),
-            other.fmod(column),
-        ):
+        same = one.fname(column) == other.fname(column) and one.ftype(column) == other.ftype(column)
+        if not same or (exactly and one.fmod(column) != other.fmod(column)):
             raise TypesDiffer((one.fname(column) or b"").decode(errors="replace"))

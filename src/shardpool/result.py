@@ -37,6 +37,11 @@ class _Narrow:
         return getattr(self._pgresult, name)
 
 
+def shape_of(pgresult: PGresult, width: int, transformer: Any) -> _Shape:
+    """What row factories look at, of a result's first `width` columns (0: all)."""
+    return _Shape(_Narrow(pgresult, width) if width else pgresult, transformer.encoding, transformer.adapters)
+
+
 class Result:
     """The answer of one statement. Iterating over it, `len()` and indexing are those of `rows`.
 
@@ -173,8 +178,7 @@ class Result:
         return status or None
 
     def _shape(self) -> _Shape:
-        pgresult = _Narrow(self._pgresult, self._width) if self._width else self._pgresult
-        return _Shape(pgresult, self._transformer.encoding, self._transformer.adapters)
+        return shape_of(self._pgresult, self._width, self._transformer)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.rows)

@@ -134,6 +134,11 @@ class AsyncLease:
                 raise explained from error
 
 
+def is_idle(conn: AsyncConnection[Any]) -> bool:
+    """Whether the connection waits for a statement, outside a transaction."""
+    return conn.pgconn.transaction_status == IDLE
+
+
 def is_lost(conn: AsyncConnection[Any]) -> bool:
     return conn.pgconn.transaction_status == UNKNOWN
 

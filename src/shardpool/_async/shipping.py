@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from ..query.bound import Bound
 from ..query.plan import Shipped
 from ..result import Result
 from . import gather
+from .cancelling import give_up
 from .lease import Params, is_lost
 from .planning import Planned, any_shard
 from .pools import give_all
@@ -45,55 +47,82 @@ async def execute(
     row_factory: RowFactory[Any] | None,
 ) -> Result:
     """Bring the rows to one shard and run the final statement there."""
-    plan = bound.plan.scattered
-    assert isinstance(plan, Shipped)
-    homes = {use.shard for use in bound.plan.uses if use.shard}
-    at = homes.pop() if len(homes) == 1 else _middle(router, bound.shards)
     taken = await gather.take_all(router, bound.shards, deadline, readonly=False)
     conns = {name: conn for name, (_, conn) in taken.items()}
-    copied = Copied(router.max_pull_rows, router.max_pull_bytes, lambda bound_: _too_much(bound, bound_))
+    prepared: Prepared | None = None
     try:
         for conn in conns.values():
             if not conn.autocommit:
                 await conn.set_autocommit(True)
-        original = gather.statement_on(conns[at], query, params, binary)
-        literals = _literals(conns[at], found, params)
-        sources = [
-            Sources(ship, fill(ship, literals), frozenset().union(*(bound.shards_by_use[use] for use in ship.uses)))
-            for ship in plan.ships
-        ]
-        final = _final(plan, original)
-        flow = shipped(plan, sources, conns, at, None if homes else original, final, copied)
+        prepared = prepare(router, found, bound, query, params, conns, binary)
+        flow = shipped(
+            prepared.plan, prepared.sources, conns, prepared.at, prepared.original, prepared.final, prepared.copied
+        )
         pgresult = await async_drive_flow(flow, deadline)
-        return Result(pgresult, conns[at], bound.shards, row_factory, bound=bound)
+        return Result(pgresult, conns[prepared.at], bound.shards, row_factory, bound=bound)
     except Overdue:
         raise DeadlineExceeded(
-            f"the deadline passed while rows were brought to shard {at}",
-            shard=at,
-            endpoint=taken[at][0].endpoint.name,
-            detail=f"{copied.rows:,} rows had come.",
+            "the deadline passed while rows were brought to one shard",
+            shard=prepared.at if prepared is not None else bound.shards[0],
+            detail=f"{prepared.copied.rows if prepared is not None else 0:,} rows had come.",
             hint="Filter on the partition key, or give it more time with timeout=….",
         ) from None
     except psycopg.Error as error:
-        failures = {name: _lost(name, error) for name, conn in conns.items() if is_lost(conn)}
+        failures = {name: lost(name, error) for name, conn in conns.items() if is_lost(conn)}
         if failures:
             raise ScatterError(f"{len(failures)} of {len(conns)} shards failed", failures=failures) from error
         raise
     finally:
-        await _rolled_back(conns.values())
+        await rolled_back(conns.values())
         await give_all(taken.values())
 
 
-async def _rolled_back(conns: Iterable[AsyncConnection[Any]]) -> None:
-    """Leave no transaction open; a connection in the middle of an answer is closed instead."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that the flow of a shipped plan needs but its connections; `at` is the shard in the middle."""
+
+    plan: Shipped
+    at: str
+    sources: list[Sources]
+    original: Statement | None
+    final: Statement
+    copied: Copied
+
+
+def prepare(
+    router: AsyncRouter,
+    found: Planned,
+    bound: Bound,
+    query: Any,
+    params: Params | None,
+    conns: Mapping[str, AsyncConnection[Any]],
+    binary: bool,
+) -> Prepared:
+    """Fill in the parameters, and choose the shard in the middle."""
+    plan = bound.plan.scattered
+    assert isinstance(plan, Shipped)
+    homes = {use.shard for use in bound.plan.uses if use.shard}
+    at = next(iter(homes)) if len(homes) == 1 else _middle(router, bound.shards)
+    original = gather.statement_on(conns[at], query, params, binary)
+    literals = _literals(conns[at], found, params)
+    sources = [
+        Sources(ship, fill(ship, literals), frozenset().union(*(bound.shards_by_use[use] for use in ship.uses)))
+        for ship in plan.ships
+    ]
+    copied = Copied(router.max_pull_rows, router.max_pull_bytes, lambda limit: _too_much(bound, limit))
+    return Prepared(plan, at, sources, original if len(homes) <= 1 else None, _final(plan, original), copied)
+
+
+async def rolled_back(conns: Iterable[AsyncConnection[Any]]) -> None:
+    """Leave no transaction open, and nothing running."""
+    conns = list(conns)
+    await give_up(conns, attempts=1)
     for conn in conns:
         if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             try:
                 await async_drive_flow(run(conn, "ROLLBACK"), monotonic() + _ROLLBACK_SECONDS)
             except (Overdue, psycopg.Error):
                 await conn.close()
-        elif conn.pgconn.transaction_status == TransactionStatus.ACTIVE:
-            await conn.close()
 
 
 def _middle(router: AsyncRouter, names: Sequence[str]) -> str:
@@ -146,7 +175,7 @@ def _too_much(bound: Bound, limit: str) -> UnsupportedQuery:
     )
 
 
-def _lost(name: str, error: Exception) -> ShardUnavailable:
+def lost(name: str, error: Exception) -> ShardUnavailable:
     return ShardUnavailable(
         f"the connection to shard {name} was lost", shard=name, phase="query", detail=first_line(error)
     )

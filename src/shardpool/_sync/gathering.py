@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import RowFactory
 
 from .._concurrency import drive
 from .._leg import Leg, Statement
+from ..errors import DeadlineExceeded
 from ..query.bound import Bound
 from ..query.merging import NotHere, added, bound_value, merged_order
 from ..query.plan import Gathered
 from ..result import Result
 from . import gather
-from .lease import Params
+from .cancelling import give_up
+from .lease import Params, is_idle
 from .planning import Planned
 from .pools import give_all
 
@@ -50,13 +54,12 @@ def execute(
         for name, (pool, conn) in taken.items():
             if not conn.autocommit:
                 conn.set_autocommit(True)
-            statement = _local(plan, bound, gather.statement_on(conn, query, params, binary))
+            statement = local(plan, bound, gather.statement_on(conn, query, params, binary))
             legs.append(Leg(name, conn, statement, gather.overdue(name, pool)))
-        drive(((leg.pgconn.socket, leg.step()) for leg in legs), deadline)
+        failed = partial(_any_failed, legs)
+        drive(((leg.pgconn.socket, leg.step()) for leg in legs), deadline, failed)
     finally:
-        for leg in legs:
-            if not leg.reusable:
-                leg.conn.close()
+        _freed(legs)
         give_all(taken.values())
     failures = gather.failures_of(legs, taken, may_be_applied=False)
     if failures:
@@ -74,7 +77,20 @@ def execute(
     return Result.of(pgresults, conn, bound, row_factory, order=order, width=width)
 
 
-def _local(plan: Gathered, bound: Bound, original: Statement) -> Statement:
+def _any_failed(legs: Sequence[Leg]) -> bool:
+    return any(leg.error is not None for leg in legs)
+
+
+def _freed(legs: Sequence[Leg]) -> None:
+    """The answers of the others are of no use when one shard has failed; at the deadline there is little time left."""
+    overdue = any(isinstance(leg.error, DeadlineExceeded) for leg in legs)
+    give_up((leg.conn for leg in legs if not leg.reusable), attempts=1 if overdue else 4)
+    for leg in legs:
+        if not leg.reusable and not is_idle(leg.conn):
+            leg.conn.close()
+
+
+def local(plan: Gathered, bound: Bound, original: Statement) -> Statement:
     """The statement as a shard gets it, with the parameters of the original."""
     if plan.sql == bound.plan.sql:
         return original

@@ -135,6 +135,11 @@ class Lease:
                 raise explained from error
 
 
+def is_idle(conn: Connection[Any]) -> bool:
+    """Whether the connection waits for a statement, outside a transaction."""
+    return conn.pgconn.transaction_status == IDLE
+
+
 def is_lost(conn: Connection[Any]) -> bool:
     return conn.pgconn.transaction_status == UNKNOWN
 

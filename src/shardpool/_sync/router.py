@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from time import monotonic
 from types import TracebackType
@@ -25,7 +25,7 @@ from ..query.counts import Counts
 from ..report import Report
 from ..result import Result
 from ..topology import Topology, placements_differ, succeed
-from . import batch, check, copying, dispatch, gather, install, planning, waiting
+from . import batch, check, copying, dispatch, gather, install, planning, streaming, waiting
 from .connector import ConnectOptions
 from .lease import Params
 from .planning import Knowledge
@@ -245,6 +245,40 @@ class Router:
             query,
             params,
             self._deadline(timeout),
+            readonly=readonly,
+            binary=binary,
+            row_factory=row_factory,
+            fanout=fanout or self._fanout,
+            strategy=strategy,
+        )
+
+    def stream(
+        self,
+        query: Any,
+        params: Params | None = None,
+        *,
+        size: int = 1000,
+        timeout: float | None = None,
+        readonly: bool = False,
+        binary: bool = False,
+        row_factory: RowFactory[Any] | None = None,
+        fanout: Fanout | None = None,
+        strategy: str | None = None,
+    ) -> Iterator[Any]:
+        """The rows of a SELECT as they come, in its order: the answer of `execute` with bounded memory.
+
+        Of each shard at most about `size` rows are held; shards wait while you do. `timeout` seconds bounds the whole
+        (default: none, but no wait for a shard longer than the topology's timeout). When you leave the loop early, close
+        the iterator (`contextlib.closing`): what still runs is cancelled then. Errors are those of `execute`, and come
+        where the iteration has got to.
+        """
+        self._check_usable()
+        return streaming.stream(
+            self,
+            query,
+            params,
+            size=size,
+            timeout=timeout,
             readonly=readonly,
             binary=binary,
             row_factory=row_factory,

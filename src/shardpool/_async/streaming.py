@@ -1,0 +1,218 @@
+"""`stream`: the rows of a statement as they come, with bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.adapt import Transformer
+from psycopg.rows import RowFactory, tuple_row
+
+from .._concurrency import Overdue, async_drive_flow
+from .._flow import begun, chunks
+from .._leg import Statement
+from .._ship import brought, check_types
+from ..errors import DeadlineExceeded, ScatterError
+from ..query.bound import Bound, Fanout, check_fanout
+from ..query.merger import Merger
+from ..query.merging import NotHere, bound_value, row_key
+from ..query.plan import Gathered, Shipped
+from ..result import shape_of
+from . import gather, planning, shipping
+from .gathering import local
+from .lease import Params, is_lost
+from .planning import Planned
+from .pools import give_all
+
+if TYPE_CHECKING:
+    from .router import AsyncRouter
+
+Conns = dict[str, AsyncConnection[Any]]
+Deadline = Callable[[], float]
+
+
+async def stream(
+    router: AsyncRouter,
+    query: Any,
+    params: Params | None,
+    *,
+    size: int,
+    timeout: float | None,
+    readonly: bool,
+    binary: bool,
+    row_factory: RowFactory[Any] | None,
+    fanout: Fanout,
+    strategy: str | None,
+) -> AsyncIterator[Any]:
+    """See `AsyncRouter.stream`."""
+    end = None if timeout is None else monotonic() + timeout
+
+    def deadline() -> float:
+        # Without a timeout of its own only each wait is bounded: how long all takes is up to the caller.
+        return router._deadline(None) if end is None else end
+
+    found = await planning.planned(router, query, params, deadline(), strategy)
+    if found.plan.writes:
+        raise NotHere(f"{found.plan.verb} cannot be streamed", hint="Run it with execute().")
+    bound = planning.bound(router, found, params)
+    check_fanout(bound, fanout)
+    if bound.strategy != "one":
+        await planning.check_alike(router, bound.shards, deadline())
+    limit, offset = None, 0
+    if isinstance(bound.scattered, Gathered):
+        values = found.arrange(params)
+        try:
+            if bound.scattered.add:
+                raise NotHere("values are added when all are there")
+            limit, offset = bound_value(bound.scattered.limit, values), bound_value(bound.scattered.offset, values) or 0
+        except NotHere:
+            found = await planning.planned(router, query, params, deadline(), "pull")
+            bound = planning.bound(router, found, params)
+    router._counts.add(bound.strategy)
+    names = bound.shards or (planning.any_shard(router),)
+    shipped = isinstance(bound.scattered, Shipped)
+    taken = await gather.take_all(router, names, deadline(), readonly and not shipped)
+    conns = {name: conn for name, (_, conn) in taken.items()}
+    reader = _Reader(bound, deadline, size, binary, row_factory)
+    try:
+        for conn in conns.values():
+            if not conn.autocommit:
+                await conn.set_autocommit(True)
+        if shipped:
+            conns = await reader.bring(router, found, query, params, conns)
+        statements = [reader.statement(conn, query, params) for conn in conns.values()]
+        left = None if limit is None else limit + offset
+        skipped = 0
+        async for rows in reader.read(conns, statements):
+            for row in rows:
+                if left == 0:
+                    return
+                left = None if left is None else left - 1
+                skipped += 1
+                if skipped > offset:
+                    yield row
+            if left == 0:
+                return
+    except Overdue:
+        raise DeadlineExceeded(
+            "the deadline passed while rows were streamed",
+            shard=names[0],
+            detail=f"from {', '.join(names)}",
+            hint="Give it more time with timeout=….",
+        ) from None
+    except psycopg.Error as error:
+        failures = {name: shipping.lost(name, error) for name, (_, conn) in taken.items() if is_lost(conn)}
+        if failures:
+            raise ScatterError(f"{len(failures)} of {len(taken)} shards failed", failures=failures) from error
+        raise
+    finally:
+        await shipping.rolled_back([conn for _, conn in taken.values()])
+        await give_all(taken.values())
+
+
+class _Reader:
+    """Reads the answers of some connections, in the order of the plan."""
+
+    def __init__(
+        self, bound: Bound, deadline: Deadline, size: int, binary: bool, row_factory: RowFactory[Any] | None
+    ) -> None:
+        self._bound = bound
+        self._deadline = deadline
+        self._size = size
+        self._binary = binary
+        self._row_factory = row_factory
+        self._final: Statement | None = None
+        self._described: Any = None
+
+    async def bring(
+        self, router: AsyncRouter, found: Planned, query: Any, params: Params | None, conns: Conns
+    ) -> Conns:
+        """Bring the rows to one shard; gives its connection, on which the final statement is then read."""
+        prepared = shipping.prepare(router, found, self._bound, query, params, conns, self._binary)
+        flow = brought(prepared.sources, conns, prepared.at, prepared.original, prepared.copied)
+        self._described = await async_drive_flow(flow, self._deadline())
+        self._final = prepared.final
+        return {prepared.at: conns[prepared.at]}
+
+    def statement(self, conn: AsyncConnection[Any], query: Any, params: Params | None) -> Statement:
+        if self._final is not None:
+            return self._final
+        original = gather.statement_on(conn, query, params, self._binary)
+        plan = self._bound.scattered
+        return local(plan, self._bound, original) if isinstance(plan, Gathered) else original
+
+    async def read(self, conns: Conns, statements: Sequence[Statement]) -> AsyncIterator[list[Any]]:
+        """Lists of rows, in their order."""
+        all_conns = list(conns.values())
+        await async_drive_flow(begun(all_conns, statements, self._size), self._deadline())
+        loaders = [_Loader(conn, self._bound, self._binary, self._row_factory) for conn in all_conns]
+        plan = self._bound.scattered
+        if isinstance(plan, Gathered) and plan.sort:
+            async for rows in self._merged(all_conns, loaders):
+                yield rows
+            return
+        left = list(zip(all_conns, loaders, strict=True))
+        while left:
+            conn, loader = left[0]
+            (chunk,) = await async_drive_flow(chunks([conn]), self._deadline())
+            if chunk is None:
+                left.pop(0)
+            else:
+                self._check(chunk)
+                yield loader.rows(chunk)
+
+    def _check(self, chunk: Any) -> None:
+        if self._described is not None:
+            check_types(self._described, chunk, exactly=False)
+            self._described = None
+
+    async def _merged(self, conns: Sequence[AsyncConnection[Any]], loaders: list[_Loader]) -> AsyncIterator[list[Any]]:
+        merger = Merger(len(conns))
+        while True:
+            while wanted := merger.wanted:
+                found = await async_drive_flow(chunks([conns[number] for number in wanted]), self._deadline())
+                for number, chunk in zip(wanted, found, strict=True):
+                    if chunk is None:
+                        merger.finish(number)
+                    elif chunk.ntuples:
+                        merger.feed(number, loaders[number].keys(chunk), loaders[number].rows(chunk))
+            rows = merger.next()
+            if not rows:
+                return
+            yield rows
+
+
+class _Loader:
+    """Makes Python rows of one connection's chunks."""
+
+    def __init__(
+        self, conn: AsyncConnection[Any], bound: Bound, binary: bool, row_factory: RowFactory[Any] | None
+    ) -> None:
+        self._transformer = Transformer(conn)
+        self._factory: Any = row_factory or conn.row_factory or tuple_row
+        plan = bound.scattered
+        self._hidden = plan.hidden if isinstance(plan, Gathered) else 0
+        self._sort = plan.sort if isinstance(plan, Gathered) else ()
+        self._binary = binary
+        self._make_row: Any = None
+        self._make_key: Any = None
+
+    def rows(self, chunk: Any) -> list[Any]:
+        first = self._make_row is None
+        self._transformer.set_pgresult(chunk, set_loaders=first)
+        if first:
+            width = chunk.nfields - self._hidden
+            shape = shape_of(chunk, width if self._hidden else 0, self._transformer)
+            make_row = tuple if self._factory is tuple_row else self._factory(shape)
+            self._make_row = (lambda values: make_row(values[:width])) if self._hidden else make_row
+        rows: list[Any] = self._transformer.load_rows(0, chunk.ntuples, self._make_row)
+        return rows
+
+    def keys(self, chunk: Any) -> list[Any]:
+        if self._make_key is None:
+            self._make_key = row_key(self._sort, chunk.nfields, self._binary)
+        get, make = chunk.get_value, self._make_key
+        return [make(lambda column: get(row, column)) for row in range(chunk.ntuples)]  # noqa: B023
