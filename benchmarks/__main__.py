@@ -12,7 +12,7 @@ from time import perf_counter
 
 import psycopg
 
-from . import batch, copying, keys, query, round_trips, scatter, topology
+from . import batch, copying, keys, query, round_trips, scatter, sql, topology
 from .fleet import Fleet, make_fleet
 from .harness import Effort
 from .rows import Row, machine, table, write
@@ -25,6 +25,7 @@ SUBJECTS: dict[str, Subject] = {
     "query": query.run,
     "round_trips": round_trips.run,
     "scatter": scatter.run,
+    "sql": sql.run,
     "copy_into": copying.run,
     "map": batch.run,
     "topology": topology.run,

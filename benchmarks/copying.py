@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import cycle, islice
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +13,7 @@ import psycopg
 from shardpool import AsyncRouter, Router
 
 from .fleet import Database, Fleet
+from .growth import Growth
 from .harness import Effort, Loop, Sample, measure
 from .rows import Row, Target, compare_rates
 
@@ -36,7 +34,7 @@ _START = datetime(2025, 1, 1, tzinfo=UTC)
 def run(effort: Effort, fleet: Fleet) -> Iterator[Row]:
     rows, few = effort.pick(1_000_000, 50_000), effort.pick(20_000, 2_000)
     executemany = f"executemany, one server, of {few} rows"
-    growth = _Growth()
+    growth = Growth()
     with Router(fleet.topology()) as router, Loop() as loop:
         async_router = loop.open(AsyncRouter(fleet.topology()))
 
@@ -109,40 +107,3 @@ def _copy(database: Database, rows: Iterable[Any]) -> None:
 def _insert(database: Database, rows: Iterable[Any]) -> None:
     with psycopg.connect(database.conninfo) as conn, conn.cursor() as cursor:
         cursor.executemany(_INSERT, rows)
-
-
-class _Growth:
-    """How much resident memory each case took at most above what there was before it, by name, in bytes.
-
-    It is the first run that shows it, as a process keeps what it once had.
-    """
-
-    def __init__(self) -> None:
-        self.by_name: dict[str, int] = {}
-
-    def of(self, name: str) -> Callable[[], Any]:
-        @contextmanager
-        def watched() -> Iterator[None]:
-            before, highest, ended = _resident(), 0, threading.Event()
-
-            def look() -> None:
-                nonlocal highest
-                while not ended.wait(0.02):
-                    highest = max(highest, _resident())
-
-            thread = threading.Thread(target=look)
-            thread.start()
-            try:
-                yield
-            finally:
-                ended.set()
-                thread.join()
-                self.by_name[name] = max(highest - before, self.by_name.get(name, 0))
-
-        return watched
-
-
-def _resident() -> int:
-    """Bytes in memory; 0 where the system does not tell in Linux's way."""
-    status = Path("/proc/self/statm")
-    return int(status.read_text().split()[1]) * 4096 if status.exists() else 0

@@ -99,19 +99,23 @@ class Copied:
             raise self._over(f"{self._max_bytes / 2**20:,.0f} MiB")
 
 
-def copy_rows(sources: Sequence[tuple[Any, str]], target: Any, table: str, copied: Copied) -> Flow[None]:
-    """The rows of each source's query into a table of the target, all sources at once, in text format.
+def sent(sources: Sequence[tuple[Any, str]]) -> Flow[None]:
+    """Ask each source for the rows of its query, before any of them is read: see `copy_rows`."""
+    for conn, sql in sources:
+        conn.pgconn.send_query(f"COPY ({sql}) TO STDOUT".encode(conn.info.encoding))
+        yield from _flushed(conn.pgconn)
+
+
+def copy_rows(sources: Sequence[Any], target: Any, table: str, copied: Copied) -> Flow[None]:
+    """The rows of the sources that have been asked for them into a table of the target, in text format.
 
     A source is read only while the target takes what was sent before: a slow target holds the sources back.
     """
-    # Sent to all before any is read.
-    for conn, sql in sources:
-        yield from _sent(conn, f"COPY ({sql}) TO STDOUT")
-    for conn, _ in sources:
+    for conn in sources:
         yield from _begun(conn)
     into = target.pgconn
     yield from run(target, f"COPY {table} FROM STDIN")
-    left = {conn.pgconn.socket: conn for conn, _ in sources}
+    left = {conn.pgconn.socket: conn for conn in sources}
     # The first rows may have been read already, together with the start of the answer: no socket would tell.
     ready = dict.fromkeys(left, 0)
     while left:
@@ -135,11 +139,6 @@ def copy_rows(sources: Sequence[tuple[Any, str]], target: Any, table: str, copie
     into.put_copy_end()
     yield from _flushed(into)
     yield from _ended(target)
-
-
-def _sent(conn: Any, sql: str) -> Flow[None]:
-    conn.pgconn.send_query(sql.encode(conn.info.encoding))
-    yield from _flushed(conn.pgconn)
 
 
 def _flushed(pgconn: Any) -> Flow[None]:
@@ -189,7 +188,8 @@ def cancelled(conns: Sequence[Any]) -> Flow[None]:
 
     A request that comes before its server has begun is lost: whoever drives this tries again, and closes in the end.
     """
-    left = {conn.pgconn.socket: conn.pgconn for conn in conns}
+    # What has been read already is thrown away first: no socket would tell of it.
+    left = {conn.pgconn.socket: conn.pgconn for conn in conns if not _is_drained(conn.pgconn)}
     asked = {}
     for conn in conns:
         request = conn.pgconn.cancel_conn()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._flow import Copied, Flow, copy_rows, describe, query, run
+from ._flow import Copied, Flow, copy_rows, describe, query, run, sent
 from ._leg import Statement
 from .query.plan import Ship, Shipped
 
@@ -83,17 +83,19 @@ def done(conns: Mapping[str, Any]) -> Flow[None]:
 
 
 def _bring(source: Sources, conns: Mapping[str, Any], at: str, copied: Copied) -> Flow[None]:
+    """One ship. The others begin to work before the shard in the middle makes the table of its own rows."""
     ship = source.ship
+    others = [(conns[name], source.sql) for name in conns if name != at and name in source.shards]
+    yield from sent(others)
     own = "" if at in source.shards else " WITH NO DATA"
     columns = f" ({', '.join(ship.columns)})" if ship.columns else ""
     made = yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp}{columns} ON COMMIT DROP AS {source.sql}{own}")
     copied.count(made.command_tuples or 0, 0)
-    others = [(conns[name], source.sql) for name in conns if name != at and name in source.shards]
     if others:
-        yield from copy_rows(others, conns[at], f"pg_temp.{ship.temp}", copied)
+        yield from copy_rows([conn for conn, _ in others], conns[at], f"pg_temp.{ship.temp}", copied)
     if ship.key:
-        columns = ", ".join('"' + name.replace('"', '""') + '"' for name in ship.key)
-        yield from run(conns[at], f"ALTER TABLE pg_temp.{ship.temp} ADD PRIMARY KEY ({columns})")
+        names = ", ".join('"' + name.replace('"', '""') + '"' for name in ship.key)
+        yield from run(conns[at], f"ALTER TABLE pg_temp.{ship.temp} ADD PRIMARY KEY ({names})")
 
 
 def check_types(described: Any, result: Any, *, exactly: bool) -> None:

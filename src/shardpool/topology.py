@@ -129,6 +129,11 @@ class Keyspace:
         """The epoch since which each bucket has its owner, by its number."""
         return tuple(entry.epoch for entry in self.owners for _ in range(entry.first, entry.last + 1))
 
+    @cached_property
+    def owning_shards(self) -> frozenset[str]:
+        """The names of the shards that own a bucket."""
+        return frozenset(entry.shard for entry in self.owners)
+
     def shard_names(self) -> tuple[str, ...]:
         """The shards that own a bucket, in the order of their first one."""
         return tuple(dict.fromkeys(entry.shard for entry in self.owners))

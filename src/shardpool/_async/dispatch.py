@@ -37,7 +37,7 @@ async def execute(
     found = await planning.planned(router, query, params, deadline, strategy)
     handle = _routed(found, params) if found.lookup is not None else None
     if handle is None:
-        bound = planning.bound(router, found, params)
+        bound = await planning.bound(router, found, params, deadline, strategy)
         if bound.strategy != "one":
             check_fanout(bound, fanout)
             await planning.check_alike(router, bound.shards, deadline)
@@ -96,7 +96,7 @@ async def _scattered(
         planning.forget_catalog(router)
         raise
     found = await planning.pulled(router, query, params, deadline)
-    bound = planning.bound(router, found, params)
+    bound = await planning.bound(router, found, params, deadline, "pull")
     return await shipping.execute(router, found, bound, query, params, deadline, **options)
 
 

@@ -50,10 +50,11 @@ async def execute(
     taken = await gather.take_all(router, bound.shards, deadline, readonly)
     legs: list[Leg] = []
     try:
+        statements = gather.Statements(query, params, binary)
         for name, (pool, conn) in taken.items():
             if not conn.autocommit:
                 await conn.set_autocommit(True)
-            statement = local(plan, bound, gather.statement_on(conn, query, params, binary))
+            statement = local(plan, bound, statements.on(conn))
             legs.append(Leg(name, conn, statement, gather.overdue(name, pool)))
         failed = partial(_any_failed, legs)
         await async_drive(((leg.pgconn.socket, leg.step()) for leg in legs), deadline, failed)
@@ -67,7 +68,7 @@ async def execute(
     conn = legs[0].conn
     if plan.add:
         return Result.of(pgresults, conn, bound, row_factory, record=added(pgresults, plan.add))
-    order = list(merged_order(pgresults, plan.sort, binary)) if plan.sort else None
+    order = merged_order(pgresults, plan.sort, binary) if plan.sort else None
     if order is None and (limit is not None or offset):
         order = [(number, row) for number, part in enumerate(pgresults) for row in range(part.ntuples)]
     if order is not None and (limit is not None or offset):

@@ -16,10 +16,11 @@ from .._concurrency import async_run_all
 from ..errors import RoutingError, ScatterError, ShardError, UnsupportedQuery
 from ..keys import KeyType
 from ..query import catalog as catalogs
-from ..query.bound import Bound, bind
+from ..query.bound import Bound, Incomplete, bind
 from ..query.catalog import Catalog
 from ..query.placeholders import Converted, convert
 from ..query.plan import Plan
+from ..query.planner import completed
 from ..query.planner import plan as make_plan
 from .lease import Params
 
@@ -82,7 +83,7 @@ async def planned(
         if found is not None:
             return found
     text, converted = _text(query, params is not None)
-    made = await _made(router, text, strategy, deadline)
+    made = await _made(router, text, deadline)
     found = Planned(made, converted, state)
     if type(query) is str:
         if len(state.plans) >= PLANS_MAX:
@@ -99,26 +100,35 @@ async def pulled(router: AsyncRouter, query: Any, params: Params | None, deadlin
     return found
 
 
-async def _made(router: AsyncRouter, text: str, strategy: str | None, deadline: float) -> Plan:
+async def _made(router: AsyncRouter, text: str, deadline: float) -> Plan:
     """A new plan. Nothing is refused by an old catalog."""
     while True:
         catalog = await _catalog(router, deadline)
         try:
-            made = make_plan(text, router._state.topology, catalog, strategy=strategy)
+            return make_plan(text, router._state.topology, catalog)
         except catalogs.NeedsShard as needed:
             told = await _told(router, needed.shard, deadline)
             router._knowledge.catalog = catalogs.with_singles(catalog, needed.shard, told, router._state.topology)
         except (RoutingError, UnsupportedQuery):
             if not await _refreshed(router, deadline):
                 raise
-        else:
-            if made.refusal is None or not await _refreshed(router, deadline):
-                return made
 
 
-def bound(router: AsyncRouter, found: Planned, params: Params | None) -> Bound:
+async def bound(
+    router: AsyncRouter, found: Planned, params: Params | None, deadline: float, strategy: str | None = None
+) -> Bound:
     """The shards that the statement asks with these parameters."""
-    return bind(found.plan, router._state.topology, found.arrange(params))
+    topology, values = router._state.topology, found.arrange(params)
+    while True:
+        try:
+            return bind(found.plan, topology, values)
+        except Incomplete:
+            catalog = await _catalog(router, deadline)
+            found.plan = completed(found.plan.sql, topology, catalog, strategy=strategy)
+        except UnsupportedQuery:
+            if found.plan.verb != "SELECT" or not await _refreshed(router, deadline):
+                raise
+            found.plan = await _made(router, found.plan.sql, deadline)
 
 
 def any_shard(router: AsyncRouter) -> str:

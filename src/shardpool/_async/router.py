@@ -298,8 +298,9 @@ class AsyncRouter:
         Asks a shard for its catalog when that is not known yet. Raises what `execute` would refuse.
         """
         self._check_usable()
-        found = await planning.planned(self, query, params, self._deadline(timeout), strategy)
-        return planning.bound(self, found, params)
+        deadline = self._deadline(timeout)
+        found = await planning.planned(self, query, params, deadline, strategy)
+        return await planning.bound(self, found, params, deadline, strategy)
 
     async def scatter(
         self,

@@ -61,6 +61,7 @@ async def execute(
         pgresult = await async_drive_flow(flow, deadline)
         return Result(pgresult, conns[prepared.at], bound.shards, row_factory, bound=bound)
     except Overdue:
+        await rolled_back(conns.values(), attempts=1)
         raise DeadlineExceeded(
             "the deadline passed while rows were brought to one shard",
             shard=prepared.at if prepared is not None else bound.shards[0],
@@ -113,10 +114,10 @@ def prepare(
     return Prepared(plan, at, sources, original if len(homes) <= 1 else None, _final(plan, original), copied)
 
 
-async def rolled_back(conns: Iterable[AsyncConnection[Any]]) -> None:
+async def rolled_back(conns: Iterable[AsyncConnection[Any]], *, attempts: int = 4) -> None:
     """Leave no transaction open, and nothing running."""
     conns = list(conns)
-    await give_up(conns, attempts=1)
+    await give_up(conns, attempts)
     for conn in conns:
         if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             try:

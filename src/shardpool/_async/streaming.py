@@ -18,7 +18,7 @@ from .._ship import brought, check_types
 from ..errors import DeadlineExceeded, ScatterError
 from ..query.bound import Bound, Fanout, check_fanout
 from ..query.merger import Merger
-from ..query.merging import NotHere, bound_value, row_key
+from ..query.merging import NotHere, bound_value, row_keys
 from ..query.plan import Gathered, Shipped
 from ..result import shape_of
 from . import gather, planning, shipping
@@ -57,7 +57,7 @@ async def stream(
     found = await planning.planned(router, query, params, deadline(), strategy)
     if found.plan.writes:
         raise NotHere(f"{found.plan.verb} cannot be streamed", hint="Run it with execute().")
-    bound = planning.bound(router, found, params)
+    bound = await planning.bound(router, found, params, deadline(), strategy)
     check_fanout(bound, fanout)
     if bound.strategy != "one":
         await planning.check_alike(router, bound.shards, deadline())
@@ -70,7 +70,7 @@ async def stream(
             limit, offset = bound_value(bound.scattered.limit, values), bound_value(bound.scattered.offset, values) or 0
         except NotHere:
             found = await planning.planned(router, query, params, deadline(), "pull")
-            bound = planning.bound(router, found, params)
+            bound = await planning.bound(router, found, params, deadline(), "pull")
     router._counts.add(bound.strategy)
     names = bound.shards or (planning.any_shard(router),)
     shipped = isinstance(bound.scattered, Shipped)
@@ -84,16 +84,14 @@ async def stream(
         if shipped:
             conns = await reader.bring(router, found, query, params, conns)
         statements = [reader.statement(conn, query, params) for conn in conns.values()]
-        left = None if limit is None else limit + offset
-        skipped = 0
+        skip, left = offset, limit
         async for rows in reader.read(conns, statements):
+            if skip or left is not None:
+                skip, rows = max(0, skip - len(rows)), rows[skip:]
+                rows = rows if left is None else rows[:left]
+                left = None if left is None else left - len(rows)
             for row in rows:
-                if left == 0:
-                    return
-                left = None if left is None else left - 1
-                skipped += 1
-                if skipped > offset:
-                    yield row
+                yield row
             if left == 0:
                 return
     except Overdue:
@@ -198,7 +196,6 @@ class _Loader:
         self._sort = plan.sort if isinstance(plan, Gathered) else ()
         self._binary = binary
         self._make_row: Any = None
-        self._make_key: Any = None
 
     def rows(self, chunk: Any) -> list[Any]:
         first = self._make_row is None
@@ -212,7 +209,4 @@ class _Loader:
         return rows
 
     def keys(self, chunk: Any) -> list[Any]:
-        if self._make_key is None:
-            self._make_key = row_key(self._sort, chunk.nfields, self._binary)
-        get, make = chunk.get_value, self._make_key
-        return [make(lambda column: get(row, column)) for row in range(chunk.ntuples)]  # noqa: B023
+        return row_keys(chunk, self._sort, self._binary)

@@ -38,7 +38,7 @@ def execute(
     found = planning.planned(router, query, params, deadline, strategy)
     handle = _routed(found, params) if found.lookup is not None else None
     if handle is None:
-        bound = planning.bound(router, found, params)
+        bound = planning.bound(router, found, params, deadline, strategy)
         if bound.strategy != "one":
             check_fanout(bound, fanout)
             planning.check_alike(router, bound.shards, deadline)
@@ -95,7 +95,7 @@ def _scattered(
         planning.forget_catalog(router)
         raise
     found = planning.pulled(router, query, params, deadline)
-    bound = planning.bound(router, found, params)
+    bound = planning.bound(router, found, params, deadline, "pull")
     return shipping.execute(router, found, bound, query, params, deadline, **options)
 
 

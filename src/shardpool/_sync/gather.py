@@ -86,7 +86,7 @@ def execute(
     legs: list[Leg] = []
     results: dict[str, Result] = {}
     try:
-        statements = _Statements(query, params, binary)
+        statements = Statements(query, params, binary)
         for name, (pool, conn) in taken.items():
             if not conn.autocommit:
                 conn.set_autocommit(True)
@@ -171,10 +171,10 @@ def _take_each(names: Sequence[str], pools: Sequence[EndpointPool], deadline: fl
 
 def statement_on(conn: Connection[Any], query: Any, params: Params | None, binary: bool) -> Statement:
     """A statement with its parameters as the connection wants it."""
-    return _Statements(query, params, binary).on(conn)
+    return Statements(query, params, binary).on(conn)
 
 
-class _Statements:
+class Statements:
     """One statement with its parameters, as each connection wants it."""
 
     def __init__(self, query: Any, params: Params | None, binary: bool) -> None:

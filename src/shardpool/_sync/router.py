@@ -299,8 +299,9 @@ class Router:
         Asks a shard for its catalog when that is not known yet. Raises what `execute` would refuse.
         """
         self._check_usable()
-        found = planning.planned(self, query, params, self._deadline(timeout), strategy)
-        return planning.bound(self, found, params)
+        deadline = self._deadline(timeout)
+        found = planning.planned(self, query, params, deadline, strategy)
+        return planning.bound(self, found, params, deadline, strategy)
 
     def scatter(
         self,

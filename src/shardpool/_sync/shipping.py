@@ -62,6 +62,7 @@ def execute(
         pgresult = drive_flow(flow, deadline)
         return Result(pgresult, conns[prepared.at], bound.shards, row_factory, bound=bound)
     except Overdue:
+        rolled_back(conns.values(), attempts=1)
         raise DeadlineExceeded(
             "the deadline passed while rows were brought to one shard",
             shard=prepared.at if prepared is not None else bound.shards[0],
@@ -114,10 +115,10 @@ def prepare(
     return Prepared(plan, at, sources, original if len(homes) <= 1 else None, _final(plan, original), copied)
 
 
-def rolled_back(conns: Iterable[Connection[Any]]) -> None:
+def rolled_back(conns: Iterable[Connection[Any]], *, attempts: int = 4) -> None:
     """Leave no transaction open, and nothing running."""
     conns = list(conns)
-    give_up(conns, attempts=1)
+    give_up(conns, attempts)
     for conn in conns:
         if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             try:

@@ -192,13 +192,13 @@ class Analysis:
         if top is not None:
             found.describe(top, root)
         columns, is_whole = self._columns(tree, scope)
+        if top is not None:
+            top.columns = columns if is_whole else None
         node = None
         if root is not None and found.are_local and not tree.locking_clause:
             node, columns = self._exported(root, anchors, columns)
         else:
             columns = [(name, _typed(origin)) for name, origin in columns]
-        if top is not None:
-            top.columns = columns if is_whole else None
         return Level(columns, not is_whole, is_whole, [], node)
 
     def _limits(self, tree: Any, scope: Scope, ctes: Ctes) -> None:

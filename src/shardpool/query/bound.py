@@ -50,6 +50,10 @@ class Bound:
         return self.describe()
 
 
+class Incomplete(Exception):
+    """The plan concerns several shards, and it has not been made for that yet: see `planner.completed`."""
+
+
 def bind(plan: Plan, topology: Topology, params: Sequence[Any]) -> Bound:
     """The shards that a plan asks with these parameters; raises the plan's refusal when they are several."""
     match plan.scattered:
@@ -62,6 +66,8 @@ def bind(plan: Plan, topology: Topology, params: Sequence[Any]) -> Bound:
             by_use = plan.shards_by_use(topology, params)
     touched = frozenset().union(*by_use)
     if len(touched) > 1:
+        if not plan.is_complete:
+            raise Incomplete
         if plan.refusal is not None:
             raise again(plan.refusal)
         if plan.root is not None:

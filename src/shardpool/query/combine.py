@@ -13,10 +13,9 @@ from .analysis import Analysis, Top
 from .gathered import limited, put
 from .names import output_name
 from .plan import Ship, Shipped
-from .pull import quoted
 from .scopes import Scope
 from .sorting import Limits, Sorting, is_star, limits, meant, sortings
-from .statement import copy, deparse, expression, inner, kind, parse, strings, walk, without_places
+from .statement import copy, deparse, expression, inner, kind, parse, quoted, strings, walk, without_places
 from .template import Template, template
 
 TEMP = "_shardpool_1"
@@ -90,7 +89,7 @@ def _order(tree: Any, top: Top, place: Any) -> str:
     if top.is_set_operation:
         keys = _set_operation_keys(tree, top)
     else:
-        found = sortings(tree)
+        found = sortings(tree, top)
         if found is None:
             raise _Unfit("ORDER BY USING is done by pulling the rows")
         keys = [(place(key.column, key.expression), key) for key in found]
@@ -131,7 +130,7 @@ def _distinct(tree: Any, top: Top, place: Any) -> str:
         return "DISTINCT "
     columns = []
     for item in tree.distinct_clause:
-        number, value = meant(tree, inner(item))
+        number, value = meant(tree, inner(item), top)
         if value is None:
             raise _Unfit("DISTINCT ON names an unknown position")
         columns.append(column(place(number, value)))
@@ -288,7 +287,7 @@ class _Groups:
         return final(call, self._scope, places)
 
     def _order_by(self, targets: Sequence[Any]) -> str:
-        keys = sortings(self._tree)
+        keys = sortings(self._tree, self._analysis.top)
         if keys is None:
             raise _Unfit("ORDER BY USING is done by pulling the rows")
         if not keys:

@@ -8,7 +8,7 @@ from .analysis import Top
 from .catalog import Catalog
 from .plan import Gathered, SortKey
 from .sorting import Limits, Sorting, decoder, limits, sortings
-from .statement import copy, deparse, expression, inner, kind, strings
+from .statement import copy, deparse, inner, kind, quoted, strings
 from .types import plain, type_of
 
 _ADDED = {"count": "sum", "sum": "sum", "min": "min", "max": "max"}
@@ -31,46 +31,47 @@ def gathered(sql: str, tree: Any, top: Top, catalog: Catalog) -> Gathered | str:
         return Gathered("concatenate", limited(copy(tree), bounds), limit=bounds.limit, offset=bounds.offset)
     if top.is_set_operation:
         return "ORDER BY over a set operation is done by a server"
-    keys = sortings(tree)
+    keys = sortings(tree, top)
     if keys is None or not bounds.is_known:
         return "LIMIT is an expression, or keeps ties" if keys is not None else "ORDER BY USING is done by a server"
     decoders = [decoder(key, top, catalog) for key in keys]
     if None in decoders:
         return "the values of ORDER BY are of a type, or collation, that only a server compares"
-    return _merged(copy(tree), keys, [name or "" for name in decoders], bounds)
+    return _merged(copy(tree), top, keys, [name or "" for name in decoders], bounds)
 
 
-def _merged(tree: Any, keys: list[Sorting], decoders: list[str], bounds: Limits) -> Gathered:
-    """Keys that the caller does not see, or not in a form that can be compared, are added as last columns."""
-    hidden: list[Any] = []
-    found: list[SortKey] = []
+def _merged(tree: Any, top: Top, keys: list[Sorting], decoders: list[str], bounds: Limits) -> Gathered:
+    """What a type sends, where that is what is compared, is selected around the statement: inside, with other columns
+    than the caller's, a server would make each row anew before it sorts.
+    """
+    names = [name for name, _ in top.columns or []]
+    outer: list[str] = []
+    inside = 0
+    places: list[int | None] = []
     for key, name in zip(keys, decoders, strict=True):
-        column = key.column
-        if column is None or name.endswith("_send"):
-            hidden.append(_sent(key.expression, name))
-            column = -len(hidden)
-        found.append(SortKey(column, name, key.descending, key.nulls_first))
-    for node in hidden:
-        tree.target_list.add().res_target.val.CopyFrom(node)
-    # From the end: the last added is -1.
-    keys_ = tuple(
-        key if key.column >= 0 else SortKey(-len(hidden) - 1 - key.column, key.decoder, key.descending, key.nulls_first)
-        for key in found
+        if key.column is not None and not name.endswith("_send"):
+            places.append(None)
+            continue
+        if key.column is not None and names.count(names[key.column]) == 1:
+            column = quoted(names[key.column])
+        else:
+            inside += 1
+            column = f"_shardpool_k{inside}"
+            target = tree.target_list.add().res_target
+            target.name = column
+            put(target.val, key.expression)
+        places.append(len(outer))
+        outer.append(f"pg_catalog.{name}(q.{column})" if name.endswith("_send") else f"q.{column}")
+    # The columns around the statement come last.
+    placed = tuple(
+        SortKey(key.column or 0 if place is None else place - len(outer), name, key.descending, key.nulls_first)
+        for key, name, place in zip(keys, decoders, places, strict=True)
     )
     sql = limited(tree, bounds)
-    return Gathered("merge", sql, hidden=len(hidden), sort=keys_, limit=bounds.limit, offset=bounds.offset)
-
-
-def _sent(value: Any, name: str) -> Any:
-    """A Node of the value, or of the bytes that its type sends."""
-    if name.endswith("_send"):
-        call = expression(f"pg_catalog.{name}(null)")
-        del call.func_call.args[:]
-        put(call.func_call.args.add(), value)
-        return call
-    node = expression("null")
-    put(node, value)
-    return node
+    if outer:
+        listed = ", ".join(f"{column} AS _shardpool_s{number}" for number, column in enumerate(outer, 1))
+        sql = f"SELECT q.*, {listed} FROM ({sql}) AS q"
+    return Gathered("merge", sql, hidden=inside + len(outer), sort=placed, limit=bounds.limit, offset=bounds.offset)
 
 
 def put(node: Any, value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 
@@ -50,9 +50,5 @@ class Merger:
                 pieces.extend(zip(keys[place:end], self._rows[number][place:end], strict=True))
                 self._places[number] = end
         if sources > 1:
-            pieces.sort(key=_first)
+            pieces.sort(key=itemgetter(0))
         return [row for _, row in pieces]
-
-
-def _first(pair: Sequence[Any]) -> Any:
-    return pair[0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from heapq import merge
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -14,10 +13,6 @@ from .plan import SortKey
 
 _INT64 = range(-(2**63), 2**63)
 _INVERTED = bytes(255 - value for value in range(256))
-_LENGTHS = {21: 2, 23: 4, 20: 8}
-
-Value = Any
-Key = Callable[[Any], Value]
 
 
 class NotHere(ShardpoolError):
@@ -36,26 +31,22 @@ def bound_value(const: Const | None, params: Sequence[Any]) -> int | None:
     return value
 
 
-def row_key(keys: Sequence[SortKey], width: int, binary: bool) -> Callable[[Callable[[int], bytes | None]], Any]:
-    """From `value(column)`, the bytes of one row, what rows are compared by; `width` is the number of all columns."""
-    columns = [key.column if key.column >= 0 else width + key.column for key in keys]
-    parts = [_part(key, binary) for key in keys]
-    if len(parts) == 1:
-        only, column = parts[0], columns[0]
-        return lambda value: only(value(column))
-    pairs = list(zip(parts, columns, strict=True))
-    return lambda value: tuple(part(value(column)) for part, column in pairs)
+def row_keys(pgresult: Any, keys: Sequence[SortKey], binary: bool) -> list[Any]:
+    """What the rows of a result are compared by, row by row."""
+    width, count = pgresult.nfields, pgresult.ntuples
+    get = pgresult.get_value
+    columns = []
+    for key in keys:
+        number = key.column if key.column >= 0 else width + key.column
+        columns.append(_column_keys([get(row, number) for row in range(count)], key, binary))
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
-def _part(key: SortKey, binary: bool) -> Callable[[bytes | None], tuple[int, Any]]:
-    """A key's value with a number before it that puts NULL first or last."""
+def _column_keys(values: list[bytes | None], key: SortKey, binary: bool) -> list[Any]:
+    """Each value with a number before it that puts NULL first or last."""
     decode = _comparable(key, binary)
     null = (0, None) if key.nulls_first else (2, None)
-
-    def part(data: bytes | None) -> tuple[int, Any]:
-        return null if data is None else (1, decode(data))
-
-    return part
+    return [null if value is None else (1, decode(value)) for value in values]
 
 
 def _comparable(key: SortKey, binary: bool) -> Callable[[bytes], Any]:
@@ -78,17 +69,16 @@ def _signed_hex(data: bytes) -> int:
     return int.from_bytes(bytes.fromhex(data[2:].decode()), "big", signed=True)
 
 
-def merged_order(pgresults: Sequence[Any], keys: Sequence[SortKey], binary: bool) -> Iterator[tuple[int, int]]:
+def merged_order(pgresults: Sequence[Any], keys: Sequence[SortKey], binary: bool) -> list[tuple[int, int]]:
     """The rows of sorted answers in their common order, as (number of the answer, number of the row)."""
-    make = row_key(keys, pgresults[0].nfields, binary)
-
-    def rows(number: int, pgresult: Any) -> Iterator[tuple[Any, int, int]]:
-        get = pgresult.get_value
-        for row in range(pgresult.ntuples):
-            yield make(lambda column: get(row, column)), number, row  # noqa: B023
-
-    streams = [rows(number, pgresult) for number, pgresult in enumerate(pgresults)]
-    return ((number, row) for _, number, row in merge(*streams))
+    found = [
+        (key, number, row)
+        for number, pgresult in enumerate(pgresults)
+        for row, key in enumerate(row_keys(pgresult, keys, binary))
+    ]
+    # Sorting of runs that are sorted already is a merge.
+    found.sort()
+    return [(number, row) for _, number, row in found]
 
 
 def added(pgresults: Sequence[Any], ways: Sequence[str]) -> list[bytes | None]:

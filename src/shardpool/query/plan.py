@@ -32,7 +32,7 @@ class Use:
         keyspace = topology.keyspaces[self.keyspace]
         found = buckets(self.pins, keyspace.partitioning, params) if any(self.pins) else None
         if found is None:
-            return frozenset(keyspace.shard_by_bucket)
+            return keyspace.owning_shards
         return frozenset(keyspace.shard_by_bucket[bucket] for bucket in found)
 
     def __str__(self) -> str:
@@ -119,7 +119,8 @@ class Plan:
 
     On one shard it runs as it stands. `root` is the number of the use by whose key its rows are on shards when every
     shard can answer for itself. `scattered` is what is done when it concerns several shards; `refusal` why nothing is.
-    `reasons` say why no faster way was taken.
+    `reasons` say why no faster way was taken. Of a SELECT all this is made when it first concerns several shards; before
+    that it is not complete.
     """
 
     sql: str
@@ -130,6 +131,7 @@ class Plan:
     refusal: UnsupportedQuery | None = None
     root: int | None = None
     reasons: tuple[str, ...] = ()
+    is_complete: bool = True
 
     @cached_property
     def key_param(self) -> tuple[str, int] | None:

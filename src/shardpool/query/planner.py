@@ -18,8 +18,8 @@ from .statement import kind, parse, verb
 _WRITES = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
 
 
-def plan(sql: str, topology: Topology, catalog: Catalog, *, strategy: str | None = None) -> Plan:
-    """The plan of one statement with `$n` placeholders. `strategy="pull"` takes the slow, surely right way.
+def plan(sql: str, topology: Topology, catalog: Catalog) -> Plan:
+    """The plan of one statement with `$n` placeholders; see `completed` for the rest of it.
 
     Raises `UnsupportedQuery`, `UnknownTable`, `psycopg.errors.SyntaxError`. That it cannot run on several shards is no
     error here but the plan's `refusal`, since with its parameters it may turn out to concern one only.
@@ -41,28 +41,50 @@ def plan(sql: str, topology: Topology, catalog: Catalog, *, strategy: str | None
             f"{name} is not routed by its tables",
             hint="Run it on every shard with scatter(), or on one with shard(name).execute().",
         )
-    return _plan_select(sql, tree, topology, catalog, strategy)
+    return _plan_select(sql, tree, topology, catalog)
 
 
-def _plan_select(sql: str, tree: Any, topology: Topology, catalog: Catalog, strategy: str | None) -> Plan:
+def completed(sql: str, topology: Topology, catalog: Catalog, *, strategy: str | None = None) -> Plan:
+    """The plan of a SELECT with what is done when it concerns several shards, or why nothing is.
+
+    `strategy="pull"` takes the slow, surely right way.
+    """
+    tree = parse(sql)[0]
     analysis = Analysis(topology, catalog)
     analysis.statement(tree)
-    refuse_system_columns(tree)
-    uses = uses_of(analysis.nodes)
     scattered: Scattered | None = None
     refusal: UnsupportedQuery | None = None
     reasons: tuple[str, ...] = ()
     try:
         refuse_server_bound(tree, catalog)
-        if uses:
-            scattered, reasons = _scattered(sql, tree, analysis, topology, catalog, strategy)
-        elif analysis.locks and analysis.references:
-            raise _locked_references(analysis)
+        scattered, reasons = _scattered(sql, tree, analysis, topology, catalog, strategy)
     except UnsupportedQuery as error:
         refusal = error
-    if refusal is not None and not uses:
-        raise refusal
-    return Plan(sql, "SELECT", uses, bool(analysis.writes), scattered, refusal, _root(analysis, scattered), reasons)
+    root = _root(analysis, scattered)
+    return Plan(sql, "SELECT", uses_of(analysis.nodes), bool(analysis.writes), scattered, refusal, root, reasons)
+
+
+def _plan_select(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Plan:
+    analysis = Analysis(topology, catalog)
+    analysis.statement(tree)
+    refuse_system_columns(tree)
+    uses = uses_of(analysis.nodes)
+    if not uses:
+        # Any shard answers, so that what only one server can say is refused at once.
+        refuse_server_bound(tree, catalog)
+        if analysis.locks and analysis.references:
+            raise _locked_references(analysis)
+        if analysis.writes:
+            raise _writing_with(analysis)
+    return Plan(sql, "SELECT", uses, bool(analysis.writes), is_complete=not uses)
+
+
+def _writing_with(analysis: Analysis) -> UnsupportedQuery:
+    table = analysis.writes[0].table.removeprefix("public.")
+    return UnsupportedQuery(
+        f"a WITH clause that writes the reference table {table} has to reach its copy on every shard",
+        hint="Write it by a statement of its own.",
+    )
 
 
 def _scattered(

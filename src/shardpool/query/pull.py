@@ -15,7 +15,7 @@ from .catalog import Catalog, Table
 from .plan import Ship, Shipped
 from .purity import is_pure
 from .scopes import Node
-from .statement import copy, deparse, expression, inner, kind, parse, strings, walk
+from .statement import copy, deparse, expression, inner, kind, parse, quoted, strings, walk
 from .template import Template, template
 
 TEMP = "_shardpool_{}"
@@ -159,8 +159,3 @@ def _strip_schemas(tree: Any) -> None:
     for found in walk(tree):
         if kind(found) == "ColumnRef" and len(strings(found.fields)) >= 3:
             del found.fields[:-2]
-
-
-def quoted(name: str) -> str:
-    """An identifier in double quotes."""
-    return '"' + name.replace('"', '""') + '"'

@@ -38,7 +38,7 @@ class Sorting:
     clause: Any
 
 
-def sortings(tree: Any) -> list[Sorting] | None:
+def sortings(tree: Any, top: Top) -> list[Sorting] | None:
     """The keys of ORDER BY of a SELECT; None when one cannot be told from the text (USING, an unknown position)."""
     found = []
     for item in tree.sort_clause:
@@ -47,14 +47,14 @@ def sortings(tree: Any) -> list[Sorting] | None:
         if clause.sortby_dir == 4:
             return None
         nulls_first = clause.sortby_nulls == 2 or (clause.sortby_nulls != 3 and descending)
-        column, expression = meant(tree, inner(clause.node))
+        column, expression = meant(tree, inner(clause.node), top)
         if expression is None:
             return None
         found.append(Sorting(expression, column, descending, nulls_first, clause))
     return found
 
 
-def meant(tree: Any, expression: Any) -> tuple[int | None, Any]:
+def meant(tree: Any, expression: Any, top: Top) -> tuple[int | None, Any]:
     """What an item of ORDER BY or DISTINCT ON stands for: the number of an output column, if it is one, and its expression.
 
     A name is first of all one of an output column (https://www.postgresql.org/docs/current/queries-order.html).
@@ -70,11 +70,28 @@ def meant(tree: Any, expression: Any) -> tuple[int | None, Any]:
         for number, target in enumerate(targets):
             if not is_star(target) and output_name(target) == name:
                 return (number if number < known else None), inner(target.val)
-        return None, expression
+        return _place(strings(expression.fields), top), expression
+    if kind(expression) == "ColumnRef" and len(targets) > known:
+        place = _place(strings(expression.fields), top)
+        if place is not None:
+            return place, expression
     for number, target in enumerate(targets[:known]):
         if without_places(inner(target.val)) == without_places(expression):
             return number, expression
     return None, expression
+
+
+def _place(fields: list[str], top: Top) -> int | None:
+    """The number of the one output column, of a star too, that is this column of a table."""
+    hit = top.scope.find(fields) if top.scope is not None else None
+    if hit is None or hit[0] is None or hit[1] != 0 or not hit[0].column:
+        return None
+    found = [
+        number
+        for number, (name, origin) in enumerate(top.columns or [])
+        if origin is not None and name == fields[-1] and (origin.node, origin.column) == (hit[0].node, hit[0].column)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def is_star(target: Any) -> bool:

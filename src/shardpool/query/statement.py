@@ -138,6 +138,11 @@ def strings(nodes: Iterable[Any]) -> list[str]:
     return [node.string.sval for node in nodes if node.WhichOneof("node") == "string"]
 
 
+def quoted(name: str) -> str:
+    """An identifier in double quotes."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def verb(statement: Any) -> str:
     """`SelectStmt` → `SELECT`, `CreateTableAsStmt` → `CREATE TABLE AS`."""
     name = kind(statement)
