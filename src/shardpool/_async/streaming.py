@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +184,12 @@ class _Reader:
             yield rows
 
 
+def _narrow(make_row: Any, width: int) -> Any:
+    """Make rows of the first columns only."""
+    first = itemgetter(slice(width))
+    return first if make_row is tuple else lambda values: make_row(first(values))
+
+
 class _Loader:
     """Makes Python rows of one connection's chunks."""
 
@@ -204,7 +211,7 @@ class _Loader:
             width = chunk.nfields - self._hidden
             shape = shape_of(chunk, width if self._hidden else 0, self._transformer)
             make_row = tuple if self._factory is tuple_row else self._factory(shape)
-            self._make_row = (lambda values: make_row(values[:width])) if self._hidden else make_row
+            self._make_row = _narrow(make_row, width) if self._hidden else make_row
         rows: list[Any] = self._transformer.load_rows(0, chunk.ntuples, self._make_row)
         return rows
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from operator import itemgetter
 from typing import Any
 
 
@@ -40,15 +39,18 @@ class Merger:
     def next(self) -> list[Any]:
         """The rows that come next, in order; none when all sources have ended and been given out."""
         lasts = [keys[-1] for number, keys in enumerate(self._keys) if not self._ended[number]]
-        pieces: list[tuple[Any, Any]] = []
+        found_keys: list[Any] = []
+        found: list[Any] = []
         sources = 0
         for number, keys in enumerate(self._keys):
             place = self._places[number]
             end = bisect_right(keys, min(lasts), place) if lasts else len(keys)
             if end > place:
                 sources += 1
-                pieces.extend(zip(keys[place:end], self._rows[number][place:end], strict=True))
+                found_keys += keys[place:end]
+                found += self._rows[number][place:end]
                 self._places[number] = end
-        if sources > 1:
-            pieces.sort(key=itemgetter(0))
-        return [row for _, row in pieces]
+        if sources <= 1:
+            return found
+        order = sorted(range(len(found)), key=found_keys.__getitem__)
+        return list(map(found.__getitem__, order))

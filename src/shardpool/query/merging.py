@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -12,6 +12,8 @@ from .pins import Const
 from .plan import SortKey
 
 _INT64 = range(-(2**63), 2**63)
+# The first hexadecimal digit of a negative number; "!" is before the backslash with which the others begin.
+_NEGATIVE = ord("8")
 _INVERTED = bytes(255 - value for value in range(256))
 
 
@@ -43,42 +45,60 @@ def row_keys(pgresult: Any, keys: Sequence[SortKey], binary: bool) -> list[Any]:
 
 
 def _column_keys(values: list[bytes | None], key: SortKey, binary: bool) -> list[Any]:
-    """Each value with a number before it that puts NULL first or last."""
-    decode = _comparable(key, binary)
-    null = (0, None) if key.nulls_first else (2, None)
-    return [null if value is None else (1, decode(value)) for value in values]
+    """Values that compare as the server compares them; NULL is before or after all."""
+    null = _FIRST if key.nulls_first else _LAST
+    if None in values:
+        present = iter(_comparable([value for value in values if value is not None], key, binary))
+        return [null if value is None else next(present) for value in values]
+    return _comparable(values, key, binary)  # type: ignore[arg-type]
 
 
-def _comparable(key: SortKey, binary: bool) -> Callable[[bytes], Any]:
+class _First:
+    """Before everything else."""
+
+    def __lt__(self, other: object) -> bool:
+        return other is not self
+
+    def __gt__(self, other: object) -> bool:
+        return False
+
+
+class _Last:
+    """After everything else."""
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+    def __gt__(self, other: object) -> bool:
+        return other is not self
+
+
+_FIRST, _LAST = _First(), _Last()
+
+
+def _comparable(values: list[bytes], key: SortKey, binary: bool) -> list[Any]:
     if key.decoder == "bytes":
         # A longer text comes after its beginning, so the other way round before it: 0xFF ends what is inverted.
-        return (lambda data: data.translate(_INVERTED) + b"\xff") if key.descending else bytes
-    if key.decoder == "integer":
-        number = _signed if binary else int
-    else:
-        number = _signed if binary else _signed_hex
-    return (lambda data: -number(data)) if key.descending else number
+        return [value.translate(_INVERTED) + b"\xff" for value in values] if key.descending else values
+    if key.decoder == "integer" or binary:
+        numbers = list(map(_signed if binary else int, values))
+        return [-number for number in numbers] if key.descending else numbers
+    # A bytea as text, `\\x0000…`, of two's complement: after the sign, hexadecimal digits sort as the number does.
+    if key.descending:
+        return [(value if value[2] < _NEGATIVE else b"!" + value).translate(_INVERTED) for value in values]
+    return [value if value[2] < _NEGATIVE else b"!" + value for value in values]
 
 
 def _signed(data: bytes) -> int:
     return int.from_bytes(data, "big", signed=True)
 
 
-def _signed_hex(data: bytes) -> int:
-    """Of a bytea as text: `\\x0000…`."""
-    return int.from_bytes(bytes.fromhex(data[2:].decode()), "big", signed=True)
-
-
 def merged_order(pgresults: Sequence[Any], keys: Sequence[SortKey], binary: bool) -> list[tuple[int, int]]:
     """The rows of sorted answers in their common order, as (number of the answer, number of the row)."""
-    found = [
-        (key, number, row)
-        for number, pgresult in enumerate(pgresults)
-        for row, key in enumerate(row_keys(pgresult, keys, binary))
-    ]
+    places = [(number, row) for number, found in enumerate(pgresults) for row in range(found.ntuples)]
+    found_keys = [key for found in pgresults for key in row_keys(found, keys, binary)]
     # Sorting of runs that are sorted already is a merge.
-    found.sort()
-    return [(number, row) for _, number, row in found]
+    return list(map(places.__getitem__, sorted(range(len(places)), key=found_keys.__getitem__)))
 
 
 def added(pgresults: Sequence[Any], ways: Sequence[str]) -> list[bytes | None]:
