@@ -565,13 +565,11 @@ def test_answers_like_one_server(
         _refused[request.node.name] = outcome.message
 
 
-@pytest.mark.parametrize(("sql", "params"), list(_lines()))
+@pytest.mark.parametrize(("sql", "params"), [line for line in _lines() if "ctid" not in str(line)])
 def test_statement_has_one_answer(
     sql: str, params: Any, plain: psycopg.Connection[Any], shuffled: psycopg.Connection[Any]
 ) -> None:
-    """The case itself is good: where rows lie does not matter."""
-    if "ctid" in sql:
-        pytest.skip("tells where rows lie")
+    """The case itself is good: where rows lie does not matter (but for ctid, which tells just that)."""
     sql, ordered, inexact = _told(sql)
     compare(plain, shuffled, sql, params, ordered=ordered, inexact=inexact)
 

@@ -17,7 +17,7 @@ from psycopg.rows import RowFactory
 from .. import config
 from .._concurrency import AsyncHome, async_run_all
 from .._watchdog import AsyncWatchdog
-from ..errors import RouterMisuse, RoutingError, StaleTopology
+from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology
 from ..partitioning import Range
 from ..query.bound import Bound, Fanout
 from ..query.counts import Counts
@@ -329,9 +329,16 @@ class AsyncRouter:
         deadline = self._deadline(timeout)
         if callable(query):
             return await gather.call(self, names, query, deadline, readonly=readonly)
-        return await gather.execute(
-            self, names, query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
-        )
+        try:
+            results = await gather.execute(
+                self, names, query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+            )
+        except ScatterError:
+            planning.forget_catalog(self)  # some shards may have done what others have not
+            raise
+        if any(planning.is_ddl(result._pgresult.command_status) for result in results.values()):
+            planning.forget_catalog(self)
+        return results
 
     async def map(
         self,

@@ -19,6 +19,7 @@ from .._leg import LEFT_OPEN
 from ..errors import RouterMisuse
 from ..result import Result
 from .lease import Lease, Params, deadline_after, explain, is_lost
+from .planning import forget_catalog, is_ddl
 from .pools import EndpointPool, Retired
 from .shards import ShardPools
 
@@ -154,6 +155,8 @@ class Handle(ABC):
                 raise RouterMisuse(LEFT_OPEN, hint="Use transaction() for what is to be one transaction.")
             pgresult = cursor.pgresult
             assert pgresult is not None
+            if not pgresult.nfields and is_ddl(pgresult.command_status):
+                forget_catalog(self._router)
             return Result(pgresult, conn, (pool.shard,), row_factory, cursor._tx)
         except psycopg.Error as error:
             failure = error

@@ -108,7 +108,7 @@ def _made(router: Router, text: str, deadline: float) -> Plan:
         except catalogs.NeedsShard as needed:
             told = _told(router, needed.shard, deadline)
             router._knowledge.catalog = catalogs.with_singles(catalog, needed.shard, told, router._state.topology)
-        except (RoutingError, UnsupportedQuery):
+        except (RoutingError, UnsupportedQuery, psycopg.errors.UndefinedFunction):
             if not _refreshed(router, deadline):
                 raise
 
@@ -122,7 +122,7 @@ def bound(router: Router, found: Planned, params: Params | None, deadline: float
         except Incomplete:
             catalog = _catalog(router, deadline)
             found.plan = completed(found.plan.sql, topology, catalog, strategy=strategy)
-        except UnsupportedQuery:
+        except (UnsupportedQuery, psycopg.errors.UndefinedFunction):
             if found.plan.verb != "SELECT" or not _refreshed(router, deadline):
                 raise
             found.plan = _made(router, found.plan.sql, deadline)
@@ -151,6 +151,11 @@ def _text(query: Any, has_params: bool) -> tuple[str, Converted | None]:
         raise UnsupportedQuery("the statement holds a NUL character")
     converted = convert(query) if has_params else None
     return (converted.text if converted is not None else query).decode(), converted
+
+
+def is_ddl(status: bytes | None) -> bool:
+    """Whether a command tag is one of a statement that may change what the catalog says."""
+    return status is not None and status.startswith((b"CREATE", b"ALTER", b"DROP"))
 
 
 def forget_catalog(router: Router) -> None:

@@ -18,7 +18,7 @@ from psycopg.rows import RowFactory
 from .. import config
 from .._concurrency import Home, run_all
 from .._watchdog import Watchdog
-from ..errors import RouterMisuse, RoutingError, StaleTopology
+from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology
 from ..partitioning import Range
 from ..query.bound import Bound, Fanout
 from ..query.counts import Counts
@@ -330,9 +330,16 @@ class Router:
         deadline = self._deadline(timeout)
         if callable(query):
             return gather.call(self, names, query, deadline, readonly=readonly)
-        return gather.execute(
-            self, names, query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
-        )
+        try:
+            results = gather.execute(
+                self, names, query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+            )
+        except ScatterError:
+            planning.forget_catalog(self)  # some shards may have done what others have not
+            raise
+        if any(planning.is_ddl(result._pgresult.command_status) for result in results.values()):
+            planning.forget_catalog(self)
+        return results
 
     def map(
         self,

@@ -679,7 +679,9 @@ def table_name(relation: Any, catalog: Catalog, topology: Topology) -> str:
             f'table "{written}" is in the topology, but not on the shards', hint="Create it on every shard."
         )
     table = catalog.tables[name]
-    if table.kind not in "rp" or table.row_security:
+    # A view that is declared as a reference or single table is the word of whoever declared it.
+    is_view = table.kind not in "rp" and isinstance(topology.placement(name), Sharded)
+    if is_view or table.row_security:
         raise UnsupportedQuery(
             f"{written} is {'under row security' if table.row_security else 'not a table'} on the shards",
             detail="What it gives depends on more than its rows.",

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
+
 from ..errors import UnsupportedQuery
 from .catalog import Catalog
 from .statement import kind, strings, walk
@@ -107,7 +109,7 @@ def _check_function(parts: list[str], catalog: Catalog) -> None:
     name = parts[-1]
     function = catalog.functions.get(name)
     if function is None:
-        return  # the server says best that there is none
+        raise psycopg.errors.UndefinedFunction(f"function {'.'.join(parts)}() does not exist")
     if not function.built_in and function.volatility != "i":
         raise _may_read_tables(f"{name}()")
     if function.volatility != "i" and name not in _BY_SETTINGS and name not in _ANYWHERE:

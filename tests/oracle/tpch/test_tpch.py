@@ -111,13 +111,14 @@ def test_every_query_has_rows(wanted: dict[str, Expected]) -> None:
     assert [name for name, want in wanted.items() if not want.answer.rows] == []
 
 
-@pytest.mark.skipif(data.scale() != 1, reason="the published answers are for scale factor 1")
-@each_query
-def test_one_server_gives_the_published_answers(plain: psycopg.Connection, query: Query) -> None:
-    rows = plain.execute(query.text(1)).fetchall()
-    number, leading = PUBLISHED[query.name]
-    assert len(rows) == number
-    assert f"{' '.join(map(_rounded, rows[0]))} ".startswith(f"{leading} ")
+def test_one_server_gives_the_published_answers(plain: psycopg.Connection) -> None:
+    """They are for scale factor 1: at any other one only their number is looked at."""
+    assert PUBLISHED.keys() == {query.name for query in QUERIES}
+    for query in QUERIES if data.scale() == 1 else ():
+        rows = plain.execute(query.text(1)).fetchall()
+        number, leading = PUBLISHED[query.name]
+        assert len(rows) == number, query.name
+        assert f"{' '.join(map(_rounded, rows[0]))} ".startswith(f"{leading} "), query.name
 
 
 def _rounded(value: object) -> str:
