@@ -22,8 +22,9 @@ _ROWS = 1_000_000
 _TENANTS = 1000
 _MAKE = """
     drop table if exists facts;
-    create unlogged table facts (tenant_id bigint not null, id bigint not null, amount int not null,
-                        price numeric not null, kind text not null, at timestamptz not null, primary key (tenant_id, id))
+    create unlogged table facts (
+        tenant_id bigint not null, id bigint not null, amount int not null, price numeric not null, kind text not null,
+        at timestamptz not null, primary key (tenant_id, id))
 """
 _FILL = """
     insert into facts select i % {tenants}, i, i % 97, (i % 1000) / 10.0, 'kind ' || i % 20,

@@ -78,7 +78,8 @@ class Prepared:
 class Leg:
     """One connection's part of a scatter: after its step has ended it has a `pgresult` or an `error`.
 
-    With `begin` the statement runs in a transaction, which is left open. `reusable` is False when the connection was left in the middle of an answer: it has to be closed.
+    With `begin` the statement runs in a transaction, which is left open. `reusable` is False when
+    the connection was left in the middle of an answer: it has to be closed.
     """
 
     def __init__(

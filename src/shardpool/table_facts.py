@@ -124,6 +124,27 @@ def compare_tables(topology: Topology, facts_by_shard: Mapping[str, Mapping[str,
                 )
 
 
+# Of each reference table on one shard: the number of its rows, and a digest of them.
+Copies = Mapping[str, tuple[int, str]]
+
+
+def compare_copies(topology: Topology, copies_by_shard: Mapping[str, Copies]) -> Iterator[Finding]:
+    """Reference tables whose rows are not the same on every shard that has been reached."""
+    for table in topology.reference_tables:
+        found = {shard: copies[table] for shard, copies in copies_by_shard.items() if table in copies}
+        if len(set(found.values())) > 1:
+            usual, _ = Counter(found.values()).most_common(1)[0]
+            example = next(shard for shard, copy in found.items() if copy == usual)
+            for shard, copy in found.items():
+                if copy != usual:
+                    yield Finding(
+                        "error",
+                        f"{shard}/{table.removeprefix('public.')}",
+                        f"its {copy[0]} rows are not the {usual[0]} rows of the copy on {example}",
+                        "A reference table has the same rows on every shard: copy them from the right one.",
+                    )
+
+
 def _difference(one: Sequence[Column], other: Sequence[Column]) -> str:
     """The first columns that only one side has, as `+ name type` and `- name type`."""
     ours = {(column.name, column.type, column.not_null) for column in one}

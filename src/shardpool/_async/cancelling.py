@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -25,10 +26,8 @@ async def give_up(conns: Iterable[AsyncConnection[Any]], attempts: int = len(_AT
         for seconds in _ATTEMPTS[:attempts]:
             if not busy:
                 return
-            try:
+            with suppress(Overdue, psycopg.Error):
                 await async_drive_flow(cancelled(busy), monotonic() + seconds)
-            except (Overdue, psycopg.Error):
-                pass
             busy = [conn for conn in busy if conn.pgconn.transaction_status == TransactionStatus.ACTIVE]
     for conn in busy:
         await conn.close()

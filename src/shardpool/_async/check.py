@@ -9,14 +9,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.rows import tuple_row
 
 from .. import control
 from .._concurrency import async_run_all, async_sleep
 from ..errors import ShardError, first_line
 from ..report import Finding, Report
-from ..table_facts import TABLE_FACTS, TableFacts, compare_tables, table_facts, table_findings
+from ..table_facts import TABLE_FACTS, Copies, TableFacts, compare_copies, compare_tables, table_facts, table_findings
 from ..topology import Endpoint, Keyspace, Topology
 from .connector import AsyncConnector
 
@@ -36,6 +36,10 @@ _SERVER = """
 """
 
 
+_COPY = """
+    select pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.hashtextextended(t::text, 0)::numeric), 0)::text
+    from {} t
+"""
 _OWNERS = "select keyspace, first_bucket, last_bucket, shard from shardpool.owner"
 
 
@@ -51,10 +55,13 @@ async def check(router: AsyncRouter, rows: bool, timeout: float) -> Report:
     ]
     findings: list[Finding] = []
     facts_by_shard: dict[str, Mapping[str, TableFacts]] = {}
-    for _, error in await async_run_all([partial(_collect, one, findings, facts_by_shard) for one in checks]):
+    copies_by_shard: dict[str, Copies] = {}
+    collected = [partial(_collect, one, findings, facts_by_shard, copies_by_shard) for one in checks]
+    for _, error in await async_run_all(collected):
         if error is not None:
             raise error
     findings.extend(compare_tables(topology, facts_by_shard))
+    findings.extend(compare_copies(topology, copies_by_shard))
     findings.extend(await _lags(router, deadline))
     order = {name: number for number, name in enumerate(topology.shards)}
     findings.sort(key=lambda finding: order.get(finding.subject.split("/")[0], len(order)))
@@ -82,20 +89,27 @@ async def _lags(router: AsyncRouter, deadline: float) -> list[Finding]:
     return found
 
 
-async def _collect(one: Any, findings: list[Finding], facts_by_shard: dict[str, Mapping[str, TableFacts]]) -> None:
-    found, shard, facts = await one()
+async def _collect(
+    one: Any,
+    findings: list[Finding],
+    facts_by_shard: dict[str, Mapping[str, TableFacts]],
+    copies_by_shard: dict[str, Copies],
+) -> None:
+    found, shard, facts, copies = await one()
     findings.extend(found)
     if facts is not None:
         facts_by_shard[shard] = facts
+        copies_by_shard[shard] = copies
 
 
 async def _check_endpoint(
     router: AsyncRouter, topology: Topology, name: str, endpoint: Endpoint, deadline: float, rows: bool
-) -> tuple[list[Finding], str, Mapping[str, TableFacts] | None]:
-    """The findings on one endpoint, and what a primary tells of its tables."""
+) -> tuple[list[Finding], str, Mapping[str, TableFacts] | None, Copies]:
+    """The findings on one endpoint, and what a primary tells of its tables and of its copies of reference tables."""
     subject = f"{name}/{endpoint.name}"
     findings: list[Finding] = []
     facts: Mapping[str, TableFacts] | None = None
+    copies: Copies = {}
     try:
         async with _connected(router, topology, name, endpoint, deadline) as conn:
             findings.extend(_server_findings(await _one(conn, _SERVER), subject, endpoint))
@@ -104,11 +118,20 @@ async def _check_endpoint(
                 if topology.control == "required":
                     findings.extend(await _control(conn, topology, name, subject))
                 findings.extend(table_findings(topology, name, facts))
+                if rows:
+                    copies = {table: await _copy(conn, table) for table in topology.reference_tables if table in facts}
                 if rows and topology.control == "required" and not any(f.level == "error" for f in findings):
                     findings.extend(await _rows(conn, topology, name, facts))
     except (psycopg.Error, ShardError) as error:
         findings.append(Finding("error", subject, f"{endpoint.address}: {first_line(error)}"))
-    return findings, name, facts
+    return findings, name, facts, copies
+
+
+async def _copy(conn: AsyncConnection[Any], table: str) -> tuple[int, str]:
+    """How many rows a table has, and a digest of them that does not depend on their order."""
+    query = sql.SQL(_COPY).format(sql.Identifier(*table.split(".", 1)))
+    row = await _one(conn, query)
+    return row[0], row[1]
 
 
 @asynccontextmanager
@@ -126,7 +149,7 @@ async def _connected(
         await conn.close()
 
 
-async def _one(conn: AsyncConnection[Any], query: str, params: Sequence[Any] | None = None) -> Any:
+async def _one(conn: AsyncConnection[Any], query: Any, params: Sequence[Any] | None = None) -> Any:
     cursor = conn.cursor(row_factory=tuple_row)
     await cursor.execute(query, params)
     return await cursor.fetchone()

@@ -8,7 +8,7 @@ from psycopg.rows import RowFactory
 
 from .._ship import TypesDiffer
 from ..errors import InvalidKey, KeyNotCovered, UnsupportedQuery
-from ..query.bound import Bound, Fanout, check_fanout
+from ..query.bound import Bound, Fanout, check_atomic, check_fanout
 from ..query.merging import NotHere
 from ..query.plan import Shipped
 from ..result import Result
@@ -32,6 +32,7 @@ async def execute(
     row_factory: RowFactory[Any] | None,
     fanout: Fanout,
     strategy: str | None,
+    atomic: bool,
 ) -> Result:
     """Run a statement wherever its rows are."""
     found = await planning.planned(router, query, params, deadline, strategy)
@@ -40,6 +41,8 @@ async def execute(
         bound = await planning.bound(router, found, params, deadline, strategy)
         if bound.strategy != "one":
             check_fanout(bound, fanout)
+            if atomic:
+                check_atomic(bound)
             await planning.check_alike(router, bound.shards, deadline)
             router._counts.add(bound.strategy)
             return await _scattered(

@@ -222,14 +222,16 @@ def _text(query: Any, conn: AsyncConnection[Any]) -> bytes:
     )
 
 
-def overdue(name: str, pool: AsyncEndpointPool) -> Callable[[], DeadlineExceeded]:
+def overdue(name: str, pool: AsyncEndpointPool, *, reads: bool = False) -> Callable[[], DeadlineExceeded]:
+    """Makes the error of a leg whose time is over; what only `reads` has not been applied."""
+
     def error() -> DeadlineExceeded:
         return DeadlineExceeded(
             f"the deadline passed on shard {name}",
             shard=name,
             endpoint=pool.endpoint.name,
-            applied="unknown",
-            hint="Look whether it was applied before you write it again.",
+            applied="no" if reads else "unknown",
+            hint=None if reads else "Look whether it was applied before you write it again.",
         )
 
     return error

@@ -224,6 +224,7 @@ class AsyncRouter:
         row_factory: RowFactory[Any] | None = None,
         fanout: Fanout | None = None,
         strategy: str | None = None,
+        atomic: bool = False,
     ) -> Result:
         """Run one statement: on the shard of `key`; without one, wherever the rows are that it reads or writes.
 
@@ -232,6 +233,9 @@ class AsyncRouter:
 
         `fanout` bounds that: `"one"` allows one shard only, `"some"` the shards of the keys that the statement names,
         `"all"` everything (default: the router's). `timeout` seconds (default: the topology's) covers everything.
+        A write on several shards is one transaction on each, begun on all and committed when all have done their part;
+        with `atomic` it is refused. `strategy="pull"` answers a SELECT the slow way that everything else is tested by.
+
         psycopg's errors pass through; when shards fail, `ScatterError`. See `AsyncHandle.execute` for the rest.
         """
         if key is not None:
@@ -249,6 +253,7 @@ class AsyncRouter:
             row_factory=row_factory,
             fanout=fanout or self._fanout,
             strategy=strategy,
+            atomic=atomic,
         )
 
     def stream(
@@ -267,9 +272,10 @@ class AsyncRouter:
         """The rows of a SELECT as they come, in its order: the answer of `execute` with bounded memory.
 
         Of each shard at most about `size` rows are held; shards wait while you do. `timeout` seconds bounds the whole
-        (default: none, but no wait for a shard longer than the topology's timeout). When you leave the loop early, close
-        the iterator (`contextlib.closing`): what still runs is cancelled then. Errors are those of `execute`, and come
-        where the iteration has got to.
+        (default: none, but no wait for a shard longer than the topology's timeout). Errors are those of `execute`, and
+        come where the iteration has got to.
+
+        When you leave the loop early, close the iterator (`contextlib.closing`): what still runs is cancelled then.
         """
         self._check_usable()
         return streaming.stream(

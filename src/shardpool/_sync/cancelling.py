@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -26,10 +27,8 @@ def give_up(conns: Iterable[Connection[Any]], attempts: int = len(_ATTEMPTS)) ->
         for seconds in _ATTEMPTS[:attempts]:
             if not busy:
                 return
-            try:
+            with suppress(Overdue, psycopg.Error):
                 drive_flow(cancelled(busy), monotonic() + seconds)
-            except (Overdue, psycopg.Error):
-                pass
             busy = [conn for conn in busy if conn.pgconn.transaction_status == TransactionStatus.ACTIVE]
     for conn in busy:
         conn.close()

@@ -10,14 +10,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from .. import control
 from .._concurrency import run_all, sleep
 from ..errors import ShardError, first_line
 from ..report import Finding, Report
-from ..table_facts import TABLE_FACTS, TableFacts, compare_tables, table_facts, table_findings
+from ..table_facts import TABLE_FACTS, Copies, TableFacts, compare_copies, compare_tables, table_facts, table_findings
 from ..topology import Endpoint, Keyspace, Topology
 from .connector import Connector
 
@@ -37,6 +37,10 @@ _SERVER = """
 """
 
 
+_COPY = """
+    select pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.hashtextextended(t::text, 0)::numeric), 0)::text
+    from {} t
+"""
 _OWNERS = "select keyspace, first_bucket, last_bucket, shard from shardpool.owner"
 
 
@@ -52,10 +56,13 @@ def check(router: Router, rows: bool, timeout: float) -> Report:
     ]
     findings: list[Finding] = []
     facts_by_shard: dict[str, Mapping[str, TableFacts]] = {}
-    for _, error in run_all([partial(_collect, one, findings, facts_by_shard) for one in checks]):
+    copies_by_shard: dict[str, Copies] = {}
+    collected = [partial(_collect, one, findings, facts_by_shard, copies_by_shard) for one in checks]
+    for _, error in run_all(collected):
         if error is not None:
             raise error
     findings.extend(compare_tables(topology, facts_by_shard))
+    findings.extend(compare_copies(topology, copies_by_shard))
     findings.extend(_lags(router, deadline))
     order = {name: number for number, name in enumerate(topology.shards)}
     findings.sort(key=lambda finding: order.get(finding.subject.split("/")[0], len(order)))
@@ -83,20 +90,27 @@ def _lags(router: Router, deadline: float) -> list[Finding]:
     return found
 
 
-def _collect(one: Any, findings: list[Finding], facts_by_shard: dict[str, Mapping[str, TableFacts]]) -> None:
-    found, shard, facts = one()
+def _collect(
+    one: Any,
+    findings: list[Finding],
+    facts_by_shard: dict[str, Mapping[str, TableFacts]],
+    copies_by_shard: dict[str, Copies],
+) -> None:
+    found, shard, facts, copies = one()
     findings.extend(found)
     if facts is not None:
         facts_by_shard[shard] = facts
+        copies_by_shard[shard] = copies
 
 
 def _check_endpoint(
     router: Router, topology: Topology, name: str, endpoint: Endpoint, deadline: float, rows: bool
-) -> tuple[list[Finding], str, Mapping[str, TableFacts] | None]:
-    """The findings on one endpoint, and what a primary tells of its tables."""
+) -> tuple[list[Finding], str, Mapping[str, TableFacts] | None, Copies]:
+    """The findings on one endpoint, and what a primary tells of its tables and of its copies of reference tables."""
     subject = f"{name}/{endpoint.name}"
     findings: list[Finding] = []
     facts: Mapping[str, TableFacts] | None = None
+    copies: Copies = {}
     try:
         with _connected(router, topology, name, endpoint, deadline) as conn:
             findings.extend(_server_findings(_one(conn, _SERVER), subject, endpoint))
@@ -105,11 +119,20 @@ def _check_endpoint(
                 if topology.control == "required":
                     findings.extend(_control(conn, topology, name, subject))
                 findings.extend(table_findings(topology, name, facts))
+                if rows:
+                    copies = {table: _copy(conn, table) for table in topology.reference_tables if table in facts}
                 if rows and topology.control == "required" and not any(f.level == "error" for f in findings):
                     findings.extend(_rows(conn, topology, name, facts))
     except (psycopg.Error, ShardError) as error:
         findings.append(Finding("error", subject, f"{endpoint.address}: {first_line(error)}"))
-    return findings, name, facts
+    return findings, name, facts, copies
+
+
+def _copy(conn: Connection[Any], table: str) -> tuple[int, str]:
+    """How many rows a table has, and a digest of them that does not depend on their order."""
+    query = sql.SQL(_COPY).format(sql.Identifier(*table.split(".", 1)))
+    row = _one(conn, query)
+    return row[0], row[1]
 
 
 @contextmanager
@@ -127,7 +150,7 @@ def _connected(
         conn.close()
 
 
-def _one(conn: Connection[Any], query: str, params: Sequence[Any] | None = None) -> Any:
+def _one(conn: Connection[Any], query: Any, params: Sequence[Any] | None = None) -> Any:
     cursor = conn.cursor(row_factory=tuple_row)
     cursor.execute(query, params)
     return cursor.fetchone()

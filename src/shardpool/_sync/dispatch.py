@@ -9,7 +9,7 @@ from psycopg.rows import RowFactory
 
 from .._ship import TypesDiffer
 from ..errors import InvalidKey, KeyNotCovered, UnsupportedQuery
-from ..query.bound import Bound, Fanout, check_fanout
+from ..query.bound import Bound, Fanout, check_atomic, check_fanout
 from ..query.merging import NotHere
 from ..query.plan import Shipped
 from ..result import Result
@@ -33,6 +33,7 @@ def execute(
     row_factory: RowFactory[Any] | None,
     fanout: Fanout,
     strategy: str | None,
+    atomic: bool,
 ) -> Result:
     """Run a statement wherever its rows are."""
     found = planning.planned(router, query, params, deadline, strategy)
@@ -41,6 +42,8 @@ def execute(
         bound = planning.bound(router, found, params, deadline, strategy)
         if bound.strategy != "one":
             check_fanout(bound, fanout)
+            if atomic:
+                check_atomic(bound)
             planning.check_alike(router, bound.shards, deadline)
             router._counts.add(bound.strategy)
             return _scattered(

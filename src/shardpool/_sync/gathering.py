@@ -56,7 +56,7 @@ def execute(
             if not conn.autocommit:
                 conn.set_autocommit(True)
             statement = local(plan, bound, statements.on(conn))
-            legs.append(Leg(name, conn, statement, gather.overdue(name, pool)))
+            legs.append(Leg(name, conn, statement, gather.overdue(name, pool, reads=True)))
         failed = partial(_any_failed, legs)
         drive(((leg.pgconn.socket, leg.step()) for leg in legs), deadline, failed)
     finally:

@@ -312,7 +312,7 @@ class Analysis:
         if len(self.nodes) > _NODES_MAX:
             raise UnsupportedQuery(
                 "the statement reads too many tables to be planned",
-                detail=f"Each use of a table counts, and of those in WITH each use of the name; {_NODES_MAX} are taken.",
+                detail=f"Each use of a table counts, in WITH each use of its name; {_NODES_MAX} are taken.",
                 hint="Pass key=…, or divide it.",
             )
 
@@ -530,9 +530,10 @@ class Analysis:
             if kind(test) != "ColumnRef" or origin is None:
                 continue
             hit = scope.find(strings(test.fields))
-            if hit and hit[0] is not None and hit[0].part == origin.part:
-                if hit[0].node in scope.outer(hit[1]).anchors:
-                    hit[0].node.tie(origin.node, origin.part)
+            if hit is None or hit[0] is None or hit[0].node not in scope.outer(hit[1]).anchors:
+                continue
+            if hit[0].part == origin.part:
+                hit[0].node.tie(origin.node, origin.part)
 
     def _check_outer_aggregates(self, link: Any, scope: Scope) -> None:
         """An aggregate in a subquery over columns of this level only belongs to this level: rare, and not pushed."""

@@ -114,6 +114,16 @@ def again(error: UnsupportedQuery) -> UnsupportedQuery:
     return UnsupportedQuery(error.message, detail=error.detail, hint=error.hint)
 
 
+def check_atomic(bound: Bound) -> None:
+    """Raise `UnsupportedQuery` for a write on several shards: it is one transaction on each, not one over all."""
+    if bound.plan.writes and len(bound.shards) > 1:
+        raise UnsupportedQuery(
+            f"{bound.plan.verb} on {len(bound.shards)} shards is not atomic",
+            detail=f"It would be one transaction on each of {', '.join(bound.shards)}.",
+            hint="Write the rows of one partition key at a time, or leave out atomic=True.",
+        )
+
+
 def check_fanout(bound: Bound, fanout: Fanout) -> None:
     """Raise `UnsupportedQuery` when more shards are asked than `fanout` allows."""
     if fanout == "all" or len(bound.shards) <= 1:

@@ -1,4 +1,4 @@
-"""What the shards know that SQL text does not tell: columns, keys, collations, functions. Values, and the SQL for them."""
+"""What the shards know that SQL text does not tell: columns, keys, collations, functions. Values, and SQL for them."""
 
 from __future__ import annotations
 
@@ -42,11 +42,6 @@ select pg_catalog.json_build_object(
                     join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
                     where i.indrelid = c.oid and i.indisprimary)))
         from named n join pg_catalog.pg_class c on c.oid = n.oid),
-    'shadows', (select pg_catalog.json_object_agg(r.name, r.found) from (
-        select distinct pg_catalog.split_part(n.name, '.', 2) as name,
-               pg_catalog.to_regclass(pg_catalog.quote_ident(pg_catalog.split_part(n.name, '.', 2)))::oid::regclass::text
-               as found
-        from named n) r where r.found is not null),
     'functions', (select pg_catalog.json_agg(f.facts order by f.facts::text) from (
         select distinct pg_catalog.json_build_array(p.proname, p.prokind, p.provolatile, p.proretset, l.lanname)::jsonb
                as facts

@@ -1,4 +1,4 @@
-"""Partial results of the shards, put together by a statement on one of them: aggregates, DISTINCT, ORDER BY of any type.
+"""Partial results of the shards, put together by a statement on one of them: aggregates, DISTINCT, ORDER BY.
 
 What cannot be shown to be the same that way is left to `pull`: these functions then give the reason.
 """

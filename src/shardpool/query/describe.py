@@ -54,7 +54,8 @@ def _steps(bound: Bound) -> Iterator[str]:
         case Shipped() as plan:
             for ship in plan.ships:
                 where = "".join(f" AND ({found})" for found in ship.filters).replace(" AND", " WHERE", 1)
-                yield f"SQL of each shard, for {ship.subject.removeprefix('public.')} → {ship.temp}: {ship.query}{where}"
+                subject = ship.subject.removeprefix("public.")
+                yield f"SQL of each shard, for {subject} → {ship.temp}: {ship.query}{where}"
             yield f"SQL of the one shard: {plan.final}"
         case Split() as plan:
             yield f"rows: {len(plan.keys)}, by their key in keyspace {plan.keyspace}"

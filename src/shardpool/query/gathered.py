@@ -1,4 +1,4 @@
-"""Statements whose rows each shard makes for itself, and that are put together without a server: see `plan.Gathered`."""
+"""Statements whose rows each shard makes for itself, put together without a server: see `plan.Gathered`."""
 
 from __future__ import annotations
 

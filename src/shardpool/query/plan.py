@@ -119,8 +119,8 @@ class Plan:
 
     On one shard it runs as it stands. `root` is the number of the use by whose key its rows are on shards when every
     shard can answer for itself. `scattered` is what is done when it concerns several shards; `refusal` why nothing is.
-    `reasons` say why no faster way was taken. Of a SELECT all this is made when it first concerns several shards; before
-    that it is not complete.
+    `reasons` say why no faster way was taken. Of a SELECT all this is made when it first concerns several shards;
+    before that it is not complete.
     """
 
     sql: str

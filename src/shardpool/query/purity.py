@@ -14,24 +14,27 @@ from .statement import kind, strings, walk
 
 # STABLE functions of PostgreSQL that look at nothing but their arguments and the settings that are compared.
 _BY_SETTINGS = frozenset(
-    "to_char to_date to_timestamp to_number date_trunc date_part extract timezone concat concat_ws format "
-    "array_to_string string_to_array quote_literal quote_nullable quote_ident to_json to_jsonb row_to_json "
-    "array_to_json json_build_object json_build_array jsonb_build_object jsonb_build_array json_agg jsonb_agg "
-    "json_object_agg jsonb_object_agg json_agg_strict jsonb_agg_strict to_tsvector to_tsquery plainto_tsquery "
-    "phraseto_tsquery websearch_to_tsquery ts_headline timestamptz date timestamp time timetz interval text "
-    "generate_series overlaps make_timestamptz date_add date_subtract jsonb_path_query_tz anytextcat textanycat "
-    "json_populate_record json_to_record json_to_recordset jsonb_populate_record jsonb_to_record jsonb_to_recordset "
-    "json_populate_recordset jsonb_populate_recordset length convert convert_from convert_to enum_first enum_last "
-    "enum_range json_to_tsvector jsonb_to_tsvector jsonb_path_exists_tz jsonb_path_match_tz jsonb_path_query_array_tz "
-    "jsonb_path_query_first_tz jsonb_populate_record_valid money numeric xml_is_well_formed array_in array_out like ilike notlike similar_escape is_normalized "
-    "normalize unnest array_agg string_agg isfinite justify_days numeric_to_char date_bin".split()
+    "anytextcat array_agg array_in array_out array_to_json array_to_string concat concat_ws convert "
+    "convert_from convert_to date date_add date_bin date_part date_subtract date_trunc enum_first enum_last "
+    "enum_range extract format generate_series ilike interval is_normalized isfinite json_agg json_agg_strict "
+    "json_build_array json_build_object json_object_agg json_populate_record json_populate_recordset "
+    "json_to_record json_to_recordset json_to_tsvector jsonb_agg jsonb_agg_strict jsonb_build_array "
+    "jsonb_build_object jsonb_object_agg jsonb_path_exists_tz jsonb_path_match_tz jsonb_path_query_array_tz "
+    "jsonb_path_query_first_tz jsonb_path_query_tz jsonb_populate_record jsonb_populate_record_valid "
+    "jsonb_populate_recordset jsonb_to_record jsonb_to_recordset jsonb_to_tsvector justify_days length like "
+    "make_timestamptz money normalize notlike numeric numeric_to_char overlaps phraseto_tsquery "
+    "plainto_tsquery quote_ident quote_literal quote_nullable row_to_json similar_escape string_agg "
+    "string_to_array text textanycat time timestamp timestamptz timetz timezone to_char to_date to_json "
+    "to_jsonb to_number to_timestamp to_tsquery to_tsvector ts_headline unnest websearch_to_tsquery "
+    "xml_is_well_formed".split()
 )
 # VOLATILE or STABLE, and still the business of no particular server: evaluated once, on one server, they are right.
 _ANYWHERE = frozenset(
-    "random random_normal gen_random_uuid uuidv4 uuidv7 clock_timestamp statement_timestamp transaction_timestamp now "
-    "timeofday age setseed pg_sleep array_sample array_shuffle pg_typeof col_description ts_debug current_query "
-    "version current_schema current_schemas system_user format_type current_user session_user user current_role current_database current_catalog xmlvalidate "
-    "pg_input_is_valid pg_input_error_info pg_size_pretty pg_size_bytes get_current_ts_config tablesample".split()
+    "age array_sample array_shuffle clock_timestamp col_description current_catalog current_database "
+    "current_query current_role current_schema current_schemas current_user format_type gen_random_uuid "
+    "get_current_ts_config now pg_input_error_info pg_input_is_valid pg_size_bytes pg_size_pretty pg_sleep "
+    "pg_typeof random random_normal session_user setseed statement_timestamp system_user tablesample timeofday "
+    "transaction_timestamp ts_debug user uuidv4 uuidv7 version xmlvalidate".split()
 )
 _NAMED_TIMES = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE | re.ASCII)
 _SYSTEM_COLUMNS = frozenset("ctid xmin xmax cmin cmax tableoid".split())
@@ -57,7 +60,9 @@ def _impurities(tree: Any, catalog: Catalog) -> Iterator[str]:
             case "FuncCall":
                 name = strings(found.funcname)[-1]
                 function = catalog.functions.get(name)
-                if function is None or (function.volatility != "i" and not (function.built_in and _is_told(name))):
+                if function is None or (
+                    function.volatility != "i" and not (function.built_in and name in _BY_SETTINGS)
+                ):
                     yield f"{name}()"
             case "SQLValueFunction":
                 yield _value_function(found)
@@ -75,17 +80,13 @@ def _impurities(tree: Any, catalog: Catalog) -> Iterator[str]:
                 yield "TABLESAMPLE"
 
 
-def _is_told(name: str) -> bool:
-    return name in _BY_SETTINGS
-
-
 def _value_function(found: Any) -> str:
     descriptor = found.DESCRIPTOR.fields_by_name["op"].enum_type
     return str(descriptor.values_by_number[found.op].name).removeprefix("SVFOP_")
 
 
 def refuse_server_bound(tree: Any, catalog: Catalog) -> None:
-    """Raise `UnsupportedQuery` when one server's answer is not the whole fleet's: for all that is not routed by a key."""
+    """Raise `UnsupportedQuery` when one server's answer is not the whole fleet's."""
     for found in walk(tree):
         match kind(found):
             case "FuncCall":

@@ -121,10 +121,7 @@ class Scope:
         scope: Scope | None = self
         depth = 0
         while scope is not None:
-            if len(fields) == 1:
-                found = scope._unqualified(fields[0])
-            else:
-                found = scope._qualified(fields)
+            found = scope._unqualified(fields[0]) if len(fields) == 1 else scope._qualified(fields)
             if found is not None:
                 return (None if found is _UNKNOWN else found[0]), depth
             scope, depth = scope.parent, depth + 1

@@ -29,7 +29,7 @@ _TEXTS = ("text", "character varying")
 
 @dataclass(frozen=True, slots=True)
 class Sorting:
-    """One key of ORDER BY: the expression that it stands for, and the number of the output column that it is, if known."""
+    """One key of ORDER BY: the expression that it stands for, and the number of its output column, if known."""
 
     expression: Any
     column: int | None
@@ -55,7 +55,7 @@ def sortings(tree: Any, top: Top) -> list[Sorting] | None:
 
 
 def meant(tree: Any, expression: Any, top: Top) -> tuple[int | None, Any]:
-    """What an item of ORDER BY or DISTINCT ON stands for: the number of an output column, if it is one, and its expression.
+    """What an item of ORDER BY or DISTINCT ON stands for: the number of its output column, if any, and its expression.
 
     A name is first of all one of an output column (https://www.postgresql.org/docs/current/queries-order.html).
     """

@@ -67,11 +67,12 @@ def deparse(statement: Any) -> str:
 def _protect(statement: Any) -> None:
     """`(a IS DISTINCT FROM b) IS TRUE` would lose its parentheses; COALESCE of one value is that value."""
     for found in walk(statement):
-        if kind(found) in ("BooleanTest", "NullTest") and kind(inner(found.arg)) == "A_Expr":
-            if inner(found.arg).kind in (4, 5):
-                argument = copy(inner(found.arg))
-                del found.arg.coalesce_expr.args[:]
-                found.arg.coalesce_expr.args.add().a_expr.CopyFrom(argument)
+        if kind(found) not in ("BooleanTest", "NullTest") or kind(inner(found.arg)) != "A_Expr":
+            continue
+        if inner(found.arg).kind in (4, 5):  # IS [NOT] DISTINCT FROM
+            argument = copy(inner(found.arg))
+            del found.arg.coalesce_expr.args[:]
+            found.arg.coalesce_expr.args.add().a_expr.CopyFrom(argument)
 
 
 def without_places(message: Any) -> bytes:

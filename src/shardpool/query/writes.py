@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import psycopg
+
 from ..errors import UnsupportedQuery
 from ..topology import Reference, Sharded, Topology
 from .analysis import Analysis, Ctes, Level
@@ -176,6 +178,8 @@ def _split(tree: Any, node: Node, catalog: Catalog) -> Split | None:
         raise UnsupportedQuery(
             f"INSERT into {table} without its partition key {', '.join(missing)}", hint=_name_key(node)
         )
+    if len({len(row.list.items) for row in select.values_lists}) > 1:
+        raise psycopg.errors.SyntaxError("VALUES lists must all be the same length")
     rows = []
     for number, row in enumerate(select.values_lists, 1):
         items = row.list.items
@@ -225,7 +229,7 @@ def _refusal(tree: Any, target: Node, analysis: Analysis, catalog: Catalog) -> U
     if anchor([target], analysis.nodes) is None:
         return UnsupportedQuery(
             f"{name} of {target.table.removeprefix('public.')} looks at rows that may be on other shards",
-            detail="Each shard can only do it when all tables are joined by the partition key, or are reference tables.",
+            detail="Each shard can do it when all tables are joined by the partition key, or are reference tables.",
             hint="Read what it needs first, or filter on the partition key.",
         )
     impurity = first_impurity(tree, catalog)
@@ -315,7 +319,7 @@ def _inserted(when: Any, node: Node, names: Sequence[str], item: Item) -> Node:
 
 
 def rows_of(sql: str, rows: Sequence[int]) -> tuple[str, list[int]]:
-    """The INSERT with only these of its rows of VALUES (from 0), and the numbers of its parameters in their new order."""
+    """The INSERT of only these of its rows of VALUES (from 0), and the old numbers of its parameters in their order."""
     tree = parse(sql)[0]
     lists = inner(tree.select_stmt).values_lists
     kept = [copy(lists[number]) for number in rows]

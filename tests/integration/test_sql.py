@@ -1,0 +1,256 @@
+"""SQL over several shards: strategies, bounds, guards, what goes wrong. That its answers are right: tests/oracle."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from time import monotonic
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.rows import dict_row, namedtuple_row
+
+from shardpool import AsyncRouter, DeadlineExceeded, Router, ScatterError, UnknownTable, UnsupportedQuery
+
+ROWS = 400
+
+
+@pytest.fixture
+def shop(router: Router) -> Router:
+    router.copy_into("orders", [(n % 40, n, f"note {n}") for n in range(ROWS)], columns=["tenant_id", "n", "note"])
+    router.copy_into("countries", [("de", "Germany"), ("fr", "France")], columns=["code", "name"])
+    return router
+
+
+@pytest.mark.parametrize(
+    ("query", "strategy"),
+    [
+        ("select * from orders where tenant_id = 3", "one"),
+        ("select * from orders", "concatenate"),
+        ("select * from orders order by n limit 5", "merge"),
+        ("select count(*), max(n) from orders", "add"),
+        ("select note, count(*) from orders group by note order by 1", "combine"),
+        ("select avg(n) over (order by n) from orders", "pull"),
+        ("select count(*) from countries", "one"),
+    ],
+)
+def test_the_plan_tells_the_strategy_that_is_taken_and_counted(shop: Router, query: str, strategy: str) -> None:
+    before = shop.stats()["statements"][strategy]
+    plan = shop.explain(query)
+    assert plan.strategy == strategy
+    assert json.dumps(plan.as_dict())
+    assert plan.describe().startswith(f"strategy: {strategy} ")
+    result = shop.execute(query)
+    assert result.plan is not None
+    assert result.plan.strategy == strategy
+    assert shop.stats()["statements"][strategy] == before + 1
+
+
+def test_explain_runs_nothing(shop: Router) -> None:
+    shop.explain("delete from orders")
+    assert shop.execute("select count(*) from orders").one() == (ROWS,)
+
+
+def test_row_factories_columns_and_rowcount_are_those_of_one_answer(shop: Router) -> None:
+    result = shop.execute("select tenant_id, n from orders order by n desc limit 3", row_factory=dict_row)
+    assert result.rows == [{"tenant_id": n % 40, "n": n} for n in (399, 398, 397)]
+    assert result.columns == ("tenant_id", "n")
+    assert result.rowcount == len(result) == 3
+    assert [column.name for column in result.description or []] == ["tenant_id", "n"]
+    assert result.statusmessage == "SELECT 3"
+    named = shop.execute('select n from orders order by note collate "C", n limit 1', row_factory=namedtuple_row)
+    assert named.one().n == 0
+    assert shop.execute("select count(*) as all from orders", row_factory=dict_row).one() == {"all": ROWS}
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_binary_rows_are_the_same(shop: Router, binary: bool) -> None:
+    for query in (
+        "select n, note from orders order by n desc limit 4",
+        "select n from orders where n < 3 order by tenant_id, n",
+        "select count(*), min(n) from orders",
+        "select note, sum(n) from orders group by 1 order by 2 desc limit 2",
+    ):
+        assert shop.execute(query, binary=binary).rows == shop.execute(query, strategy="pull").rows
+
+
+def test_queries_may_be_bytes_or_composed_and_parameters_named(shop: Router) -> None:
+    composed = sql.SQL("select count(*) from {} where n < {}").format(sql.Identifier("orders"), sql.Placeholder("top"))
+    assert shop.execute(composed, {"top": 10}).one() == (10,)
+    assert shop.execute(b"select count(*) from orders where n < %s", [10]).one() == (10,)
+    assert shop.execute(sql.SQL("select n from orders where tenant_id = %s order by n limit 1"), [7]).one() == (7,)
+
+
+def test_fanout_forbids_more_shards_than_it_says(shop: Router) -> None:
+    assert shop.execute("select count(*) from orders where tenant_id = %s", (1,), fanout="one").one() == (10,)
+    keys = "select count(*) from orders where tenant_id = any(%s)"
+    assert shop.execute(keys, (list(range(8)),), fanout="some").one() == (80,)
+    with pytest.raises(UnsupportedQuery, match="fanout='one' forbids it") as raised:
+        shop.execute(keys, (list(range(8)),), fanout="one")
+    assert "orders: key = any($1)" in str(raised.value)
+    with pytest.raises(UnsupportedQuery, match="fanout='some' forbids it"):
+        shop.execute("select count(*) from orders", fanout="some")
+
+
+def test_fanout_of_the_router_is_the_default(topology_path: str) -> None:
+    with Router(topology_path, fanout="one") as router:
+        with pytest.raises(UnsupportedQuery, match="fanout='one'"):
+            router.execute("select count(*) from orders")
+        assert router.execute("select count(*) from orders", fanout="all").one() == (0,)
+
+
+def test_a_write_that_must_be_atomic_is_refused_on_several_shards(shop: Router) -> None:
+    with pytest.raises(UnsupportedQuery, match="UPDATE on 4 shards is not atomic"):
+        shop.execute("update orders set note = 'x'", atomic=True)
+    assert shop.execute("update orders set note = 'x' where tenant_id = 1", atomic=True).rowcount == 10
+
+
+def test_a_pull_over_its_guard_is_refused_with_the_reason(topology_path: str) -> None:
+    with Router(topology_path, max_pull_rows=50) as router:
+        router.copy_into("orders", [(n % 40, n, "x") for n in range(ROWS)], columns=["tenant_id", "n", "note"])
+        with pytest.raises(UnsupportedQuery, match="more than 50 rows would have to be brought to one shard") as raised:
+            router.execute("select sum(n) over (order by n) from orders")
+        assert "a window without the partition key" in str(raised.value)
+        assert router.execute("select sum(n) over (order by n) from orders where n < 40 limit 1").one() == (0,)
+        assert router.execute("select count(*) from orders").one() == (ROWS,)
+
+
+def test_errors_of_statements_are_those_of_one_server(shop: Router) -> None:
+    for query, error in {
+        "selec 1": psycopg.errors.SyntaxError,
+        "select nix from orders": psycopg.errors.UndefinedColumn,
+        "select nix from orders order by 1": psycopg.errors.UndefinedColumn,
+        "select 1 / (n - n) from orders": psycopg.errors.DivisionByZero,
+        "select avg(1 / (n - n)) from orders": psycopg.errors.DivisionByZero,
+        "select n + note from orders": psycopg.errors.UndefinedFunction,
+        "select nix(n) from orders": psycopg.errors.UndefinedFunction,
+        "select sum(nix) over (order by n) from orders": psycopg.errors.UndefinedColumn,
+    }.items():
+        with pytest.raises(error):
+            shop.execute(query)
+    with pytest.raises(UnknownTable):
+        shop.execute("select * from order_s")
+    with pytest.raises(psycopg.ProgrammingError, match="cannot adapt type 'object'"):
+        shop.execute("select count(*) from orders where note = %s", (object(),))
+    assert shop.execute("select count(*) from orders").one() == (ROWS,)
+
+
+def test_the_others_are_cancelled_when_one_shard_fails(shop: Router) -> None:
+    slow = "(select count(*) from generate_series(1, 2000000000) g)"
+    other = next(key for key in range(40) if shop.for_key(key, table="orders").shard != "s3")
+    query = f"select case when tenant_id = 17 then 1 / (n - n) else {slow} end from orders where tenant_id in (17, %s)"
+    begun = monotonic()
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        shop.execute(query, (other,), timeout=30)
+    assert monotonic() - begun < 3
+    running = shop.scatter(
+        "select count(*) from pg_stat_activity where datname = current_database() and state = 'active' "
+        "and query like '%2000000000%' and pid <> pg_backend_pid()"
+    )
+    assert {name: result.one()[0] for name, result in running.items()} == dict.fromkeys(shop.shards, 0)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select count((select count(*) from generate_series(1, 2000000000) g where g > n)) from orders",
+        "select (select count(*) from generate_series(1, 2000000000) g where g > n) from orders order by note, n",
+        "select pg_sleep(20), count(*) from orders",
+    ],
+)
+def test_a_deadline_is_kept_by_every_strategy(shop: Router, query: str) -> None:
+    shop.execute("select count(*) from orders")
+    begun = monotonic()
+    with pytest.raises((DeadlineExceeded, ScatterError)):
+        shop.execute(query, timeout=0.5)
+    assert monotonic() - begun < 0.8
+    assert shop.execute("select count(*) from orders").one() == (ROWS,)
+
+
+def test_a_shard_that_is_lost_in_the_middle_is_named(shop: Router) -> None:
+    """The session is ended from inside, on one shard, while the others answer."""
+    kill = (
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    for query in ("select count(*) from orders", "select sum(n) over (order by n) from orders"):
+        shop.execute(query)
+        shop.shard("s2").execute(kill)
+        assert len(shop.execute(query).rows) in (1, ROWS)  # idle connections that have gone are replaced
+
+
+def test_shards_that_differ_are_refused_by_name(topology_path: str) -> None:
+    with Router(topology_path) as router:
+        router.shard("s2").execute("alter table orders add column extra int")
+        with pytest.raises(UnsupportedQuery, match=r"not alike: table orders \(column extra\)"):
+            router.execute("select count(*) from orders")
+        assert router.execute("select count(*) from orders where tenant_id = 1").one() == (0,)
+        router.shard("s2").execute("alter table orders drop column extra")
+        assert router.execute("select count(*) from orders").one() == (0,)
+
+
+def test_ddl_through_the_router_is_seen_at_once(shop: Router) -> None:
+    assert "extra" not in shop.execute("select * from orders limit 1").columns
+    shop.scatter("alter table orders add column extra int default 7")
+    assert shop.execute("select sum(extra) from orders").one() == (7 * ROWS,)
+    shop.scatter("create function twice(int) returns int immutable language sql as 'select 2 * $1'")
+    assert shop.execute("select sum(twice(extra)) from orders").one() == (14 * ROWS,)
+
+
+def test_check_finds_copies_of_a_reference_table_that_differ(shop: Router) -> None:
+    assert shop.check().ok
+    shop.shard("s3").execute("update countries set name = 'Frankreich' where code = 'fr'")
+    findings = [finding for finding in shop.check().findings if finding.level == "error"]
+    assert [finding.subject for finding in findings] == ["s3/countries"]
+    assert "are not the 2 rows of the copy on" in findings[0].message
+    with pytest.raises(UnsupportedQuery, match="copies of the reference table are not the same"):
+        shop.execute("update countries set name = upper(name) where name = 'France'")
+    assert shop.shard("s0").execute("select name from countries where code = 'fr'").one() == ("France",)
+
+
+def test_a_write_that_one_shard_refuses_is_done_on_none(shop: Router) -> None:
+    shop.scatter("alter table orders add constraint small check (n < 1000)")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        shop.execute("update orders set n = n + 700 where n > 100")
+    assert shop.execute("select max(n) from orders").one() == (ROWS - 1,)
+
+
+def test_stream_gives_the_rows_of_execute_in_order(shop: Router) -> None:
+    for query in (
+        "select n from orders order by n",
+        "select n from orders order by n desc limit 7 offset 3",
+        "select note, n from orders order by 1, 2",
+        "select sum(n) over (order by n) from orders order by 1",
+    ):
+        assert list(shop.stream(query, size=10)) == shop.execute(query).rows
+    assert sorted(shop.stream("select n from orders", size=10)) == [(n,) for n in range(ROWS)]
+    assert next(iter(shop.stream("select n from orders order by n", row_factory=dict_row))) == {"n": 0}
+
+
+def test_a_stream_that_is_left_early_gives_its_connections_back(shop: Router) -> None:
+    for _ in range(20):
+        with closing(shop.stream("select n, repeat('x', 10000) from orders order by n", size=5)) as rows:  # type: ignore[type-var]
+            assert next(rows)[0] == 0
+    stats = shop.stats()["shards"]
+    assert {name: found["primary"]["in_flight"] for name, found in stats.items()} == dict.fromkeys(shop.shards, 0)
+
+
+async def test_every_strategy_works_in_tasks(topology_path: str) -> None:
+    async with AsyncRouter(topology_path) as router:
+        await router.copy_into("orders", [(n % 40, n, "x") for n in range(ROWS)], columns=["tenant_id", "n", "note"])
+        assert (await router.execute("select count(*) from orders")).one() == (ROWS,)
+        assert (await router.execute("select n from orders order by n limit 2")).rows == [(0,), (1,)]
+        assert (await router.execute("select note, avg(n) from orders group by 1")).rowcount == 1
+        assert len(await router.execute("select sum(n) over (order by n) from orders")) == ROWS
+        assert (await router.execute("update orders set note = 'y'")).rowcount == ROWS
+        inserted = await router.execute("insert into orders values (1, 1000, 'a'), (2, 1000, 'b'), (3, 1000, 'c')")
+        assert inserted.rowcount == 3
+        assert [row async for row in router.stream("select n from orders order by n limit 3", size=2)] == [
+            (0,),
+            (1,),
+            (2,),
+        ]
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            await router.execute("select 1 / (n - n) from orders")
+        assert (await router.explain("select * from orders")).strategy == "concatenate"
