@@ -20,10 +20,13 @@ from .fleet import Oracle
 from .generator import Statements
 from .run import Tally, ask
 
-STATEMENTS = int(os.environ.get("SHARDPOOL_ORACLE_STATEMENTS", "400"))
+STATEMENTS = int(os.environ.get("SHARDPOOL_ORACLE_STATEMENTS", "5000"))
 SEED = os.environ.get("SHARDPOOL_ORACLE_SEED", "1")
 ANSWERED = float(os.environ.get("SHARDPOOL_ORACLE_ANSWERED", "99"))
 SHOWN = 10
+# So that several workers share the work.
+PARTS = 10
+each_part = pytest.mark.parametrize("seed", [f"{SEED}.{number}" for number in range(PARTS)])
 
 
 def run(plain: psycopg.Connection[Any], other: Any, seed: str, count: int) -> tuple[Tally, float]:
@@ -34,21 +37,25 @@ def run(plain: psycopg.Connection[Any], other: Any, seed: str, count: int) -> tu
     return tally, time.perf_counter() - begun
 
 
-def test_random_statements(oracle: Oracle, plain: psycopg.Connection[Any]) -> None:
-    tally, seconds = run(plain, oracle.router, SEED, STATEMENTS)
+@each_part
+def test_random_statements(oracle: Oracle, plain: psycopg.Connection[Any], seed: str) -> None:
+    tally, seconds = run(plain, oracle.router, seed, STATEMENTS // PARTS)
     print(tally.summary(seconds))
     first = "\n\n".join(tally.wrong[:SHOWN])
-    again = f"python -m tests.oracle --seed {SEED} --skip NUMBER --statements 1 --show"
-    assert not tally.wrong, f"{len(tally.wrong)} wrong answers of {STATEMENTS}; again by: {again}\n{first}"
+    again = f"python -m tests.oracle --seed {seed} --skip NUMBER --statements 1 --show"
+    assert not tally.wrong, f"{len(tally.wrong)} wrong answers of {STATEMENTS // PARTS}; again by: {again}\n{first}"
     if 100 * tally.answered < ANSWERED:
         pytest.fail(f"less than {ANSWERED} % answered\n{tally.summary(seconds)}")
 
 
-def test_the_statements_have_one_answer(plain: psycopg.Connection[Any], shuffled: psycopg.Connection[Any]) -> None:
+@each_part
+def test_the_statements_have_one_answer(
+    plain: psycopg.Connection[Any], shuffled: psycopg.Connection[Any], seed: str
+) -> None:
     """What is asked here does not hang on where rows lie, and few statements fail on one server."""
-    tally, seconds = run(plain, shuffled, f"{SEED} once more", STATEMENTS)
+    tally, seconds = run(plain, shuffled, f"{seed} once more", STATEMENTS // PARTS)
     assert not tally.wrong, "\n\n".join(tally.wrong[:SHOWN])
-    assert tally.outcomes["error"] <= 0.02 * STATEMENTS + 3, tally.summary(seconds)
+    assert tally.outcomes["error"] <= 0.02 * STATEMENTS // PARTS + 5, tally.summary(seconds)
 
 
 def test_a_seed_gives_the_same_statements() -> None:
