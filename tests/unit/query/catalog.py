@@ -47,7 +47,7 @@ _OWNERS = {
     "words": SHARDS,
 }
 _TABLES: dict[str, dict[str, tuple[str, ...]]] = {
-    "tenants": {table: ("tenant_id",) for table in ("public.orders", "public.items", "public.customers")}
+    "tenants": dict.fromkeys(("public.orders", "public.items", "public.customers"), ("tenant_id",))
     | {"sales.items": ("tenant_id",)},
     "notes": {"public.notes": ("author",)},
     "places": {"public.places": ("region", "id")},
