@@ -32,6 +32,7 @@ check: $(VENV)/.installed  ## types, lint, import contracts, generated files
 	$(BIN)/python tools/schema.py --check
 	$(BIN)/python tools/cli_reference.py --check
 	$(BIN)/python tools/config_reference.py --check
+	$(BIN)/python tools/limits.py --check
 
 bench: $(VENV)/.installed  ## ratios against baselines, on real servers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
@@ -42,6 +43,7 @@ sync: $(VENV)/.installed  ## generate what is generated
 	$(BIN)/python tools/schema.py
 	$(BIN)/python tools/cli_reference.py
 	$(BIN)/python tools/config_reference.py
+	$(BIN)/python tools/limits.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
