@@ -24,7 +24,7 @@ def partials(call: Any, scope: Scope) -> list[Any] | None:
     name = strings(call.funcname)[-1]
     if call.agg_order or call.agg_within_group or call.func_variadic:
         return None
-    if name == "count" and not call.agg_distinct:
+    if name == "count" and not call.agg_distinct and (call.agg_star or len(call.args) == 1):
         return [copy(call)]
     if len(call.args) != 1 or (call.agg_distinct and name not in ("min", "max")):
         return None

@@ -13,18 +13,19 @@ from typing import Any
 
 from ..errors import UnsupportedQuery
 from ..topology import Reference, Sharded, Single, Topology, qualified
-from .catalog import Catalog, NeedsShard
-from .conditions import conjuncts, equality, pins_of
+from .catalog import Catalog, Column, NeedsShard
+from .conditions import CASTS, conjuncts, equality, pins_of
 from .names import output_name
 from .scopes import Columns, Item, Node, Origin, Scope, anchor
-from .statement import children, inner, kind, strings, walk
+from .statement import children, copy, inner, kind, strings, walk
 from .types import collation_of, type_of
 
 # A statement with more occurrences of tables than this is not analysed further: each use of a CTE is one anew.
 _NODES_MAX = 300
 _OUTER = {"JOIN_LEFT": (1,), "JOIN_RIGHT": (0,), "JOIN_FULL": (), "JOIN_INNER": (0, 1)}
 # Functions whose result in FROM is one column, named by its alias.
-_ONE_COLUMN = frozenset("generate_series unnest regexp_split_to_table string_to_table generate_subscripts".split())
+_ONE_COLUMN = frozenset("generate_series regexp_split_to_table string_to_table generate_subscripts".split())
+_JSON = ("JsonArrayAgg", "JsonObjectAgg")
 
 # Where a column of which only the type is known comes from.
 _NOWHERE = Node()
@@ -254,16 +255,21 @@ class Analysis:
     def _star(self, fields: list[str], scope: Scope, found: Columns) -> bool:
         """Add the columns of `*` or `t.*`; whether these are all of them."""
         items = [item for item in scope.items if not fields or item.name == fields[-1]]
-        if not fields:
-            found.extend(scope.merged.items())
-        for item in items:
-            found.extend((name, origin) for name, origin in item.columns if fields or name not in scope.merged)
+        found.extend(column for item in items for column in item.columns) if fields else found.extend(scope.star)
         return bool(items) and not any(item.is_open for item in items)
 
     # -- FROM ----------------------------------------------------------------------------------------------------
 
     def from_item(self, item: Any, scope: Scope, ctes: Ctes) -> list[Node]:
         """Add an item of FROM to the scope; gives the nodes of which each of its rows has a row."""
+        if kind(item) == "JoinExpr":
+            return self._join(item, scope, ctes)
+        first = len(scope.items)
+        anchors = self._single(item, scope, ctes)
+        scope.star.extend(column for found in scope.items[first:] for column in found.columns)
+        return anchors
+
+    def _single(self, item: Any, scope: Scope, ctes: Ctes) -> list[Node]:
         match kind(item):
             case "RangeVar":
                 return self._range_var(item, scope, ctes)
@@ -271,8 +277,6 @@ class Analysis:
                 # Without LATERAL it sees the levels around its own, not its siblings.
                 level = self.query(inner(item.subquery), scope if item.lateral else scope.parent, ctes)
                 return self._add_level(level, item.alias.aliasname, _column_names(item), scope)
-            case "JoinExpr":
-                return self._join(item, scope, ctes)
             case "RangeFunction":
                 self._range_function(item, scope, ctes)
                 return []
@@ -290,7 +294,7 @@ class Analysis:
         self.visit_all([*item.functions, *item.coldeflist], scope, ctes)
         calls = [found for found in walk(item) if kind(found) == "FuncCall"]
         name = strings(calls[0].funcname)[-1] if calls else ""
-        known = len(calls) == 1 and name in _ONE_COLUMN and not item.ordinality
+        known = not item.ordinality and len(calls) == 1 and (name in _ONE_COLUMN or _is_plain_unnest(calls[0]))
         alias = item.alias.aliasname if item.HasField("alias") else name
         found = Item(alias, [(alias, None)] if known else [], is_open=not known)
         scope.items.append(found.renamed(alias, _column_names(item)) if known else found)
@@ -327,12 +331,16 @@ class Analysis:
             node.pins = [[] for _ in placement.key_columns]
         parts = {column: part for part, column in enumerate(node.key_columns)}
         columns: Columns = [
-            (column.name, Origin(node, parts.get(column.name, -1), column.name, column.type, column.collation))
+            (column.name, self._origin(node, parts.get(column.name, -1), column))
             for column in self.catalog.tables[name].columns
         ]
         if relation.HasField("alias"):
             return node, Item(alias, columns).renamed(alias, _column_names(relation))
         return node, Item(alias, columns, table=name)
+
+    def _origin(self, node: Node, part: int, column: Column) -> Origin:
+        is_ordered = column.collation is None or self.catalog.sorts_by_bytes(column.collation)
+        return Origin(node, part, column.name, column.type, column.collation, is_ordered)
 
     def _cte(self, entry: dict[str, Any], item: Any, scope: Scope) -> list[Node]:
         entry["used"] = True
@@ -355,15 +363,17 @@ class Analysis:
         return [level.anchor] if level.anchor is not None else []
 
     def _join(self, join: Any, scope: Scope, ctes: Ctes) -> list[Node]:
-        start, first, before = len(scope.items), len(self.nodes), scope.merged
+        start, first, before, star = len(scope.items), len(self.nodes), scope.merged, len(scope.star)
         left, left_merged = self._side(join.larg, scope, ctes)
+        left_star = scope.star[star:]
         lefts, middle = scope.items[start:], len(self.nodes)
         right, right_merged = self._side(join.rarg, scope, ctes)
+        right_star = scope.star[star + len(left_star) :]
         rights = scope.items[start + len(lefts) :]
         type_ = enum_name(join, "jointype")
         sides = (set(self.nodes[first:middle]), set(self.nodes[middle:]))
         restricted = set().union(*(sides[number] for number in _OUTER.get(type_, ())))
-        inside = Scope(scope.parent, lefts + rights, {**left_merged, **right_merged})
+        inside = Scope(scope.parent, lefts + rights, merged={**left_merged, **right_merged})
         if join.HasField("quals"):
             solid = {"JOIN_INNER": left + right, "JOIN_LEFT": right, "JOIN_RIGHT": left}.get(type_, [])
             self.condition(inner(join.quals), inside, ctes, restricted.__contains__, solid)
@@ -385,12 +395,14 @@ class Analysis:
         if type_ == "JOIN_FULL":
             anchors, full = self._full(join, inside, left, right, pairs)
             merged |= full
+        rest = [column for column in (*left_star, *right_star) if column[0] not in using]
+        scope.star[star:] = [(name, merged[name]) for name in using] + rest
         if vague:
             scope.items[start:] = [Item(item.name, [], True, item.table) for item in scope.items[start:]]
         if join.HasField("join_using_alias"):
             scope.items.append(Item(join.join_using_alias.aliasname, [(name, None) for name in using]))
         if join.HasField("alias"):
-            self._join_alias(join, scope, start, merged)
+            self._join_alias(join, scope, start, star)
             merged = {}
         scope.merged = {**merged, **{name: None if name in merged else origin for name, origin in before.items()}}
         return anchors
@@ -425,14 +437,13 @@ class Analysis:
                     return [node], merged
         return [], merged
 
-    def _join_alias(self, join: Any, scope: Scope, start: int, merged: dict[str, Origin | None]) -> None:
-        columns: Columns = list(merged.items())
-        for item in scope.items[start:]:
-            columns.extend((name, origin) for name, origin in item.columns if name not in merged)
+    def _join_alias(self, join: Any, scope: Scope, start: int, star: int) -> None:
+        columns = scope.star[star:]
         is_open = any(item.is_open for item in scope.items[start:])
         names = _column_names(join)
         found = Item("", [(name, None) for name, _ in columns] if is_open and names else columns, is_open)
         scope.items[start:] = [found.renamed(join.alias.aliasname, names)]
+        scope.star[star:] = scope.items[start].columns
 
     # -- conditions ----------------------------------------------------------------------------------------------
 
@@ -462,7 +473,7 @@ class Analysis:
                         outside.node.tie(inside.node, inside.part)
             only = self._only_node(condition, scope)
             if only is not None and only in solid:
-                only.filters.append(condition)
+                only.filters.append(_in_own_names(condition, scope))
         self.visit(expression, scope, ctes)
 
     def _tie(self, one: Origin, other: Origin, restricts: Callable[[Node], bool]) -> None:
@@ -485,7 +496,7 @@ class Analysis:
                     return None
                 nodes.add(hit[0].node)
         node = nodes.pop() if len(nodes) == 1 else None
-        return node if node is not None and node.table and not node.relation.alias.colnames else None
+        return node if node is not None and node.table else None
 
     # -- expressions ---------------------------------------------------------------------------------------------
 
@@ -538,8 +549,8 @@ class Analysis:
     def _check_outer_aggregates(self, link: Any, scope: Scope) -> None:
         """An aggregate in a subquery over columns of this level only belongs to this level: rare, and not pushed."""
         for call in walk(link.subselect):
-            if kind(call) == "FuncCall" and self.is_aggregate(call):
-                references = [found for arg in call.args for found in walk(arg) if kind(found) == "ColumnRef"]
+            if self.is_aggregate(call):
+                references = [found for found in walk(call) if kind(found) == "ColumnRef"]
                 if references and all(self._is_certainly_outer(ref, scope, link) for ref in references):
                     self.outer_aggregates = True
 
@@ -555,10 +566,14 @@ class Analysis:
         return scope.find(fields) is not None
 
     def is_aggregate(self, call: Any) -> bool:
-        """Whether a FuncCall is an aggregate, or may be one."""
+        """Whether an expression is the call of an aggregate, or may be."""
+        if kind(call) in _JSON:
+            return not call.constructor.HasField("over")
+        if kind(call) != "FuncCall":
+            return False
         name = strings(call.funcname)[-1]
         function = self.catalog.functions.get(name)
-        if kind(call) != "FuncCall" or call.HasField("over"):
+        if call.HasField("over"):
             return False
         return call.agg_star or call.agg_within_group or bool(function and function.is_aggregate)
 
@@ -574,7 +589,7 @@ class _Operations:
         own = [found for part in _own_parts(tree) for found in walk_own(part)]
         calls = [found for found in own if kind(found) == "FuncCall"]
         self.grouped = bool(tree.group_clause) or tree.HasField("having_clause")
-        self.grouped |= any(analysis.is_aggregate(call) for call in calls)
+        self.grouped |= any(analysis.is_aggregate(call) for call in own)
         self.grouped_by_key = bool(tree.group_clause) and self._keyed(tree.group_clause)
         self.distinct_on = any(node.WhichOneof("node") for node in tree.distinct_clause)
         self.distinct = bool(tree.distinct_clause)
@@ -583,6 +598,7 @@ class _Operations:
             self._keyed(tree.distinct_clause, output_first=True) if self.distinct_on else self._keyed(values)
         )
         over = [call.over for call in calls if call.HasField("over")]
+        over += [call.constructor.over for call in own if kind(call) in _JSON if call.constructor.HasField("over")]
         self.windows = bool(over)
         named = {node.window_def.name: node.window_def for node in tree.window_clause}
         self.windows_by_key = all(self._window_keyed(window, named) for window in over)
@@ -609,13 +625,13 @@ class _Operations:
             if window.refname in names:
                 break
             names.append(window.refname)
-        return self._keyed(window.partition_clause)
+        return self._keyed(window.partition_clause, positions=False)
 
-    def _keyed(self, expressions: Iterable[Any], *, output_first: bool = False) -> bool:
+    def _keyed(self, expressions: Iterable[Any], *, output_first: bool = False, positions: bool = True) -> bool:
         """Whether the whole key of a table of which each row has a row is among the expressions."""
         parts: dict[Node, set[int]] = {}
         for expression in expressions:
-            found = self._meant(inner(expression), output_first)
+            found = self._meant(inner(expression), output_first, positions)
             if kind(found) != "ColumnRef" or len(strings(found.fields)) != len(found.fields):
                 continue
             hit = self._scope.find(strings(found.fields))
@@ -623,15 +639,21 @@ class _Operations:
                 parts.setdefault(hit[0].node, set()).add(hit[0].part)
         return any(node in self._anchors and len(found) == len(node.pins) for node, found in parts.items())
 
-    def _meant(self, expression: Any, output_first: bool) -> Any:
-        """Positions, and in DISTINCT ON names of output columns too, stand for expressions of the target list."""
+    def _meant(self, expression: Any, output_first: bool, positions: bool) -> Any:
+        """Positions and names of output columns stand for expressions of the target list.
+
+        A name is first of all one of FROM in GROUP BY, and one of an output column in DISTINCT ON.
+        """
         targets = [node.res_target for node in self._tree.target_list]
-        if kind(expression) == "A_Const" and expression.WhichOneof("val") == "ival":
+        if positions and kind(expression) == "A_Const" and expression.WhichOneof("val") == "ival":
             number = expression.ival.ival
             if 1 <= number <= len(targets) and not any(_is_star(target) for target in targets):
                 return inner(targets[number - 1].val)
-        if output_first and kind(expression) == "ColumnRef" and len(expression.fields) == 1:
-            named = [inner(target.val) for target in targets if [target.name] == strings(expression.fields)]
+        if not positions or kind(expression) != "ColumnRef" or len(strings(expression.fields)) != 1:
+            return expression
+        if output_first or self._scope.find(strings(expression.fields)) is None:
+            names = strings(expression.fields)
+            named = [inner(target.val) for target in targets if not _is_star(target) and [output_name(target)] == names]
             return named[0] if named else expression
         return expression
 
@@ -689,6 +711,27 @@ def table_name(relation: Any, catalog: Catalog, topology: Topology) -> str:
             hint="Pass key=…, or name the shard: shard(name).execute().",
         )
     return name
+
+
+def _in_own_names(condition: Any, scope: Scope) -> Any:
+    """A copy of a condition on one table in which columns have the names that the table gives them."""
+    found = copy(condition)
+    for reference in walk(found):
+        if kind(reference) == "ColumnRef":
+            hit = scope.find(strings(reference.fields))
+            assert hit is not None and hit[0] is not None
+            del reference.fields[:]
+            reference.fields.add().string.sval = hit[0].column
+    return found
+
+
+def _is_plain_unnest(call: Any) -> bool:
+    """`unnest(… ::bigint[])`: of other arrays it is not known that their elements are single values."""
+    if strings(call.funcname)[-1] != "unnest" or len(call.args) != 1:
+        return False
+    argument = inner(call.args[0])
+    plain = kind(argument) == "TypeCast" and len(argument.type_name.array_bounds) == 1
+    return plain and strings(argument.type_name.names)[-1] in CASTS
 
 
 def _column_names(item: Any) -> list[str]:

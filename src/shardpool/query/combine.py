@@ -77,8 +77,11 @@ def _rows(tree: Any, top: Top, uses: int) -> Shipped:
     distinct = _distinct(tree, top, place)
     limit = _tail(tree)
     bounds = limits(tree)
-    for value in added:
-        put(tree.target_list.add().res_target.val, value)
+    for number, value in enumerate(added, 1):
+        target = tree.target_list.add().res_target
+        # A name of its own: ORDER BY looks at names of output columns first.
+        target.name = f"_shardpool_k{number}"
+        put(target.val, value)
     partial = _partial(tree, bounds, keep_order=bounds.is_known and bounds.limit is not None)
     listed = ", ".join(f"{column(number)} AS {quoted(name)}" for number, name in enumerate(names, 1))
     sql = f"SELECT {distinct}{listed} FROM pg_temp.{TEMP}{order}{limit}"
@@ -251,6 +254,8 @@ class _Groups:
             node.CopyFrom(expression(column(number)))
             return
         match kind(value):
+            case "JsonArrayAgg" | "JsonObjectAgg":
+                raise _Unfit("an aggregate of JSON cannot be put together from partial results")
             case "FuncCall" if self._analysis.is_aggregate(value):
                 node.CopyFrom(expression(self._aggregate(value)))
                 return

@@ -12,7 +12,7 @@ from .statement import inner, kind, strings
 
 _FLIPPED = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 # Spellings of types as the parser gives them, when they have no length.
-_CASTS = frozenset("int2 int4 int8 numeric text varchar uuid bytea date timestamptz".split())
+CASTS = frozenset("int2 int4 int8 numeric text varchar uuid bytea date timestamptz".split())
 _NO_TYPMOD = -1
 
 Found = tuple[Origin, int]
@@ -50,7 +50,7 @@ def pins_of(condition: Any, scope: Scope) -> dict[tuple[Node, int], Pin]:
     found: dict[tuple[Node, int], Pin] = {}
     for operator, left, right in _comparisons(condition):
         for name, column, value in ((operator, left, right), (_FLIPPED[operator], right, left)):
-            key, const = _own_key(column, scope), constant(value)
+            key, const = _own_key(column, scope, ordered=name != "="), constant(value)
             if key is not None and const is not None:
                 pin: Pin = In((const,)) if name == "=" else Bound(name, const)
                 found[key] = Both((found[key], pin)) if key in found else pin
@@ -125,7 +125,7 @@ def _pin_of_rows(left: Any, rows: list[Any], scope: Scope) -> dict[tuple[Node, i
 
 
 def _pin_of_between(condition: Any, scope: Scope) -> dict[tuple[Node, int], Pin]:
-    key = _own_key(inner(condition.lexpr), scope)
+    key = _own_key(inner(condition.lexpr), scope, ordered=True)
     low, high = (constant(inner(item)) for item in inner(condition.rexpr).items)
     if key is None or low is None or high is None:
         return {}
@@ -140,9 +140,12 @@ def _key_column(expression: Any, scope: Scope) -> Found | None:
     return (hit[0], hit[1]) if hit is not None and hit[0] is not None and hit[0].part >= 0 else None
 
 
-def _own_key(expression: Any, scope: Scope) -> tuple[Node, int] | None:
+def _own_key(expression: Any, scope: Scope, *, ordered: bool = False) -> tuple[Node, int] | None:
+    """The key part of this level that a column is; when it is to be `ordered`, only one that the server orders so."""
     hit = _key_column(expression, scope)
-    return (hit[0].node, hit[0].part) if hit is not None and hit[1] == 0 else None
+    if hit is None or hit[1] != 0 or (ordered and not hit[0].is_ordered):
+        return None
+    return hit[0].node, hit[0].part
 
 
 def constant(expression: Any, *, array: bool = False) -> Const | None:
@@ -181,7 +184,7 @@ def _cast(expression: Any, array: bool) -> Const | None:
     names = strings(type_name.names)
     if names[:1] == ["pg_catalog"]:
         names = names[1:]
-    if type_name.typmods or len(names) != 1 or names[0] not in _CASTS or bool(type_name.array_bounds) is not array:
+    if type_name.typmods or len(names) != 1 or names[0] not in CASTS or bool(type_name.array_bounds) is not array:
         return None
     found = constant(inner(expression.arg), array=array)
     return None if found is None or found.cast else Const(found.value, found.param, names[0])

@@ -34,6 +34,8 @@ def gathered(sql: str, tree: Any, top: Top, catalog: Catalog) -> Gathered | str:
     keys = sortings(tree, top)
     if keys is None or not bounds.is_known:
         return "LIMIT is an expression, or keeps ties" if keys is not None else "ORDER BY USING is done by a server"
+    if top.distinct and not top.distinct_on and any(key.column is None for key in keys):
+        return "ORDER BY of SELECT DISTINCT names no output column"
     decoders = [decoder(key, top, catalog) for key in keys]
     if None in decoders:
         return "the values of ORDER BY are of a type, or collation, that only a server compares"
@@ -45,33 +47,36 @@ def _merged(tree: Any, top: Top, keys: list[Sorting], decoders: list[str], bound
     than the caller's, a server would make each row anew before it sorts.
     """
     names = [name for name, _ in top.columns or []]
+    inside: list[Any] = []
     outer: list[str] = []
-    inside = 0
-    places: list[int | None] = []
+    found: list[tuple[str, int]] = []
     for key, name in zip(keys, decoders, strict=True):
-        if key.column is not None and not name.endswith("_send"):
-            places.append(None)
-            continue
-        if key.column is not None and names.count(names[key.column]) == 1:
-            column = quoted(names[key.column])
+        is_sent = name.endswith("_send")
+        is_named = key.column is not None and key.column < len(names) and names.count(names[key.column]) == 1
+        if key.column is not None and (is_named or not is_sent):
+            column, place = quoted(names[key.column]) if is_named else "", ("own", key.column)
         else:
-            inside += 1
-            column = f"_shardpool_k{inside}"
+            column, place = f"_shardpool_k{len(inside) + 1}", ("inside", len(inside))
             target = tree.target_list.add().res_target
             target.name = column
             put(target.val, key.expression)
-        places.append(len(outer))
-        outer.append(f"pg_catalog.{name}(q.{column})" if name.endswith("_send") else f"q.{column}")
-    # The columns around the statement come last.
-    placed = tuple(
-        SortKey(key.column or 0 if place is None else place - len(outer), name, key.descending, key.nulls_first)
-        for key, name, place in zip(keys, decoders, places, strict=True)
+            inside.append(target)
+        if is_sent:
+            place = "outer", len(outer)
+            outer.append(f"pg_catalog.{name}(q.{column})")
+        found.append(place)
+    # The caller's columns come first, then those added inside, then those around; from the end their places are known.
+    starts = {"own": 0, "inside": -len(inside) - len(outer), "outer": -len(outer)}
+    sort = tuple(
+        SortKey(starts[where] + number, name, key.descending, key.nulls_first)
+        for key, name, (where, number) in zip(keys, decoders, found, strict=True)
     )
     sql = limited(tree, bounds)
     if outer:
         listed = ", ".join(f"{column} AS _shardpool_s{number}" for number, column in enumerate(outer, 1))
         sql = f"SELECT q.*, {listed} FROM ({sql}) AS q"
-    return Gathered("merge", sql, hidden=inside + len(outer), sort=placed, limit=bounds.limit, offset=bounds.offset)
+    added = len(inside) + len(outer)
+    return Gathered("merge", sql, hidden=added, sort=sort, limit=bounds.limit, offset=bounds.offset)
 
 
 def put(node: Any, value: Any) -> None:
@@ -94,7 +99,9 @@ def limited(tree: Any, bounds: Limits) -> str:
 
 
 def _integer(const: Any) -> str:
-    value = f"${const.param}" if const.param else ("NULL" if const.value is None else f"'{const.value}'")
+    value = f"${const.param}" if const.param else "NULL" if const.value is None else str(const.value)
+    if type(const.value) is str:
+        value = "'" + const.value.replace("'", "''") + "'"
     return f"CAST({value} AS bigint)"
 
 
@@ -118,6 +125,8 @@ def _way(value: Any, top: Top, catalog: Catalog) -> str | None:
     if name not in _ADDED or function is None or not function.built_in:
         return None
     assert top.scope is not None
+    if not value.agg_star and len(value.args) != 1:
+        return None
     type_ = None if value.agg_star else type_of(value.args[0], top.scope)
     integers = type_ is not None and plain(type_) in ("smallint", "integer", "bigint")
     return _ADDED[name] if name == "count" or integers else None

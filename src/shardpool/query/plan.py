@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from ..errors import UnsupportedQuery
 from ..topology import Reference, Sharded, Single, Topology
 from .pins import Both, Const, In, Pin, buckets
 from .scopes import Node
+from .statement import inner, kind, strings, walk
 from .template import Template
 
 STRATEGIES = ("one", "concatenate", "merge", "add", "combine", "pull", "write", "split")
@@ -120,7 +121,8 @@ class Plan:
     On one shard it runs as it stands. `root` is the number of the use by whose key its rows are on shards when every
     shard can answer for itself. `scattered` is what is done when it concerns several shards; `refusal` why nothing is.
     `reasons` say why no faster way was taken. Of a SELECT all this is made when it first concerns several shards;
-    before that it is not complete.
+    before that it is not complete. The values of `loose` parameters are texts that the server may read as another type
+    than the key's: see `loose_params`.
     """
 
     sql: str
@@ -132,6 +134,7 @@ class Plan:
     root: int | None = None
     reasons: tuple[str, ...] = ()
     is_complete: bool = True
+    loose: frozenset[int] = frozenset()
 
     @cached_property
     def key_param(self) -> tuple[str, int] | None:
@@ -139,7 +142,7 @@ class Plan:
         keyspaces = {use.keyspace for use in self.uses}
         if len(keyspaces) != 1 or "" in keyspaces or any(len(use.pins) != 1 for use in self.uses):
             return None
-        common = set.intersection(*(set(_params(use.pins[0])) for use in self.uses))
+        common = set.intersection(*(set(_params(use.pins[0])) for use in self.uses)) - self.loose
         return (keyspaces.pop(), min(common) - 1) if common else None
 
     @cached_property
@@ -149,7 +152,37 @@ class Plan:
 
     def shards_by_use(self, topology: Topology, params: Sequence[Any]) -> list[frozenset[str]]:
         """For each use the names of the shards on which its rows that matter lie."""
+        if self.loose:
+            params = [
+                _UNREAD if number in self.loose and type(value) in (str, list) else value
+                for number, value in enumerate(params, 1)
+            ]
         return [use.shards(topology, params) for use in self.uses]
+
+
+# A value that is compared with no key.
+_UNREAD = object()
+
+
+def loose_params(tree: Any, key_columns: Set[str]) -> frozenset[int]:
+    """The parameters that stand in several places, and not only beside a key column.
+
+    A text has no type of its own: the server reads all of them as the type that the first place asks for. As
+    `double precision`, `'9007199254740993'` equals two keys.
+    """
+    places: dict[int, int] = {}
+    beside_key: dict[int, int] = {}
+    for found in walk(tree):
+        if kind(found) == "ParamRef":
+            places[found.number] = places.get(found.number, 0) + 1
+        elif kind(found) == "A_Expr" and found.kind in (1, 2, 7):
+            left, right = inner(found.lexpr), inner(found.rexpr)
+            for one, other in ((left, right), (right, left)):
+                if kind(one) == "ColumnRef" and strings(one.fields)[-1:] and strings(one.fields)[-1] in key_columns:
+                    for param in [other, *map(inner, getattr(other, "items", ()))]:
+                        if kind(param) == "ParamRef":
+                            beside_key[param.number] = beside_key.get(param.number, 0) + 1
+    return frozenset(number for number, count in places.items() if count > max(1, beside_key.get(number, 0)))
 
 
 def _params(pins: Sequence[Pin]) -> Iterator[int]:

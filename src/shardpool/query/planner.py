@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UnsupportedQuery
-from ..topology import Single, Topology
+from ..topology import Reference, Single, Topology
 from .analysis import Analysis
 from .catalog import Catalog
 from .combine import combine
 from .gathered import gathered
-from .plan import Plan, Scattered, uses_of
+from .plan import Plan, Scattered, loose_params, uses_of
 from .pull import pull
 from .purity import first_impurity, refuse_server_bound, refuse_system_columns
 from .statement import kind, parse, verb
@@ -60,8 +60,17 @@ def completed(sql: str, topology: Topology, catalog: Catalog, *, strategy: str |
         scattered, reasons = _scattered(sql, tree, analysis, topology, catalog, strategy)
     except UnsupportedQuery as error:
         refusal = error
-    root = _root(analysis, scattered)
-    return Plan(sql, "SELECT", uses_of(analysis.nodes), bool(analysis.writes), scattered, refusal, root, reasons)
+    return Plan(
+        sql,
+        "SELECT",
+        uses_of(analysis.nodes),
+        bool(analysis.writes),
+        scattered,
+        refusal,
+        _root(analysis, scattered),
+        reasons,
+        loose=loose_params(tree, _key_columns(analysis)),
+    )
 
 
 def _plan_select(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Plan:
@@ -74,17 +83,16 @@ def _plan_select(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> P
         refuse_server_bound(tree, catalog)
         if analysis.locks and analysis.references:
             raise _locked_references(analysis)
-        if analysis.writes:
-            raise _writing_with(analysis)
-    return Plan(sql, "SELECT", uses, bool(analysis.writes), is_complete=not uses)
+    if any(isinstance(node.placement, Reference) for node in analysis.writes):
+        from .writes import writing_with
+
+        raise writing_with(analysis)
+    loose = loose_params(tree, _key_columns(analysis))
+    return Plan(sql, "SELECT", uses, bool(analysis.writes), is_complete=not uses, loose=loose)
 
 
-def _writing_with(analysis: Analysis) -> UnsupportedQuery:
-    table = analysis.writes[0].table.removeprefix("public.")
-    return UnsupportedQuery(
-        f"a WITH clause that writes the reference table {table} has to reach its copy on every shard",
-        hint="Write it by a statement of its own.",
-    )
+def _key_columns(analysis: Analysis) -> set[str]:
+    return {name for node in analysis.tables for name in node.key_columns}
 
 
 def _scattered(
@@ -94,6 +102,11 @@ def _scattered(
     if analysis.writes:
         raise UnsupportedQuery(
             "a WITH clause that writes runs on one shard only", hint="Filter each of its parts on the partition key."
+        )
+    if analysis.locks:
+        raise UnsupportedQuery(
+            "rows of several shards cannot be locked by one SELECT",
+            hint="Filter on the partition key, or lock them shard by shard on connections of your own.",
         )
     reasons: list[str] = []
     if strategy != "pull":

@@ -10,12 +10,12 @@ from typing import Any
 
 from ..errors import UnsupportedQuery
 from ..topology import Topology
-from .analysis import Analysis
+from .analysis import Analysis, walk_own
 from .catalog import Catalog, Table
 from .plan import Ship, Shipped
 from .purity import is_pure
 from .scopes import Node
-from .statement import copy, deparse, expression, inner, kind, parse, quoted, strings, walk
+from .statement import deparse, expression, inner, kind, parse, quoted, strings, walk
 from .template import Template, template
 
 TEMP = "_shardpool_{}"
@@ -26,13 +26,8 @@ def pull(sql: str, topology: Topology, catalog: Catalog) -> Shipped:
     tree = parse(sql)[0]
     analysis = Analysis(topology, catalog)
     analysis.statement(tree)
-    if analysis.locks:
-        raise UnsupportedQuery(
-            "rows of several shards cannot be locked by one SELECT",
-            hint="Filter on the partition key, or lock them shard by shard on connections of your own.",
-        )
     nodes = analysis.tables
-    _check_names(tree, nodes)
+    _check_names(tree)
     wanted = _Wanted(tree)
     groups: dict[tuple[str, bool], list[int]] = {}
     for number, node in enumerate(nodes):
@@ -55,6 +50,7 @@ class _Wanted:
     def __init__(self, tree: Any) -> None:
         self._names: set[str] = set()
         self._everything = False
+        self._joined: set[str] = set()
         for found in walk(tree):
             match kind(found):
                 case "ColumnRef":
@@ -62,9 +58,12 @@ class _Wanted:
                     self._everything |= any(field.WhichOneof("node") == "a_star" for field in found.fields)
                 case "JoinExpr":
                     self._names.update(strings(found.using_clause))
-                    self._everything |= found.is_natural
+                    self._everything |= found.is_natural or bool(found.alias.colnames)
+                    self._joined.add(found.alias.aliasname)
                 case "A_Indirection" | "ResTarget":
                     self._everything |= any(item.WhichOneof("node") == "a_star" for item in found.indirection)
+        # The whole row of a join has all its columns.
+        self._everything |= bool(self._joined & self._names - {""})
 
     def columns(self, table: Table, uses: Sequence[Node]) -> list[str]:
         """The columns to bring; all when a whole row is meant, or its columns are named by their positions."""
@@ -94,22 +93,13 @@ def _ship(
 
 def _filters(uses: Sequence[Node], catalog: Catalog) -> tuple[Template, ...]:
     """Conditions that every row that any of the uses needs fulfils."""
-    by_use = [[_bare(found) for found in node.filters if is_pure(found, catalog)] for node in uses]
+    by_use = [[found for found in node.filters if is_pure(found, catalog)] for node in uses]
     if not all(by_use):
         return ()
     if len(by_use) == 1:
         return tuple(_condition(found) for found in by_use[0])
     arms = [" AND ".join(f"({_sql(found)})" for found in filters) for filters in by_use]
     return (_condition(inner(expression(" OR ".join(f"({arm})" for arm in arms)))),)
-
-
-def _bare(condition: Any) -> Any:
-    """A copy of a condition in which columns have lost the names of their tables."""
-    found = copy(condition)
-    for reference in walk(found):
-        if kind(reference) == "ColumnRef":
-            del reference.fields[:-1]
-    return found
 
 
 def _sql(condition: Any) -> str:
@@ -140,18 +130,23 @@ def _replace(node: Node, temp: str) -> None:
     relation.schemaname, relation.relname, relation.inh = "pg_temp", temp, True
 
 
-def _check_names(tree: Any, nodes: Sequence[Node]) -> None:
-    """A table of another schema may not have the name under which a temporary table will stand."""
-    tables: dict[str, set[str]] = {}
-    for node in nodes:
-        if not node.relation.alias.aliasname:
-            tables.setdefault(node.alias, set()).add(node.table)
-    for name, found in tables.items():
-        if len(found) > 1:
-            raise UnsupportedQuery(
-                f"{' and '.join(sorted(found))} stand under the one name {name}",
-                hint="Give each table in the statement an alias of its own.",
-            )
+def _check_names(tree: Any) -> None:
+    """Tables of two schemas with one name need aliases: a temporary table stands under the bare name of its table."""
+    for select in walk(tree):
+        if kind(select) != "SelectStmt":
+            continue
+        schemas: dict[str, set[str]] = {}
+        for item in select.from_clause:
+            for found in walk_own(item):
+                if kind(found) == "RangeVar" and not found.alias.aliasname:
+                    schemas.setdefault(found.relname, set()).add(found.schemaname or "public")
+        for name, found_schemas in schemas.items():
+            if len(found_schemas) > 1:
+                tables = " and ".join(f"{schema}.{name}" for schema in sorted(found_schemas))
+                raise UnsupportedQuery(
+                    f"{tables} stand under the one name {name}",
+                    hint="Give each table in the statement an alias of its own.",
+                )
 
 
 def _strip_schemas(tree: Any) -> None:

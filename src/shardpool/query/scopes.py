@@ -68,6 +68,8 @@ class Origin:
     column: str = ""
     type: str = ""
     collation: str | None = None
+    # Whether the server orders its values as the key's own order is.
+    is_ordered: bool = False
 
 
 Columns = list[tuple[str, Origin | None]]
@@ -104,6 +106,8 @@ class Scope:
 
     parent: Scope | None = None
     items: list[Item] = field(default_factory=list)
+    # What `*` stands for.
+    star: Columns = field(default_factory=list)
     # Columns of JOIN … USING, which have no table: they come before those of the items.
     merged: dict[str, Origin | None] = field(default_factory=dict)
     # The nodes of which each row of the level has a row that is not made up of NULLs.

@@ -60,17 +60,13 @@ def meant(tree: Any, expression: Any, top: Top) -> tuple[int | None, Any]:
     A name is first of all one of an output column (https://www.postgresql.org/docs/current/queries-order.html).
     """
     targets = [node.res_target for node in tree.target_list]
-    # Positions behind a star are not known from the text.
+    # Positions behind a star are known only when its columns are.
     known = next((number for number, target in enumerate(targets) if is_star(target)), len(targets))
     if kind(expression) == "A_Const" and expression.WhichOneof("val") == "ival":
         number = expression.ival.ival - 1
         return (number, inner(targets[number].val)) if 0 <= number < known else (None, None)
     if kind(expression) == "ColumnRef" and len(expression.fields) == len(strings(expression.fields)) == 1:
-        name = strings(expression.fields)[0]
-        for number, target in enumerate(targets):
-            if not is_star(target) and output_name(target) == name:
-                return (number if number < known else None), inner(target.val)
-        return _place(strings(expression.fields), top), expression
+        return _named(strings(expression.fields)[0], expression, targets, known, top)
     if kind(expression) == "ColumnRef" and len(targets) > known:
         place = _place(strings(expression.fields), top)
         if place is not None:
@@ -79,6 +75,22 @@ def meant(tree: Any, expression: Any, top: Top) -> tuple[int | None, Any]:
         if without_places(inner(target.val)) == without_places(expression):
             return number, expression
     return None, expression
+
+
+def _named(name: str, expression: Any, targets: list[Any], known: int, top: Top) -> tuple[int | None, Any]:
+    """What a bare name stands for: the output column of that name, if there is one."""
+    if top.columns is None:
+        if known < len(targets):
+            return None, None
+        names = [output_name(target) for target in targets]
+    else:
+        names = [column for column, _ in top.columns]
+    if name not in names:
+        return None, expression
+    number = names.index(name)
+    if number < known:
+        return number, inner(targets[number].val)
+    return number, expression
 
 
 def _place(fields: list[str], top: Top) -> int | None:
@@ -102,14 +114,22 @@ def is_star(target: Any) -> bool:
 
 def decoder(sorting: Sorting, top: Top, catalog: Catalog) -> str | None:
     """How the key's values are compared without a server; None when only a server can."""
-    assert top.scope is not None
-    type_ = type_of(sorting.expression, top.scope)
+    type_, collation = _type(sorting, top)
     if type_ is None:
         return None
     if plain(type_) in _TEXTS:
-        collation = collation_of(sorting.expression, top.scope)
         return "bytes" if catalog.sorts_by_bytes(collation) else None
     return _DECODERS.get(type_)
+
+
+def _type(sorting: Sorting, top: Top) -> tuple[str | None, str | None]:
+    """The key's type and collation; those of a column of a star as the star has them."""
+    assert top.scope is not None
+    if sorting.column is not None and top.columns is not None:
+        origin = top.columns[sorting.column][1]
+        if origin is not None and origin.type:
+            return origin.type, origin.collation
+    return type_of(sorting.expression, top.scope), collation_of(sorting.expression, top.scope)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,14 @@ from .analysis import Analysis, Ctes, Level
 from .catalog import Catalog
 from .conditions import constant
 from .pins import Const, In
-from .plan import Gathered, Plan, Split, Use, uses_of
+from .plan import Gathered, Plan, Split, Use, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
+from .sorting import is_star
 from .statement import copy, deparse, expression, inner, kind, parse, strings, verb, walk
+
+_CMD_INSERT = 4
+_NOT_MATCHED_BY_SOURCE = 2
 
 
 def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Plan:
@@ -29,15 +33,21 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Pla
     analysis.query(tree, None, {})
     target = analysis.writes[0]
     uses = uses_of(analysis.nodes)
+    if any(isinstance(node.placement, Reference) for node in analysis.writes[1:]):
+        raise writing_with(analysis)
     if isinstance(target.placement, Reference):
         return _plan_reference(sql, tree, analysis, uses)
+    refusal = None
     if kind(tree) == "InsertStmt" and isinstance(target.placement, Sharded):
-        split = _split(tree, target, catalog)
-        if split is not None:
+        keys = _keys_of_values(tree, target, catalog)
+        if keys is not None and _is_divisible(tree):
+            split = Split(target.keyspace, keys)
             return Plan(sql, "INSERT", uses, True, split, _split_refusal(tree, analysis, catalog))
-    refusal = _refusal(tree, target, analysis, catalog)
+        refusal = _insert_refusal(tree, target, analysis, keys is not None)
+    refusal = refusal or _refusal(tree, target, analysis, catalog)
     scattered = None if refusal is not None else Gathered("write", sql)
-    return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0)
+    loose = loose_params(tree, {name for node in analysis.tables for name in node.key_columns})
+    return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0, loose=loose)
 
 
 def analyse_write(analysis: Analysis, tree: Any, parent: Scope | None, ctes: Ctes) -> Level:
@@ -163,14 +173,12 @@ def _analyse_conflict(analysis: Analysis, clause: Any, node: Node, item: Item, s
     _check_assigned(clause.target_list, node, excluded=True)
 
 
-def _split(tree: Any, node: Node, catalog: Catalog) -> Split | None:
-    """How the rows of VALUES are divided; None for an INSERT of another kind."""
+def _keys_of_values(tree: Any, node: Node, catalog: Catalog) -> tuple[tuple[Const, ...], ...] | None:
+    """The keys of the rows of VALUES; None for an INSERT of another kind."""
     table = node.table.removeprefix("public.")
     if not tree.HasField("select_stmt"):
         raise UnsupportedQuery(f"INSERT … DEFAULT VALUES gives {table} no partition key", hint=_name_key(node))
     select = inner(tree.select_stmt)
-    if not select.values_lists or select.HasField("with_clause") or tree.HasField("with_clause"):
-        return None
     columns = [column.res_target.name for column in tree.cols]
     columns = columns or [column.name for column in catalog.tables[node.table].columns]
     missing = [name for name in node.key_columns if name not in columns]
@@ -178,6 +186,8 @@ def _split(tree: Any, node: Node, catalog: Catalog) -> Split | None:
         raise UnsupportedQuery(
             f"INSERT into {table} without its partition key {', '.join(missing)}", hint=_name_key(node)
         )
+    if not select.values_lists:
+        return None
     if len({len(row.list.items) for row in select.values_lists}) > 1:
         raise psycopg.errors.SyntaxError("VALUES lists must all be the same length")
     rows = []
@@ -194,7 +204,33 @@ def _split(tree: Any, node: Node, catalog: Catalog) -> Split | None:
                 hint="Pass its value as a parameter.",
             )
         rows.append(tuple(const for const in consts if const is not None))
-    return Split(node.keyspace, tuple(rows))
+    return tuple(rows)
+
+
+def _is_divisible(tree: Any) -> bool:
+    """Whether each row of VALUES can be inserted by itself."""
+    select = inner(tree.select_stmt)
+    limited = any(select.HasField(name) for name in ("with_clause", "limit_count", "limit_offset"))
+    return not (limited or select.sort_clause or tree.HasField("with_clause"))
+
+
+def _insert_refusal(tree: Any, node: Node, analysis: Analysis, is_values: bool) -> UnsupportedQuery | None:
+    """Why the rows of an INSERT that is not plain VALUES cannot be inserted by each shard for itself."""
+    table = node.table.removeprefix("public.")
+    if is_values:
+        return UnsupportedQuery(
+            "VALUES with WITH, ORDER BY or LIMIT cannot be divided among shards",
+            hint="Insert the rows by plain VALUES, or those of each partition key by themselves.",
+        )
+    if any(node in other.edges for other in analysis.nodes if other is not node):
+        return None
+    if all(node.pins):
+        return None
+    raise UnsupportedQuery(
+        f"where the rows of this INSERT into {table} belong is not known before they are made",
+        detail="The partition key of each new row is neither that of a row that is read, nor a constant.",
+        hint="Read the rows with execute(), and write them with copy_into().",
+    )
 
 
 def _name_key(node: Node) -> str:
@@ -250,6 +286,15 @@ def _impure(what: str) -> UnsupportedQuery:
     )
 
 
+def writing_with(analysis: Analysis) -> UnsupportedQuery:
+    """The refusal of a reference table that is written in WITH."""
+    found = next(node for node in analysis.writes if isinstance(node.placement, Reference))
+    return UnsupportedQuery(
+        f"a WITH clause that writes the reference table {found.table.removeprefix('public.')} has to reach every copy",
+        hint="Write it by a statement of its own.",
+    )
+
+
 def _plan_reference(sql: str, tree: Any, analysis: Analysis, uses: tuple[Use, ...]) -> Plan:
     """A write of a reference table: the same on every shard."""
     table = analysis.writes[0].table.removeprefix("public.")
@@ -266,24 +311,79 @@ def _plan_reference(sql: str, tree: Any, analysis: Analysis, uses: tuple[Use, ..
             detail="Its copies would differ.",
             hint="Pass the value as a parameter.",
         )
+    choice = _choice(tree)
+    if choice is not None:
+        raise UnsupportedQuery(
+            f"{what} with {choice} may choose other rows on each shard",
+            detail="Its copies would differ.",
+            hint="Read the rows first, and write their values.",
+        )
     return Plan(sql, verb(tree), (), True, Gathered("write", sql, everywhere=True))
 
 
-def _impure_default(tree: Any, analysis: Analysis) -> str | None:
-    """A default of an INSERT that may differ from shard to shard."""
-    if kind(tree) != "InsertStmt":
-        return None
-    given = {column.res_target.name for column in tree.cols}
-    table = analysis.catalog.tables[analysis.writes[0].table]
-    defaulted = any(kind(found) == "SetToDefault" for found in walk(tree))
-    for column in table.columns:
-        if column.default and (defaulted or (given and column.name not in given)):
-            if column.default == "identity":
-                return f"value of {column.name}"
-            found = first_impurity(inner(expression(column.default)), analysis.catalog)
-            if found is not None:
-                return found
+def _choice(tree: Any) -> str | None:
+    """What in a statement leaves it to the server which rows, or in which order, it takes."""
+    if kind(tree) == "UpdateStmt" and tree.from_clause:
+        return "UPDATE … FROM"
+    for found in walk(tree):
+        match kind(found):
+            case "SelectStmt":
+                if found.HasField("limit_count") or found.HasField("limit_offset"):
+                    return "LIMIT"
+                if any(node.WhichOneof("node") for node in found.distinct_clause):
+                    return "DISTINCT ON"
+            case "FuncCall":
+                if found.HasField("over"):
+                    return "a window"
+                if strings(found.funcname)[-1] in _BY_ORDER and not found.agg_order:
+                    return f"{strings(found.funcname)[-1]}()"
+            case "JsonArrayAgg" | "JsonObjectAgg":
+                return "an aggregate of JSON"
     return None
+
+
+_BY_ORDER = frozenset(
+    "string_agg array_agg json_agg jsonb_agg json_object_agg jsonb_object_agg any_value xmlagg".split()
+)
+
+
+def _impure_default(tree: Any, analysis: Analysis) -> str | None:
+    """A default of a column that is not given which may differ from shard to shard."""
+    table = analysis.catalog.tables[analysis.writes[0].table]
+    given = _given(tree, [column.name for column in table.columns])
+    if any(kind(found) == "SetToDefault" for found in walk(tree)):
+        given = set()
+    for column in table.columns:
+        if not column.default or column.name in given:
+            continue
+        if column.default == "identity":
+            return f"value of {column.name}"
+        found = first_impurity(inner(expression(column.default)), analysis.catalog)
+        if found is not None:
+            return found
+    return None
+
+
+def _given(tree: Any, names: Sequence[str]) -> set[str]:
+    """The columns that surely get their values from the statement; all of them where rows are not made."""
+    if kind(tree) == "MergeStmt":
+        inserts = [clause.merge_when_clause for clause in tree.merge_when_clauses]
+        inserts = [when for when in inserts if when.command_type == _CMD_INSERT]
+        given = [
+            {target.res_target.name for target in when.target_list} or names[: len(when.values)] for when in inserts
+        ]
+        return set(names).intersection(*given)
+    if kind(tree) != "InsertStmt":
+        return set(names)
+    if tree.cols:
+        return {column.res_target.name for column in tree.cols}
+    select = inner(tree.select_stmt) if tree.HasField("select_stmt") else None
+    if select is None:
+        return set()
+    if select.values_lists:
+        return set(names[: min(len(row.list.items) for row in select.values_lists)])
+    stars = any(is_star(node.res_target) for node in select.target_list)
+    return set() if stars else set(names[: len(select.target_list)])
 
 
 # -- MERGE ---------------------------------------------------------------------------------------------------------
@@ -292,13 +392,16 @@ def _impure_default(tree: Any, analysis: Analysis) -> str | None:
 def _analyse_merge(analysis: Analysis, tree: Any, node: Node, item: Item, scope: Scope, ctes: Ctes) -> None:
     scope.items.append(item)
     analysis.from_item(inner(tree.source_relation), scope, ctes)
-    # ON leaves out rows of the target only: a row of the source that matches none may be inserted.
-    analysis.condition(inner(tree.join_condition), scope, ctes, lambda found: found is node, [])
+    # ON leaves out rows of the target only: a row of the source that matches none may be inserted. And where rows of
+    # the target that match none are written, it leaves out none.
+    clauses = [clause.merge_when_clause for clause in tree.merge_when_clauses]
+    everything = any(when.match_kind == _NOT_MATCHED_BY_SOURCE for when in clauses)
+    analysis.condition(inner(tree.join_condition), scope, ctes, lambda found: found is node and not everything, [])
     for clause in tree.merge_when_clauses:
         when = clause.merge_when_clause
         analysis.visit(when, scope, ctes)
         names = [target.res_target.name for target in when.target_list]
-        if when.values:
+        if when.command_type == _CMD_INSERT:
             node_ = _inserted(when, node, names, item)
             analysis.nodes.append(node_)
         else:

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from shardpool.query.bound import Bound, bind
-from shardpool.query.planner import plan
+from shardpool.query.bound import Bound, Incomplete, bind
+from shardpool.query.planner import completed, plan
 
 from .catalog import catalog, topology
 
@@ -55,5 +55,9 @@ def cases(subject: str) -> list[dict[str, Any]]:
 
 def bound(case: dict[str, Any]) -> Bound:
     """The case's statement, planned and bound."""
-    made = plan(case["sql"], topology(), catalog(), strategy="pull" if case.get("pull") else None)
-    return bind(made, topology(), case.get("params", []))
+    try:
+        return bind(plan(case["sql"], topology(), catalog()), topology(), case.get("params", []))
+    except Incomplete:
+        strategy = "pull" if case.get("pull") else None
+        made = completed(case["sql"], topology(), catalog(), strategy=strategy)
+        return bind(made, topology(), case.get("params", []))
