@@ -51,7 +51,7 @@ class AsyncEndpointPool:
         self.name = f"{topology.fleet}/{shard}/{endpoint.name}"
         self.retired = False
         self._options = options
-        self._connector = AsyncConnector(topology, shard, endpoint, options)
+        self._connector = AsyncConnector(topology, shard, endpoint, options, watchdog)
         self._slots = AsyncSlots(endpoint.pool.max_size, endpoint.pool.max_waiting)
         self._making = threading.Lock()
         self._pool: AsyncConnectionPool[Any] | None = None
@@ -182,7 +182,7 @@ class AsyncEndpointPool:
         """For a forked child: forget the parent's pool; the caller gets it, and must keep it from being closed."""
         old = self._pool
         self._pool = None
-        self.watchdog = watchdog
+        self.watchdog = self._connector.watchdog = watchdog
         self._making = threading.Lock()
         self._slots = AsyncSlots(self.endpoint.pool.max_size, self.endpoint.pool.max_waiting)
         return old

@@ -52,7 +52,7 @@ class EndpointPool:
         self.name = f"{topology.fleet}/{shard}/{endpoint.name}"
         self.retired = False
         self._options = options
-        self._connector = Connector(topology, shard, endpoint, options)
+        self._connector = Connector(topology, shard, endpoint, options, watchdog)
         self._slots = Slots(endpoint.pool.max_size, endpoint.pool.max_waiting)
         self._making = threading.Lock()
         self._pool: ConnectionPool[Any] | None = None
@@ -183,7 +183,7 @@ class EndpointPool:
         """For a forked child: forget the parent's pool; the caller gets it, and must keep it from being closed."""
         old = self._pool
         self._pool = None
-        self.watchdog = watchdog
+        self.watchdog = self._connector.watchdog = watchdog
         self._making = threading.Lock()
         self._slots = Slots(self.endpoint.pool.max_size, self.endpoint.pool.max_waiting)
         return old
