@@ -5,6 +5,7 @@ A server that freezes is a proxy before a real one that stops to pass bytes on.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from shardpool import Router, ShardUnavailable, Topology
+from shardpool import AsyncRouter, Router, ShardUnavailable, Topology
 
 READY_FOR_QUERY = b"Z\x00\x00\x00\x05I"
 
@@ -112,3 +113,47 @@ def test_what_configure_asks_of_a_frozen_server_is_bounded_too(router: Router, p
         sleep(0.1)
         configured.wait(2)
         assert configured.shard("s0").execute("select 1", timeout=2).rows == [(1,)]
+
+
+def test_giving_back_an_open_transaction_of_a_frozen_server_is_bounded(router: Router, proxy: Proxy) -> None:
+    with Router(through(router.topology, proxy, connect_timeout="2")) as through_proxy:
+        shard = through_proxy.shard("s0")
+        lent = shard.getconn()
+        lent.execute("select 1")
+        proxy.frozen = True
+        giver = threading.Thread(target=shard.putconn, args=(lent,), daemon=True)
+        giver.start()
+        giver.join(3)
+        assert not giver.is_alive()
+        assert lent.closed
+        proxy.frozen = False
+        through_proxy.wait(5)
+
+
+async def test_a_task_that_is_cancelled_giving_back_to_a_frozen_server_is_free_and_loses_no_place(
+    router: Router, proxy: Proxy
+) -> None:
+    async with AsyncRouter(through(router.topology, proxy, connect_timeout="2")) as through_proxy:
+        shard = through_proxy.shard("s0")
+        lent = await shard.getconn()
+        await lent.execute("select 1")
+        proxy.frozen = True
+        giver = asyncio.create_task(shard.putconn(lent))
+        await asyncio.sleep(0.2)
+        giver.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait_for(giver, 0.5)
+        await asyncio.sleep(1.2)
+        assert lent.closed
+        assert through_proxy.stats()["shards"]["s0"]["primary"]["in_flight"] == 0
+        proxy.frozen = False
+        await through_proxy.wait(5)
+
+
+def test_an_open_transaction_is_rolled_back_when_it_is_given_back(router: Router) -> None:
+    shard = router.shard("s0")
+    lent = shard.getconn()
+    pid = lent.info.backend_pid
+    lent.execute("insert into audit_log values ('never')")
+    shard.putconn(lent)
+    assert shard.execute("select count(*), pg_backend_pid() from audit_log").rows == [(0, pid)]
