@@ -139,7 +139,8 @@ async def _connected(
     router: AsyncRouter, topology: Topology, name: str, endpoint: Endpoint, deadline: float
 ) -> AsyncIterator[AsyncConnection[Any]]:
     """A connection that is not checked by who it is, since that is what is to be found out."""
-    conn = await AsyncConnector(topology, name, endpoint, router._options).connect_unchecked(deadline)
+    connector = AsyncConnector(topology, name, endpoint, router._options, router._watchdog)
+    conn = await connector.connect_unchecked(deadline)
     watch = router._watchdog.watch(conn, deadline)
     try:
         await conn.set_autocommit(True)

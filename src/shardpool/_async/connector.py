@@ -14,12 +14,15 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from .. import control
+from .._watchdog import AsyncWatchdog
 from ..errors import ShardUnavailable, first_line
 from ..topology import Endpoint, Topology
 
 # Seconds for which callers are refused at once after a failed attempt: after the first, and at most.
 _PAUSE_MIN = 0.05
 _PAUSE_MAX = 0.5
+# Seconds in which a server that has let us in must answer, where no connect_timeout is given.
+_ANSWER_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,16 @@ class AsyncConnector:
     `failures` counts the attempts that failed, `error` is the last one's; both are what a waiting caller is told.
     """
 
-    def __init__(self, topology: Topology, shard: str, endpoint: Endpoint, options: AsyncConnectOptions) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        shard: str,
+        endpoint: Endpoint,
+        options: AsyncConnectOptions,
+        watchdog: AsyncWatchdog,
+    ) -> None:
         self.topology = topology
+        self.watchdog = watchdog
         self.shard = shard
         self.endpoint = endpoint
         self.failures = 0
@@ -50,6 +61,9 @@ class AsyncConnector:
 
     async def connect(self, conninfo: str = "", **kwargs: Any) -> AsyncConnection[Any]:
         """A new connection to the right server, configured; raises `psycopg.Error` or `ShardUnavailable`."""
+        if self.is_pausing:
+            # Queued while the last attempt ran. Made all the same, it would hold up those who come when all is well.
+            raise psycopg.OperationalError("not tried: the attempt before it has failed just now")
         try:
             conn = await self._connect()
         except Exception as error:
@@ -76,16 +90,32 @@ class AsyncConnector:
         return await self._options.connection_class.connect("", **kwargs)
 
     async def _connect(self) -> AsyncConnection[Any]:
-        conn = await self._options.connection_class.connect("", **self._kwargs())
+        kwargs = self._kwargs()
+        conn = await self._options.connection_class.connect("", **kwargs)
+        # libpq's own timeout ends here: a server that froze now would hold the pool's one worker for good.
+        seconds = _answer_seconds(kwargs)
+        watch = self.watchdog.watch(conn, monotonic() + seconds)
         try:
-            if self.topology.control == "required":
-                await self._check_identity(conn)
-            if self._options.configure is not None:
-                await self._options.configure(conn)
-        except BaseException:
+            await self._prepare(conn)
+        except BaseException as error:
+            cut = not self.watchdog.release(watch)
             await conn.close()
+            if cut and isinstance(error, Exception):
+                raise self._silent(seconds) from error
             raise
+        if not self.watchdog.release(watch):
+            await conn.close()
+            raise self._silent(seconds)
         return conn
+
+    async def _prepare(self, conn: AsyncConnection[Any]) -> None:
+        if self.topology.control == "required":
+            await self._check_identity(conn)
+        if self._options.configure is not None:
+            await self._options.configure(conn)
+
+    def _silent(self, seconds: float) -> ShardUnavailable:
+        return self._unavailable("it did not answer in time", f"connected, then silent for {seconds:g} s", None)
 
     def _kwargs(self) -> dict[str, Any]:
         """Keyword arguments rather than a DSN: libpq quotes a DSN that it cannot parse, password and all."""
@@ -136,3 +166,9 @@ class AsyncConnector:
             detail=f"{self.endpoint.address}: {detail}",
             hint=hint,
         )
+
+
+def _answer_seconds(kwargs: Mapping[str, Any]) -> float:
+    """connect_timeout, which is text or a number, and none when it is not above 0."""
+    seconds = float(kwargs.get("connect_timeout") or 0)
+    return seconds if seconds > 0 else _ANSWER_SECONDS

@@ -43,7 +43,8 @@ class _Candidate:
 
     async def _connect(self) -> AsyncConnection[Any]:
         endpoint = self._topology.shards[self.name].primary
-        connector = AsyncConnector(self._topology, self.name, endpoint, self._router._options)
+        router = self._router
+        connector = AsyncConnector(self._topology, self.name, endpoint, router._options, router._watchdog)
         try:
             return await connector.connect_unchecked(self._deadline)
         except psycopg.Error as error:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 from typing import Any, cast
 
+import psycopg
 from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from .._concurrency import async_is_contended, async_uninterrupted
@@ -22,6 +25,10 @@ from .connector import AsyncConnectOptions, AsyncConnector
 # How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
 _SHORTEST_WAIT = 0.02
 _LONGEST_WAIT = 0.2
+# What the rollback of a transaction that was left open may take.
+_ROLLBACK_SECONDS = 1.0
+# Nothing to roll back, and nothing left to roll back on.
+_AT_REST = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
 
 
 class Retired(Exception):
@@ -51,7 +58,7 @@ class AsyncEndpointPool:
         self.name = f"{topology.fleet}/{shard}/{endpoint.name}"
         self.retired = False
         self._options = options
-        self._connector = AsyncConnector(topology, shard, endpoint, options)
+        self._connector = AsyncConnector(topology, shard, endpoint, options, watchdog)
         self._slots = AsyncSlots(endpoint.pool.max_size, endpoint.pool.max_waiting)
         self._making = threading.Lock()
         self._pool: AsyncConnectionPool[Any] | None = None
@@ -89,8 +96,33 @@ class AsyncEndpointPool:
         return self._pool is not None and len(self._pool._pool) > 0
 
     async def give(self, conn: AsyncConnection[Any]) -> None:
-        """Back into the pool, which rolls back what is open and replaces what is broken."""
+        """Roll back what is open, and back into the pool, which replaces what is broken."""
         setattr(conn, GIVEN_BACK, monotonic())
+        # A closed pool closes what it is given.
+        if conn.pgconn.transaction_status in _AT_REST or cast("AsyncConnectionPool[Any]", conn._pool).closed:
+            await self._put(conn)
+        else:
+            # Cancelled in a rollback, psycopg first asks the server to cancel it, for seconds when that is frozen.
+            await async_uninterrupted(self._roll_back_and_put, conn)
+
+    async def _roll_back_and_put(self, conn: AsyncConnection[Any]) -> None:
+        try:
+            await self._roll_back(conn)
+        finally:
+            await self._put(conn)
+
+    async def _roll_back(self, conn: AsyncConnection[Any]) -> None:
+        """Within a bound: psycopg_pool's own rollback would wait for a frozen server for good."""
+        watch = self.watchdog.watch(conn, monotonic() + _ROLLBACK_SECONDS)
+        try:
+            with suppress(psycopg.Error):
+                await conn.rollback()
+        finally:
+            cut = not self.watchdog.release(watch)
+            if cut or conn.pgconn.transaction_status != TransactionStatus.IDLE:
+                await conn.close()
+
+    async def _put(self, conn: AsyncConnection[Any]) -> None:
         pool = cast("AsyncConnectionPool[Any]", conn._pool)
         try:
             if async_is_contended(pool):
@@ -182,7 +214,7 @@ class AsyncEndpointPool:
         """For a forked child: forget the parent's pool; the caller gets it, and must keep it from being closed."""
         old = self._pool
         self._pool = None
-        self.watchdog = watchdog
+        self.watchdog = self._connector.watchdog = watchdog
         self._making = threading.Lock()
         self._slots = AsyncSlots(self.endpoint.pool.max_size, self.endpoint.pool.max_waiting)
         return old
@@ -263,7 +295,7 @@ async def _put(pool: AsyncConnectionPool[Any], conn: AsyncConnection[Any]) -> No
     try:
         await pool.putconn(conn)
     except BaseException:
-        # Interrupted in its rollback: the pool still counts a connection that nobody holds. It takes a closed one
+        # Interrupted: the pool still counts a connection that nobody holds. It takes a closed one
         # without waiting for anything, and so without being interrupted again.
         if getattr(conn, "_pool", None) is not None:
             await conn.close()

@@ -140,7 +140,8 @@ def _connected(
     router: Router, topology: Topology, name: str, endpoint: Endpoint, deadline: float
 ) -> Iterator[Connection[Any]]:
     """A connection that is not checked by who it is, since that is what is to be found out."""
-    conn = Connector(topology, name, endpoint, router._options).connect_unchecked(deadline)
+    connector = Connector(topology, name, endpoint, router._options, router._watchdog)
+    conn = connector.connect_unchecked(deadline)
     watch = router._watchdog.watch(conn, deadline)
     try:
         conn.set_autocommit(True)

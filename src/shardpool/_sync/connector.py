@@ -15,12 +15,15 @@ from psycopg import Connection
 from psycopg.rows import tuple_row
 
 from .. import control
+from .._watchdog import Watchdog
 from ..errors import ShardUnavailable, first_line
 from ..topology import Endpoint, Topology
 
 # Seconds for which callers are refused at once after a failed attempt: after the first, and at most.
 _PAUSE_MIN = 0.05
 _PAUSE_MAX = 0.5
+# Seconds in which a server that has let us in must answer, where no connect_timeout is given.
+_ANSWER_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,16 @@ class Connector:
     `failures` counts the attempts that failed, `error` is the last one's; both are what a waiting caller is told.
     """
 
-    def __init__(self, topology: Topology, shard: str, endpoint: Endpoint, options: ConnectOptions) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        shard: str,
+        endpoint: Endpoint,
+        options: ConnectOptions,
+        watchdog: Watchdog,
+    ) -> None:
         self.topology = topology
+        self.watchdog = watchdog
         self.shard = shard
         self.endpoint = endpoint
         self.failures = 0
@@ -51,6 +62,9 @@ class Connector:
 
     def connect(self, conninfo: str = "", **kwargs: Any) -> Connection[Any]:
         """A new connection to the right server, configured; raises `psycopg.Error` or `ShardUnavailable`."""
+        if self.is_pausing:
+            # Queued while the last attempt ran. Made all the same, it would hold up those who come when all is well.
+            raise psycopg.OperationalError("not tried: the attempt before it has failed just now")
         try:
             conn = self._connect()
         except Exception as error:
@@ -77,16 +91,32 @@ class Connector:
         return self._options.connection_class.connect("", **kwargs)
 
     def _connect(self) -> Connection[Any]:
-        conn = self._options.connection_class.connect("", **self._kwargs())
+        kwargs = self._kwargs()
+        conn = self._options.connection_class.connect("", **kwargs)
+        # libpq's own timeout ends here: a server that froze now would hold the pool's one worker for good.
+        seconds = _answer_seconds(kwargs)
+        watch = self.watchdog.watch(conn, monotonic() + seconds)
         try:
-            if self.topology.control == "required":
-                self._check_identity(conn)
-            if self._options.configure is not None:
-                self._options.configure(conn)
-        except BaseException:
+            self._prepare(conn)
+        except BaseException as error:
+            cut = not self.watchdog.release(watch)
             conn.close()
+            if cut and isinstance(error, Exception):
+                raise self._silent(seconds) from error
             raise
+        if not self.watchdog.release(watch):
+            conn.close()
+            raise self._silent(seconds)
         return conn
+
+    def _prepare(self, conn: Connection[Any]) -> None:
+        if self.topology.control == "required":
+            self._check_identity(conn)
+        if self._options.configure is not None:
+            self._options.configure(conn)
+
+    def _silent(self, seconds: float) -> ShardUnavailable:
+        return self._unavailable("it did not answer in time", f"connected, then silent for {seconds:g} s", None)
 
     def _kwargs(self) -> dict[str, Any]:
         """Keyword arguments rather than a DSN: libpq quotes a DSN that it cannot parse, password and all."""
@@ -137,3 +167,9 @@ class Connector:
             detail=f"{self.endpoint.address}: {detail}",
             hint=hint,
         )
+
+
+def _answer_seconds(kwargs: Mapping[str, Any]) -> float:
+    """connect_timeout, which is text or a number, and none when it is not above 0."""
+    seconds = float(kwargs.get("connect_timeout") or 0)
+    return seconds if seconds > 0 else _ANSWER_SECONDS

@@ -44,7 +44,8 @@ class _Candidate:
 
     def _connect(self) -> Connection[Any]:
         endpoint = self._topology.shards[self.name].primary
-        connector = Connector(self._topology, self.name, endpoint, self._router._options)
+        router = self._router
+        connector = Connector(self._topology, self.name, endpoint, router._options, router._watchdog)
         try:
             return connector.connect_unchecked(self._deadline)
         except psycopg.Error as error:

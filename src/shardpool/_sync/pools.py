@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 from typing import Any, cast
 
+import psycopg
 from psycopg import Connection
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from .._concurrency import is_contended, uninterrupted
@@ -23,6 +26,10 @@ from .connector import ConnectOptions, Connector
 # How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
 _SHORTEST_WAIT = 0.02
 _LONGEST_WAIT = 0.2
+# What the rollback of a transaction that was left open may take.
+_ROLLBACK_SECONDS = 1.0
+# Nothing to roll back, and nothing left to roll back on.
+_AT_REST = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
 
 
 class Retired(Exception):
@@ -52,7 +59,7 @@ class EndpointPool:
         self.name = f"{topology.fleet}/{shard}/{endpoint.name}"
         self.retired = False
         self._options = options
-        self._connector = Connector(topology, shard, endpoint, options)
+        self._connector = Connector(topology, shard, endpoint, options, watchdog)
         self._slots = Slots(endpoint.pool.max_size, endpoint.pool.max_waiting)
         self._making = threading.Lock()
         self._pool: ConnectionPool[Any] | None = None
@@ -90,8 +97,33 @@ class EndpointPool:
         return self._pool is not None and len(self._pool._pool) > 0
 
     def give(self, conn: Connection[Any]) -> None:
-        """Back into the pool, which rolls back what is open and replaces what is broken."""
+        """Roll back what is open, and back into the pool, which replaces what is broken."""
         setattr(conn, GIVEN_BACK, monotonic())
+        # A closed pool closes what it is given.
+        if conn.pgconn.transaction_status in _AT_REST or cast("ConnectionPool[Any]", conn._pool).closed:
+            self._put(conn)
+        else:
+            # Cancelled in a rollback, psycopg first asks the server to cancel it, for seconds when that is frozen.
+            uninterrupted(self._roll_back_and_put, conn)
+
+    def _roll_back_and_put(self, conn: Connection[Any]) -> None:
+        try:
+            self._roll_back(conn)
+        finally:
+            self._put(conn)
+
+    def _roll_back(self, conn: Connection[Any]) -> None:
+        """Within a bound: psycopg_pool's own rollback would wait for a frozen server for good."""
+        watch = self.watchdog.watch(conn, monotonic() + _ROLLBACK_SECONDS)
+        try:
+            with suppress(psycopg.Error):
+                conn.rollback()
+        finally:
+            cut = not self.watchdog.release(watch)
+            if cut or conn.pgconn.transaction_status != TransactionStatus.IDLE:
+                conn.close()
+
+    def _put(self, conn: Connection[Any]) -> None:
         pool = cast("ConnectionPool[Any]", conn._pool)
         try:
             if is_contended(pool):
@@ -183,7 +215,7 @@ class EndpointPool:
         """For a forked child: forget the parent's pool; the caller gets it, and must keep it from being closed."""
         old = self._pool
         self._pool = None
-        self.watchdog = watchdog
+        self.watchdog = self._connector.watchdog = watchdog
         self._making = threading.Lock()
         self._slots = Slots(self.endpoint.pool.max_size, self.endpoint.pool.max_waiting)
         return old
@@ -264,7 +296,7 @@ def _put(pool: ConnectionPool[Any], conn: Connection[Any]) -> None:
     try:
         pool.putconn(conn)
     except BaseException:
-        # Interrupted in its rollback: the pool still counts a connection that nobody holds. It takes a closed one
+        # Interrupted: the pool still counts a connection that nobody holds. It takes a closed one
         # without waiting for anything, and so without being interrupted again.
         if getattr(conn, "_pool", None) is not None:
             conn.close()

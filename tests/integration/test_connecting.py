@@ -1,0 +1,159 @@
+"""Servers that take a connection and then say nothing, pools that open and close, and what a refused server is told as.
+
+A server that freezes is a proxy before a real one that stops to pass bytes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from time import monotonic, sleep
+from typing import Any
+
+import psycopg
+import pytest
+
+from shardpool import AsyncRouter, Router, ShardUnavailable, Topology
+
+READY_FOR_QUERY = b"Z\x00\x00\x00\x05I"
+
+
+class Proxy:
+    """Passes bytes between clients and a server, until it is told to swallow them."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.freezes_after_startup = False
+        self.frozen = False
+        self._server = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = [self._listener]
+        self.port: int = self._listener.getsockname()[1]
+        self._run(self._accept)
+
+    def close(self) -> None:
+        for end in self._sockets:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _run(self, function: Callable[..., None], *arguments: Any) -> None:
+        threading.Thread(target=function, args=arguments, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                self._sockets += [client, server]
+                swallows = threading.Event()
+                self._run(self._pass_on, client, server, swallows)
+                self._run(self._pass_on, server, client, swallows)
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, swallows: threading.Event) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if swallows.is_set() or self.frozen:
+                    continue
+                if self.freezes_after_startup and READY_FOR_QUERY in data:
+                    swallows.set()
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def proxy(router: Router) -> Iterator[Proxy]:
+    """A proxy before the server of s0."""
+    params = dict(router.topology.shards["s0"].primary.params)
+    made = Proxy(params["host"], int(params["port"]))
+    yield made
+    made.close()
+
+
+def through(topology: Topology, proxy: Proxy, **params: str) -> Topology:
+    """The topology with the proxy in the place of the server of s0."""
+    shard = topology.shards["s0"]
+    changed = {**dict(shard.primary.params), "host": "127.0.0.1", "port": str(proxy.port), **params}
+    primary = replace(shard.primary, params=tuple(sorted(changed.items())))
+    return replace(topology, shards={**topology.shards, "s0": replace(shard, primary=primary)})
+
+
+def test_a_server_that_freezes_when_it_has_let_us_in_is_unavailable_and_is_found_again(
+    router: Router, proxy: Proxy
+) -> None:
+    proxy.freezes_after_startup = True
+    with Router(through(router.topology, proxy, connect_timeout="2")) as through_proxy:
+        shard = through_proxy.shard("s0")
+        started = monotonic()
+        with pytest.raises(ShardUnavailable, match="shard s0 cannot be used: it did not answer in time"):
+            shard.execute("select 1", timeout=6)
+        assert 1.9 < monotonic() - started < 4
+        proxy.freezes_after_startup = False
+        started = monotonic()
+        through_proxy.wait(2)
+        assert shard.execute("select 1", timeout=2).rows == [(1,)]
+        assert monotonic() - started < 2
+
+
+def test_what_configure_asks_of_a_frozen_server_is_bounded_too(router: Router, proxy: Proxy) -> None:
+    def configure(conn: psycopg.Connection[Any]) -> None:
+        proxy.frozen = asked.append(1) is None and len(asked) == 1
+        conn.execute("select 1")
+        conn.commit()
+
+    asked: list[int] = []
+    with Router(through(router.topology, proxy, connect_timeout="2"), configure=configure) as configured:
+        with pytest.raises(ShardUnavailable, match="it did not answer in time"):
+            configured.shard("s0").execute("select 1", timeout=6)
+        proxy.frozen = False
+        sleep(0.1)
+        configured.wait(2)
+        assert configured.shard("s0").execute("select 1", timeout=2).rows == [(1,)]
+
+
+def test_giving_back_an_open_transaction_of_a_frozen_server_is_bounded(router: Router, proxy: Proxy) -> None:
+    with Router(through(router.topology, proxy, connect_timeout="2")) as through_proxy:
+        shard = through_proxy.shard("s0")
+        lent = shard.getconn()
+        lent.execute("select 1")
+        proxy.frozen = True
+        giver = threading.Thread(target=shard.putconn, args=(lent,), daemon=True)
+        giver.start()
+        giver.join(3)
+        assert not giver.is_alive()
+        assert lent.closed
+        proxy.frozen = False
+        through_proxy.wait(5)
+
+
+async def test_a_task_that_is_cancelled_giving_back_to_a_frozen_server_is_free_and_loses_no_place(
+    router: Router, proxy: Proxy
+) -> None:
+    async with AsyncRouter(through(router.topology, proxy, connect_timeout="2")) as through_proxy:
+        shard = through_proxy.shard("s0")
+        lent = await shard.getconn()
+        await lent.execute("select 1")
+        proxy.frozen = True
+        giver = asyncio.create_task(shard.putconn(lent))
+        await asyncio.sleep(0.2)
+        giver.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait_for(giver, 0.5)
+        await asyncio.sleep(1.2)
+        assert lent.closed
+        assert through_proxy.stats()["shards"]["s0"]["primary"]["in_flight"] == 0
+        proxy.frozen = False
+        await through_proxy.wait(5)
+
+
+def test_an_open_transaction_is_rolled_back_when_it_is_given_back(router: Router) -> None:
+    shard = router.shard("s0")
+    lent = shard.getconn()
+    pid = lent.info.backend_pid
+    lent.execute("insert into audit_log values ('never')")
+    shard.putconn(lent)
+    assert shard.execute("select count(*), pg_backend_pid() from audit_log").rows == [(0, pid)]
