@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardpool.cli.statements import Scanner, split
+from shardpool.cli.statements import Entry, Scanner, entries, first_word, is_complete, split
 
 # Texts that hold what would end a statement, or would open something, were it outside.
 _NASTY = st.text(alphabet="aE;'\"$-/*\\\n é", max_size=12)
@@ -81,7 +83,10 @@ def test_no_text_is_lost_but_semicolons_spaces_and_remarks(text: str) -> None:
         ("/* open; x", ["/* open; x"]),
         (
             "create or replace function f() returns int begin atomic select 1; select case 1 when 1 then 2 end; end; x",
-            ["create or replace function f() returns int begin atomic select 1; select case 1 when 1 then 2 end; end", "x"],
+            [
+                "create or replace function f() returns int begin atomic select 1; select case 1 when 1 then 2 end; end",
+                "x",
+            ],
         ),
         ("begin; end; x", ["begin", "end", "x"]),
     ],
@@ -105,3 +110,50 @@ def test_a_long_statement_takes_no_longer_than_its_length() -> None:
     for _ in range(20_000):
         assert list(scanner.feed("more\n")) == []
     assert len(next(scanner.feed("';\n"))) > 500_000
+
+
+def test_commands_stand_between_statements() -> None:
+    lines = [
+        "-- first\n",
+        "\\d orders\n",
+        "select 1;\n",
+        "select\n",
+        "\\x;\n",
+        "  \\q \n",
+        "x; y; select '\n",
+        "\\d';\n",
+        "z",
+    ]
+    assert [(entry.line, entry.text, entry.is_command) for entry in entries(lines)] == [
+        (2, "\\d orders", True),
+        (3, "select 1", False),
+        (4, "select\n\\x", False),
+        (6, "\\q", True),
+        (7, "x", False),
+        (7, "y", False),
+        (7, "select '\n\\d'", False),
+        (9, "z", False),
+    ]
+
+
+def test_a_statement_is_given_before_the_next_line_is_asked_for() -> None:
+    def lines() -> Iterator[str]:
+        yield "select 1;\n"
+        raise AssertionError("the next line was asked for")
+
+    assert next(entries(lines())) == Entry(1, "select 1")
+
+
+@pytest.mark.parametrize("text", ["", " ", "select 1;", "-- remark", "\\d", "\\x\nselect 1;", "select 1; -- x\n"])
+def test_complete(text: str) -> None:
+    assert is_complete(text)
+
+
+@pytest.mark.parametrize("text", ["select 1", "select ';", "do $$ ;", "/* ;", "select 1; x", "select 1\n\\x"])
+def test_incomplete(text: str) -> None:
+    assert not is_complete(text)
+
+
+def test_the_first_word() -> None:
+    assert first_word("/* select */ -- x\n BEGIN work") == "begin"
+    assert first_word("(1)") == first_word("") == ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import StringIO
 
 _LETTER = r"A-Za-z_\u0080-\U0010ffff"
 _TAG = rf"\$(?:[{_LETTER}][{_LETTER}0-9]*)?\$"
@@ -53,6 +55,11 @@ class Scanner:
     def rest(self) -> str:
         """What has come of a statement whose `;` has not; empty when that are only comments."""
         return "" if self.is_blank else "".join(self._text).strip()
+
+    @property
+    def first_word(self) -> str:
+        """The first word of the statement that has begun, in lower case."""
+        return self._words[0] if self._words else ""
 
     def reset(self) -> None:
         """Forget the statement that has begun."""
@@ -142,3 +149,50 @@ def split(text: str) -> list[str]:
     scanner = Scanner()
     statements = list(scanner.feed(text))
     return [*statements, scanner.rest] if scanner.rest else statements
+
+
+def first_word(statement: str) -> str:
+    """The first word of a statement in lower case, past comments; empty when it begins otherwise."""
+    scanner = Scanner()
+    for _ in scanner.feed(statement):
+        break
+    return scanner.first_word
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A statement, or a command that begins with a backslash; `line` is where it begins (1-based).
+
+    `ended` is False for a last statement whose `;` has not come.
+    """
+
+    line: int
+    text: str
+    ended: bool = True
+
+    @property
+    def is_command(self) -> bool:
+        return self.text.startswith("\\")
+
+
+def entries(lines: Iterable[str]) -> Iterator[Entry]:
+    """What is to be run, as the lines come. A command is a line of its own, between statements."""
+    scanner = Scanner()
+    begun = 1
+    for number, line in enumerate(lines, 1):
+        if scanner.is_blank:
+            if line.lstrip().startswith("\\"):
+                scanner.reset()
+                yield Entry(number, line.strip())
+                continue
+            begun = number
+        for statement in scanner.feed(line):
+            yield Entry(begun, statement)
+            begun = number
+    if scanner.rest:
+        yield Entry(begun, scanner.rest, ended=False)
+
+
+def is_complete(text: str) -> bool:
+    """Whether nothing in the text waits for its `;`."""
+    return all(entry.ended for entry in entries(StringIO(text)))
