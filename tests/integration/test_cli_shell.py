@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,13 +92,18 @@ def test_tables_and_shards(cli: Cli) -> None:
 
 
 def test_a_shard_that_does_not_answer_is_told(cli: Cli) -> None:
-    topology = json.loads(cli("topology", "show", "--json"))
-    address = topology["shards"]["s1"]["primary"] if "primary" in topology["shards"]["s1"] else topology["shards"]["s1"]
-    assert address
-    text = open(cli.environment["SHARDPOOL_TOPOLOGY"]).read()  # noqa: SIM115, PTH123
-    cli.folder.joinpath("t.yaml").write_text(text)
-    told = cli("shell", "-t", "t.yaml", "--timeout", "2", "-c", "\\shards")
-    assert "yes" in told
+    text = Path(cli.environment["SHARDPOOL_TOPOLOGY"]).read_text()
+    # Port 1 answers nobody.
+    away = re.sub(r"(  s1:\n    primary: \{.*)\}", r"\1, PORT}", text)
+    away = re.sub(r"port: '?\d+'?(.*), PORT", r"port: '1'\1", away)
+    assert away != text
+    (cli.folder / "away.yaml").write_text(away)
+    told = cli("shell", "-t", "away.yaml", "--timeout", "2", "--csv", "-c", "\\shards", "-c", "\\d orders")
+    answers = {line.split(",")[0]: line.split(",")[2] for line in told.splitlines()[1:5]}
+    assert answers == {"s0": "yes", "s1": "no", "s2": "yes", "s3": "yes"}
+    assert "as shard s0 has them" in cli.stderr
+    cli("shell", "-t", "away.yaml", "--timeout", "2", text="select count(*) from orders;", code=1)
+    assert "s1" in cli.stderr
 
 
 def test_one_shard_is_chosen_and_left(cli: Cli) -> None:

@@ -13,12 +13,12 @@ from shardpool.config import parse_topology
 from shardpool.topology import Topology
 
 YAML = """\
-format: 1
+version: 1
 fleet: shop
 epoch: 1
 shards:
-  s0: postgresql://localhost/a
-  s1: postgresql://localhost/b
+  s0: {primary: {host: localhost, dbname: a, user: joe}}
+  s1: {primary: {host: localhost, dbname: b, user: joe}}
 keyspaces:
   tenants:
     key: bigint

@@ -82,9 +82,9 @@ def test_no_text_is_lost_but_semicolons_spaces_and_remarks(text: str) -> None:
         ("select 'open; x", ["select 'open; x"]),
         ("/* open; x", ["/* open; x"]),
         (
-            "create or replace function f() returns int begin atomic select 1; select case 1 when 1 then 2 end; end; x",
+            "create or replace function f() begin atomic select 1; select case 1 when 1 then 2 end; end; x",
             [
-                "create or replace function f() returns int begin atomic select 1; select case 1 when 1 then 2 end; end",
+                "create or replace function f() begin atomic select 1; select case 1 when 1 then 2 end; end",
                 "x",
             ],
         ),

@@ -50,13 +50,13 @@ def fanout_option(command: F) -> F:
 
 def statement_options(command: F) -> F:
     """A statement: as an argument, of a file, or of standard input; and its parameters."""
-    params = click.option(
+    command = click.option(
         "-p", "--param", "params", multiple=True, metavar="VALUE", help="A parameter for %s; may be repeated."
     )(command)
-    file = click.option(
+    command = click.option(
         "-f", "--file", type=click.Path(dir_okay=False), metavar="FILE", help="Read the statement from this file."
-    )(params)
-    return click.argument("sql", required=False)(file)
+    )(command)
+    return click.argument("sql", required=False)(command)
 
 
 def statement(sql: str | None, file: str | None) -> str:
