@@ -86,8 +86,9 @@ def test_query_on_one_shard_and_on_all(cli: Cli) -> None:
     }
     assert "(4 rows)" in cli("query", "--all-shards", "select 1 as one")
     assert cli("query", "select count(*) from countries").splitlines()[-1] == "(1 row)"
-    cli("query", "select * from orders", code=2)
-    assert "ERROR:  orders is sharded by tenant_id, and no key was given" in cli.stderr
+    assert cli("query", "--csv", "select * from orders") == "tenant_id,n,note\n17,1,x\n"
+    told = cli.json("query", "select count(*) from orders")
+    assert (told["rows"], told["strategy"], told["shards"]) == ([[1]], "add", ["s0", "s1", "s2", "s3"])
     cli("query", "--shard", "s0", "selct", code=2)
     cli("query", "--shard", "s9", "select 1", code=2)
     cli("query", "--shard", "s0", "--all-shards", "select 1", code=2)
@@ -195,11 +196,17 @@ def test_a_local_fleet_from_the_command_line(cli: Cli) -> None:
 
 
 def test_help_and_completion_load_neither_psycopg_nor_pydantic() -> None:
-    for arguments in (["--help"], ["local", "--help"], ["completion", "bash"], ["route", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["local", "--help"],
+        ["completion", "bash"],
+        ["route", "--help"],
+        ["shell", "--help"],
+    ):
         code = (
             "import sys\nfrom shardpool.cli import shardpool\n"
             f"try: shardpool({arguments!r}, prog_name='shardpool')\nexcept SystemExit: pass\n"
-            "sys.exit(bool({'psycopg', 'pydantic', 'rich', 'yaml'} & set(sys.modules)))"
+            "sys.exit(bool({'psycopg', 'pydantic', 'rich', 'yaml', 'prompt_toolkit'} & set(sys.modules)))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

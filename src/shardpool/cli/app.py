@@ -16,6 +16,8 @@ COMMANDS = {
     "stats": "fleet",
     "route": "route",
     "query": "query",
+    "explain": "explain",
+    "shell": "shell",
     "load": "load",
     "topology": "topology",
     "local": "local",
@@ -51,7 +53,7 @@ class App(click.Group):
             raise
         except KeyboardInterrupt as error:
             click.echo("", err=True)
-            click.echo("\n".join(["interrupted", *getattr(error, "__notes__", [])]), err=True)
+            print_interrupt(error)
             ctx.exit(INTERRUPTED)
         except Exception as error:
             if ctx.params.get("verbose", 0) > 1:
@@ -59,7 +61,7 @@ class App(click.Group):
             code = exit_code(error)
             if code is None:
                 raise
-            click.echo("\n".join([f"ERROR:  {str(error).strip()}", *getattr(error, "__notes__", [])]), err=True)
+            print_error(error)
             ctx.exit(code)
 
 
@@ -68,13 +70,25 @@ SHORT_HELP = {
     "check": "Compare the fleet with the topology: a doctor.",
     "stats": "Connect to every shard and show the pools.",
     "route": "Show where keys live.",
-    "query": "Run SQL on one shard or on all.",
+    "query": "Run SQL: wherever its rows are, or on named shards.",
+    "explain": "Show how a statement would be run.",
+    "shell": "Type SQL at a prompt, or run a script of it.",
     "load": "Load a CSV file, each row to the shard of its key.",
     "topology": "Check or show the topology file.",
     "local": "Run a fleet of real servers on this machine.",
     "demo": "Load real data into four real servers and use them.",
     "completion": "Print the completion script of a shell.",
 }
+
+
+def print_error(error: Exception) -> None:
+    """An error as psql shows it: ERROR, and DETAIL and HINT where there are."""
+    click.echo("\n".join([f"ERROR:  {str(error).strip()}", *getattr(error, "__notes__", [])]), err=True)
+
+
+def print_interrupt(error: KeyboardInterrupt) -> None:
+    """What was interrupted, and what is known of its outcome."""
+    click.echo("\n".join(["interrupted", *getattr(error, "__notes__", [])]), err=True)
 
 
 def exit_code(error: Exception) -> int | None:

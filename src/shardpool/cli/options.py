@@ -33,6 +33,41 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")(command)
 
 
+def csv_option(command: F) -> F:
+    """`--csv`: for spreadsheets and scripts."""
+    return click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")(command)
+
+
+def fanout_option(command: F) -> F:
+    """`--fanout`: how many shards a statement may ask."""
+    return click.option(
+        "--fanout",
+        type=click.Choice(["one", "some", "all"]),
+        help="Refuse what asks several shards: one allows a single shard, some those of the keys that the statement "
+        "names. [default: all]",
+    )(command)
+
+
+def statement_options(command: F) -> F:
+    """A statement: as an argument, of a file, or of standard input; and its parameters."""
+    command = click.option(
+        "-p", "--param", "params", multiple=True, metavar="VALUE", help="A parameter for %s; may be repeated."
+    )(command)
+    command = click.option(
+        "-f", "--file", type=click.Path(dir_okay=False), metavar="FILE", help="Read the statement from this file."
+    )(command)
+    return click.argument("sql", required=False)(command)
+
+
+def statement(sql: str | None, file: str | None) -> str:
+    """The statement that `statement_options` mean."""
+    if (sql is None) == (file is None):
+        raise click.UsageError("give one statement: as an argument, as - for standard input, or with -f FILE")
+    if file is not None:
+        return Path(file).read_text(encoding="utf-8-sig")
+    return click.get_text_stream("stdin").read() if sql == "-" else sql or ""
+
+
 def keyspace_options(command: F) -> F:
     """`--keyspace` and `--table`, for fleets with several keyspaces."""
     keyspace = click.option("--keyspace", metavar="NAME", help="The keyspace of the key.", shell_complete=_keyspaces)

@@ -28,7 +28,7 @@ def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """RFC 4180, with a header; NULL is an empty field."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([["" if value is None else _text(value) for value in row] for row in rows])
+    writer.writerows([[_value(value) for value in row] for row in rows])
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, count: bool = False) -> None:
@@ -49,14 +49,33 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, count:
         ]
         click.echo("  ".join(padded).rstrip())
     if count:
-        click.echo(f"({len(rows)} row{'' if len(rows) == 1 else 's'})")
+        click.echo(_counted(len(rows)))
+
+
+def print_expanded(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Each row as a block, with a line for each column, as psql does after \\x."""
+    width = max([len(name) for name in columns])
+    for number, row in enumerate(rows, 1):
+        click.echo(click.style(f"─[ record {number} ]─", bold=True))
+        for name, value in zip(columns, row, strict=True):
+            click.echo(f"{name.ljust(width)} │ {_text(value)}".rstrip())
+    click.echo(_counted(len(rows)))
+
+
+def _counted(rows: int) -> str:
+    return f"({rows} row{'' if rows == 1 else 's'})"
 
 
 def _text(value: Any) -> str:
+    """A value in one line of a table."""
+    return _value(value).replace("\n", "\\n")
+
+
+def _value(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "t" if value else "f"
     if isinstance(value, bytes | bytearray | memoryview):
         return "\\x" + bytes(value).hex()
-    return str(value).replace("\n", "\\n")
+    return str(value)
