@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # More arguments for pytest, such as PYTEST='-k copy -x'.
 PYTEST ?= -n 2
 
-.PHONY: demo test check bench sync clean
+.PHONY: demo test check oracle bench sync clean
 
 # The stamp is newer than what it was made from, so that an edit of pyproject.toml installs again.
 $(VENV)/.installed: pyproject.toml
@@ -33,6 +33,10 @@ check: $(VENV)/.installed  ## types, lint, import contracts, generated files
 	$(BIN)/python tools/cli_reference.py --check
 	$(BIN)/python tools/config_reference.py --check
 	$(BIN)/python tools/limits.py --check
+
+oracle: $(VENV)/.installed  ## many more random statements, and TPC-H at a larger scale
+	SHARDPOOL_ORACLE_STATEMENTS=50000 SHARDPOOL_ORACLE_SEED=$${SEED:-$$(date +%j)} SHARDPOOL_TPCH_SCALE=0.1 \
+		$(BIN)/python -m pytest $(PYTEST) tests/oracle
 
 bench: $(VENV)/.installed  ## ratios against baselines, on real servers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
