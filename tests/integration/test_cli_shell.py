@@ -143,6 +143,8 @@ def test_files_include_files(cli: Cli) -> None:
     cli("shell", "-c", "\\i self.sql", code=2)
     assert "deep" in cli.stderr
     cli("shell", "-c", "\\i nix.sql", code=1)
+    (cli.folder / "latin1.sql").write_bytes(b"select '\xe9';\n")
+    cli("shell", "-c", "\\i latin1.sql", code=2)
 
 
 def test_answers_come_before_the_input_ends(cli: Cli) -> None:
@@ -251,3 +253,19 @@ def test_query_shows_its_plan_and_keeps_to_its_fanout(cli: Cli) -> None:
 
 def test_csv_keeps_line_ends(cli: Cli) -> None:
     assert cli("query", "--csv", "select E'a\\nb' as t") == 't\n"a\nb"\n'
+
+
+def test_values_are_written_as_postgresql_writes_them(cli: Cli) -> None:
+    sql = (
+        """select array[1,null] a, '{"k": [1]}'::jsonb j, interval '26 hours' i, 'infinity'::date d, true t, 1e400 n"""
+    )
+    told = cli("query", "--csv", sql)
+    assert told.splitlines()[1].startswith('"{1,NULL}","{""k"": [1]}",26:00:00,infinity,t,1000')
+    assert "26:00:00" in cli("query", sql)
+    assert cli("query", "select null as empty, 1.50 as number, 12345.6 as longer").splitlines()[2] == (
+        "         1.50  12345.6"
+    )
+    cli("query", ROWS)
+    told = cli("query", "--csv", "select array_agg(tenant_id order by tenant_id) from orders where tenant_id < 3")
+    assert told == 'array_agg\n"{0,1,2}"\n'
+    assert cli("query", "--csv", "--all-shards", "select '{}'::int[] as a").splitlines()[1] == "s0,{}"
