@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from .test_cli import COMMAND, Cli, cli
 
 __all__ = ["cli"]
@@ -143,6 +141,8 @@ def test_files_include_files(cli: Cli) -> None:
     cli("shell", "-c", "\\i self.sql", code=2)
     assert "deep" in cli.stderr
     cli("shell", "-c", "\\i nix.sql", code=1)
+    (cli.folder / "latin1.sql").write_bytes(b"select '\xe9';\n")
+    cli("shell", "-c", "\\i latin1.sql", code=2)
 
 
 def test_answers_come_before_the_input_ends(cli: Cli) -> None:
@@ -218,36 +218,3 @@ def test_the_shell_needs_prompt_toolkit_only_for_its_prompt(cli: Cli) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "one" in done.stdout
-
-
-@pytest.mark.parametrize("arguments", [(), ("select 1", "-f", "x.sql")])
-def test_explain_and_query_want_one_statement(cli: Cli, arguments: tuple[str, ...]) -> None:
-    cli("query", *arguments, code=2)
-    cli("explain", *arguments, code=2)
-
-
-def test_explain_runs_nothing(cli: Cli) -> None:
-    cli("query", ROWS)
-    told = cli("explain", "delete from orders")
-    assert "strategy: write" in told and "shards: s0, s1, s2, s3" in told
-    told = cli.json("explain", "select * from orders where tenant_id = %s", "-p", "17")
-    assert (told["strategy"], told["shards"]) == ("one", ["s3"])
-    (cli.folder / "q.sql").write_text("select count(*)\nfrom orders;\n")
-    assert cli("explain", "-f", "q.sql") == cli("explain", "-", text="select count(*)\nfrom orders;\n")
-    assert cli("query", "--csv", "-f", "q.sql") == "count\n8\n"
-    assert cli("query", "--csv", "-", text="select count(*) from orders") == "count\n8\n"
-    cli("explain", "create table t (x int)", code=2)
-    assert "HINT:" in cli.stderr
-
-
-def test_query_shows_its_plan_and_keeps_to_its_fanout(cli: Cli) -> None:
-    assert cli("query", "--plan", "--csv", "select count(*) from orders") == "count\n0\n"
-    assert cli.stderr.startswith("strategy: add")
-    cli("query", "--fanout", "some", "select count(*) from orders", code=2)
-    cli("query", "--fanout", "some", "select count(*) from orders where tenant_id in (1, 2, 3, 4)")
-    cli("query", "--plan", "--shard", "s0", "select 1", code=2)
-    assert "--plan and --fanout" in cli.stderr
-
-
-def test_csv_keeps_line_ends(cli: Cli) -> None:
-    assert cli("query", "--csv", "select E'a\\nb' as t") == 't\n"a\nb"\n'

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ..query.bound import Bound
     from ..result import Result
 
+# The types that psql too writes to the right: integers, floating point, numeric, oid, money.
+_NUMBERS = frozenset((20, 21, 23, 26, 700, 701, 790, 1700))
+
 
 @dataclass
 class Printer:
@@ -37,7 +40,7 @@ class Printer:
         elif result.description is None:
             click.echo(result.statusmessage or "")
         else:
-            self.rows(result.columns, result.rows, count=True)
+            self.rows(result.columns, _texts(result), count=True, numeric=_numeric(result))
 
     def results(self, results: Mapping[str, Result]) -> None:
         """The answers of the same statement by shard; a first column tells the rows apart."""
@@ -48,10 +51,17 @@ class Printer:
         if first.description is None:
             print_table(["shard", "status"], [(shard, result.statusmessage) for shard, result in results.items()])
             return
-        rows = [(shard, *row) for shard, result in results.items() for row in result.rows]
-        self.rows(["shard", *first.columns], rows, count=True)
+        rows = [(shard, *row) for shard, result in results.items() for row in _texts(result)]
+        self.rows(["shard", *first.columns], rows, count=True, numeric=[False, *_numeric(first)])
 
-    def rows(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, count: bool = False) -> None:
+    def rows(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        *,
+        count: bool = False,
+        numeric: Sequence[bool] | None = None,
+    ) -> None:
         """Any table."""
         if self.as_json:
             print_json({"columns": list(columns), "rows": [list(row) for row in rows]})
@@ -60,7 +70,7 @@ class Printer:
         elif self.expanded:
             print_expanded(columns, rows)
         else:
-            print_table(columns, rows, count=count)
+            print_table(columns, rows, count=count, numeric=numeric)
 
 
 def execute(router: Router, sql: str, params: Sequence[str] | None, plan: bool, **options: Any) -> Result:
@@ -79,6 +89,18 @@ def execute(router: Router, sql: str, params: Sequence[str] | None, plan: bool, 
 def print_plan(plan: Bound) -> None:
     """A plan on standard error, apart from the rows."""
     click.echo(plan.describe(), err=True)
+
+
+def _texts(result: Result) -> list[list[str | None]]:
+    """The rows as PostgreSQL writes their values: a Python list, dictionary or interval would read otherwise."""
+    encoding = result._transformer.encoding
+    return [
+        [None if value is None else bytes(value).decode(encoding, "replace") for value in row] for row in result.raw()
+    ]
+
+
+def _numeric(result: Result) -> list[bool]:
+    return [column.type_code in _NUMBERS for column in result.description or ()]
 
 
 def _as_dict(result: Result) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def exit_code(error: Exception) -> int | None:
 
     from ..errors import ConfigError, LoadError, RoutingError, ShardpoolError, UnsupportedQuery
 
-    if isinstance(error, ConfigError | RoutingError | UnsupportedQuery):
+    if isinstance(error, ConfigError | RoutingError | UnsupportedQuery | UnicodeError):
         return MISTAKE
     if isinstance(error, LoadError):
         return MISTAKE if error.line is not None or error.record is not None else FAILURE

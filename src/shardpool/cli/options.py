@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -54,7 +55,11 @@ def statement_options(command: F) -> F:
         "-p", "--param", "params", multiple=True, metavar="VALUE", help="A parameter for %s; may be repeated."
     )(command)
     command = click.option(
-        "-f", "--file", type=click.Path(dir_okay=False), metavar="FILE", help="Read the statement from this file."
+        "-f",
+        "--file",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="Read the statement from this file.",
     )(command)
     return click.argument("sql", required=False)(command)
 
@@ -65,7 +70,7 @@ def statement(sql: str | None, file: str | None) -> str:
         raise click.UsageError("give one statement: as an argument, as - for standard input, or with -f FILE")
     if file is not None:
         return Path(file).read_text(encoding="utf-8-sig")
-    return click.get_text_stream("stdin").read() if sql == "-" else sql or ""
+    return sys.stdin.read() if sql == "-" else sql or ""
 
 
 def keyspace_options(command: F) -> F:

@@ -31,11 +31,20 @@ def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     writer.writerows([[_value(value) for value in row] for row in rows])
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, count: bool = False) -> None:
-    """Aligned columns, numbers to the right; on a terminal with a rule below the header, as psql has it."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    count: bool = False,
+    numeric: Sequence[bool] | None = None,
+) -> None:
+    """Aligned columns, with a rule below the header, as psql has it.
+
+    Numbers stand to the right: the columns that `numeric` says, or those that hold nothing else.
+    """
     cells = [[_text(value) for value in row] for row in rows]
     widths = [max([len(name), *(len(row[at]) for row in cells)]) for at, name in enumerate(columns)]
-    numeric = [
+    numeric = numeric or [
         bool(rows) and all(row[at] is None or isinstance(row[at], int | float) for row in rows)
         for at in range(len(columns))
     ]

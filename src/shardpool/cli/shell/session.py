@@ -92,7 +92,7 @@ class Session:
 def _note(sql: str, error: UnsupportedQuery) -> str | None:
     """What a refusal means at the prompt, where the verbs of the library that hints name are not at hand."""
     if first_word(sql) in _TRANSACTION:
-        return "In the shell:  a transaction is of one shard, and here each statement commits by itself."
+        return "HINT:  In the shell a transaction is of one shard, and here each statement commits by itself."
     if "scatter()" in (error.hint or ""):
-        return "In the shell:  \\each STATEMENT runs it on every shard, \\shard NAME sends statements to one."
+        return "HINT:  In the shell \\each STATEMENT runs it on every shard, \\shard NAME sends statements to one."
     return None
