@@ -14,16 +14,27 @@ from ._flow import Copied, Flow, copy_rows, describe, query, run, sent
 from ._leg import Statement
 from .query.plan import Ship, Shipped
 
+# In a form that is read alike under every DateStyle and TimeZone.
+_TIME = "SELECT pg_catalog.to_char(pg_catalog.now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00'"
 _BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """A ship with the SQL that brings it and the shards that have its rows."""
+    """A ship with the literals of the parameters, by number, and the shards that have its rows."""
 
     ship: Ship
-    sql: str
+    literals: Mapping[int, str]
     shards: frozenset[str]
+
+    @property
+    def needs_time(self) -> bool:
+        """Whether the time of the transaction is among what has to be filled in."""
+        return any(0 in found.params for found in (self.ship.query, *self.ship.filters))
+
+    def sql(self, time: str) -> str:
+        """The SQL that brings the rows, with the time of the transaction as a literal."""
+        return fill(self.ship, {**self.literals, 0: time})
 
 
 class TypesDiffer(Exception):
@@ -71,8 +82,12 @@ def brought(
     described = (yield from describe(middle, original)) if original is not None else None
     for name, conn in conns.items():
         yield from run(conn, _BEGIN + (" READ ONLY" if name != at else ""))
+    time = "NULL"
+    if any(source.needs_time for source in sources):
+        told = yield from run(middle, _TIME)
+        time = f"'{told.get_value(0, 0).decode()}'"
     for source in sources:
-        yield from _bring(source, conns, at, copied)
+        yield from _bring(source, source.sql(time), conns, at, copied)
     return described
 
 
@@ -82,14 +97,14 @@ def done(conns: Mapping[str, Any]) -> Flow[None]:
         yield from run(conn, "ROLLBACK")
 
 
-def _bring(source: Sources, conns: Mapping[str, Any], at: str, copied: Copied) -> Flow[None]:
+def _bring(source: Sources, sql: str, conns: Mapping[str, Any], at: str, copied: Copied) -> Flow[None]:
     """One ship. The others begin to work before the shard in the middle makes the table of its own rows."""
     ship = source.ship
-    others = [(conns[name], source.sql) for name in conns if name != at and name in source.shards]
+    others = [(conns[name], sql) for name in conns if name != at and name in source.shards]
     yield from sent(others)
     own = "" if at in source.shards else " WITH NO DATA"
     columns = f" ({', '.join(ship.columns)})" if ship.columns else ""
-    made = yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp}{columns} ON COMMIT DROP AS {source.sql}{own}")
+    made = yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp}{columns} ON COMMIT DROP AS {sql}{own}")
     copied.count(made.command_tuples or 0, 0)
     if others:
         yield from copy_rows([conn for conn, _ in others], conns[at], f"pg_temp.{ship.temp}", copied)

@@ -537,6 +537,17 @@ MAY_REFUSE = int(os.environ.get("SHARDPOOL_ORACLE_MAY_REFUSE", "100"))  # percen
 _refused: dict[str, str] = {}
 
 
+CASES["the time of the transaction"] = [
+    "select count(*) from orders where placed < now()",
+    "select note, count(*) from orders where placed < current_timestamp - interval '1 day' group by note",
+    "select count(*) from customers where born <= current_date and seen < localtimestamp",
+    "select tenant_id, id from orders where placed > transaction_timestamp() order by note, 1, 2 limit 5 -- order: 0,1",
+    "select count(*) over (order by o.id), o.id from orders o join events e on e.n = o.qty where e.day < current_date",
+    "select now() = now(), current_date = now()::date, count(*) from orders",
+    "select distinct placed < now() from orders",
+]
+
+
 def _lines() -> Iterator[Any]:
     for group, lines in CASES.items():
         for number, line in enumerate(lines):

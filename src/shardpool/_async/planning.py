@@ -22,6 +22,7 @@ from ..query.placeholders import Converted, convert
 from ..query.plan import Plan
 from ..query.planner import completed
 from ..query.planner import plan as make_plan
+from ..topology import Topology
 from .lease import Params
 
 if TYPE_CHECKING:
@@ -41,11 +42,12 @@ _EXACT: Mapping[KeyType, tuple[type, ...]] = {"bigint": (int,), "text": (str,)}
 class Planned:
     """A statement as it is kept: its plan, its placeholders, and a short way for one that a parameter routes."""
 
-    __slots__ = ("converted", "count", "exact", "lookup", "place", "plan")
+    __slots__ = ("converted", "count", "exact", "lookup", "place", "plan", "topology")
 
     def __init__(self, plan: Plan, converted: Converted | None, state: AsyncState) -> None:
         self.plan = plan
         self.converted = converted
+        self.topology = state.topology
         self.lookup: Callable[[Any], AsyncRoute] | None = None
         self.exact: tuple[type, ...] = ()
         self.place: int | str = 0
@@ -83,7 +85,7 @@ async def planned(
         if found is not None:
             return found
     text, converted = _text(query, params is not None)
-    made = await _made(router, text, deadline)
+    made = await _made(router, text, state.topology, deadline)
     found = Planned(made, converted, state)
     if type(query) is str:
         if len(state.plans) >= PLANS_MAX:
@@ -100,12 +102,12 @@ async def pulled(router: AsyncRouter, query: Any, params: Params | None, deadlin
     return found
 
 
-async def _made(router: AsyncRouter, text: str, deadline: float) -> Plan:
+async def _made(router: AsyncRouter, text: str, topology: Topology, deadline: float) -> Plan:
     """A new plan. Nothing is refused by an old catalog."""
     while True:
         catalog = await _catalog(router, deadline)
         try:
-            return make_plan(text, router._state.topology, catalog)
+            return make_plan(text, topology, catalog)
         except catalogs.NeedsShard as needed:
             told = await _told(router, needed.shard, deadline)
             router._knowledge.catalog = catalogs.with_singles(catalog, needed.shard, told, router._state.topology)
@@ -118,7 +120,7 @@ async def bound(
     router: AsyncRouter, found: Planned, params: Params | None, deadline: float, strategy: str | None = None
 ) -> Bound:
     """The shards that the statement asks with these parameters."""
-    topology, values = router._state.topology, found.arrange(params)
+    topology, values = found.topology, found.arrange(params)
     while True:
         try:
             return bind(found.plan, topology, values)
@@ -128,7 +130,7 @@ async def bound(
         except (UnsupportedQuery, psycopg.errors.UndefinedFunction):
             if found.plan.verb != "SELECT" or not await _refreshed(router, deadline):
                 raise
-            found.plan = await _made(router, found.plan.sql, deadline)
+            found.plan = await _made(router, found.plan.sql, topology, deadline)
 
 
 def any_shard(router: AsyncRouter) -> str:
@@ -183,7 +185,8 @@ async def _catalog(router: AsyncRouter, deadline: float) -> Catalog:
         return known.catalog
     names = [any_shard(router) for _ in router.shards]
     for number, name in enumerate(names):
-        until = deadline if number == len(names) - 1 else min(deadline, monotonic() + _PATIENCE)
+        left = deadline - monotonic()
+        until = deadline if number == len(names) - 1 else monotonic() + min(_PATIENCE, left / 3)
         try:
             told = await _told(router, name, until)
             if known.built_in is None:

@@ -16,7 +16,7 @@ from psycopg.rows import RowFactory
 from .._concurrency import Overdue, async_drive_flow
 from .._flow import Copied, run
 from .._leg import Statement
-from .._ship import Sources, fill, shipped
+from .._ship import Sources, shipped
 from ..errors import DeadlineExceeded, ScatterError, ShardUnavailable, UnsupportedQuery, first_line
 from ..query.bound import Bound
 from ..query.plan import Shipped
@@ -107,7 +107,7 @@ def prepare(
     original = gather.statement_on(conns[at], query, params, binary)
     literals = _literals(conns[at], found, params)
     sources = [
-        Sources(ship, fill(ship, literals), frozenset().union(*(bound.shards_by_use[use] for use in ship.uses)))
+        Sources(ship, literals, frozenset().union(*(bound.shards_by_use[use] for use in ship.uses)))
         for ship in plan.ships
     ]
     copied = Copied(router.max_pull_rows, router.max_pull_bytes, lambda limit: _too_much(bound, limit))

@@ -23,6 +23,7 @@ from ..query.placeholders import Converted, convert
 from ..query.plan import Plan
 from ..query.planner import completed
 from ..query.planner import plan as make_plan
+from ..topology import Topology
 from .lease import Params
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ _EXACT: Mapping[KeyType, tuple[type, ...]] = {"bigint": (int,), "text": (str,)}
 class Planned:
     """A statement as it is kept: its plan, its placeholders, and a short way for one that a parameter routes."""
 
-    __slots__ = ("converted", "count", "exact", "lookup", "place", "plan")
+    __slots__ = ("converted", "count", "exact", "lookup", "place", "plan", "topology")
 
     def __init__(self, plan: Plan, converted: Converted | None, state: State) -> None:
         self.plan = plan
         self.converted = converted
+        self.topology = state.topology
         self.lookup: Callable[[Any], Route] | None = None
         self.exact: tuple[type, ...] = ()
         self.place: int | str = 0
@@ -82,7 +84,7 @@ def planned(router: Router, query: Any, params: Params | None, deadline: float, 
         if found is not None:
             return found
     text, converted = _text(query, params is not None)
-    made = _made(router, text, deadline)
+    made = _made(router, text, state.topology, deadline)
     found = Planned(made, converted, state)
     if type(query) is str:
         if len(state.plans) >= PLANS_MAX:
@@ -99,12 +101,12 @@ def pulled(router: Router, query: Any, params: Params | None, deadline: float) -
     return found
 
 
-def _made(router: Router, text: str, deadline: float) -> Plan:
+def _made(router: Router, text: str, topology: Topology, deadline: float) -> Plan:
     """A new plan. Nothing is refused by an old catalog."""
     while True:
         catalog = _catalog(router, deadline)
         try:
-            return make_plan(text, router._state.topology, catalog)
+            return make_plan(text, topology, catalog)
         except catalogs.NeedsShard as needed:
             told = _told(router, needed.shard, deadline)
             router._knowledge.catalog = catalogs.with_singles(catalog, needed.shard, told, router._state.topology)
@@ -115,7 +117,7 @@ def _made(router: Router, text: str, deadline: float) -> Plan:
 
 def bound(router: Router, found: Planned, params: Params | None, deadline: float, strategy: str | None = None) -> Bound:
     """The shards that the statement asks with these parameters."""
-    topology, values = router._state.topology, found.arrange(params)
+    topology, values = found.topology, found.arrange(params)
     while True:
         try:
             return bind(found.plan, topology, values)
@@ -125,7 +127,7 @@ def bound(router: Router, found: Planned, params: Params | None, deadline: float
         except (UnsupportedQuery, psycopg.errors.UndefinedFunction):
             if found.plan.verb != "SELECT" or not _refreshed(router, deadline):
                 raise
-            found.plan = _made(router, found.plan.sql, deadline)
+            found.plan = _made(router, found.plan.sql, topology, deadline)
 
 
 def any_shard(router: Router) -> str:
@@ -180,7 +182,8 @@ def _catalog(router: Router, deadline: float) -> Catalog:
         return known.catalog
     names = [any_shard(router) for _ in router.shards]
     for number, name in enumerate(names):
-        until = deadline if number == len(names) - 1 else min(deadline, monotonic() + _PATIENCE)
+        left = deadline - monotonic()
+        until = deadline if number == len(names) - 1 else monotonic() + min(_PATIENCE, left / 3)
         try:
             told = _told(router, name, until)
             if known.built_in is None:

@@ -114,7 +114,10 @@ def _scattered(
         if why_not is not None:
             reasons.append(why_not)
         else:
-            found = gathered(sql, tree, analysis.top, catalog)
+            time = first_impurity(tree, catalog)
+            found = (
+                gathered(sql, tree, analysis.top, catalog) if time is None else f"{time} has to be told to all shards"
+            )
             if not isinstance(found, str):
                 return found, ()
             reasons.append(found)
@@ -141,7 +144,7 @@ def _why_not_local(tree: Any, analysis: Analysis, catalog: Catalog) -> str | Non
         return "a single table is on one shard only"
     if analysis.outer_aggregates:
         return "a subquery holds an aggregate of the outer statement"
-    impurity = first_impurity(tree, catalog)
+    impurity = first_impurity(tree, catalog, timeless=False)
     return None if impurity is None else f"{impurity} may differ from shard to shard"
 
 

@@ -13,7 +13,7 @@ from ..topology import Topology
 from .analysis import Analysis, walk_own
 from .catalog import Catalog, Table
 from .plan import Ship, Shipped
-from .purity import is_pure
+from .purity import first_impurity
 from .scopes import Node
 from .statement import deparse, expression, inner, kind, parse, quoted, strings, walk
 from .template import Template, template
@@ -93,7 +93,9 @@ def _ship(
 
 def _filters(uses: Sequence[Node], catalog: Catalog) -> tuple[Template, ...]:
     """Conditions that every row that any of the uses needs fulfils."""
-    by_use = [[found for found in node.filters if is_pure(found, catalog)] for node in uses]
+    by_use = [
+        [found for found in node.filters if first_impurity(found, catalog, timeless=False) is None] for node in uses
+    ]
     if not all(by_use):
         return ()
     if len(by_use) == 1:

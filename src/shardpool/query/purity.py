@@ -11,6 +11,7 @@ import psycopg
 from ..errors import UnsupportedQuery
 from .catalog import Catalog
 from .statement import kind, strings, walk
+from .template import time_type
 
 # STABLE functions of PostgreSQL that look at nothing but their arguments and the settings that are compared.
 _BY_SETTINGS = frozenset(
@@ -44,18 +45,18 @@ _REG_TYPES = frozenset(
 )
 
 
-def is_pure(tree: Any, catalog: Catalog) -> bool:
-    """Whether what a tree says is the same on every server, at whatever moment it is evaluated."""
-    return next(_impurities(tree, catalog), None) is None
+def first_impurity(tree: Any, catalog: Catalog, *, timeless: bool = True) -> str | None:
+    """What in a tree may differ from server to server, or from moment to moment; None when nothing does.
+
+    The time of the transaction is no impurity where it is told to all: `timeless=False`.
+    """
+    return next(_impurities(tree, catalog, timeless), None)
 
 
-def first_impurity(tree: Any, catalog: Catalog) -> str | None:
-    """What in a tree may differ from server to server, or from moment to moment; None when nothing does."""
-    return next(_impurities(tree, catalog), None)
-
-
-def _impurities(tree: Any, catalog: Catalog) -> Iterator[str]:
+def _impurities(tree: Any, catalog: Catalog, timeless: bool) -> Iterator[str]:
     for found in walk(tree):
+        if not timeless and time_type(found) is not None:
+            continue
         match kind(found):
             case "FuncCall":
                 name = strings(found.funcname)[-1]

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .statement import deparse, kind, walk
+from .statement import deparse, expression, inner, kind, strings, walk
 
 _MARK = "shardpool $%d parameter"
+# SQLValueFunctionOp by number: CURRENT_DATE, CURRENT_TIMESTAMP, LOCALTIMESTAMP.
+_TIMES = {1: "date", 4: "timestamptz", 8: "timestamp"}
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Texts and, between them, the numbers of parameters."""
+    """Texts and, between them, the numbers of parameters; 0 is the time of the transaction."""
 
     parts: tuple[str | int, ...]
 
@@ -27,19 +29,44 @@ class Template:
         return frozenset(part for part in self.parts if isinstance(part, int))
 
     def __str__(self) -> str:
-        return self.fill(lambda number: f"${number}")
+        return self.fill(lambda number: f"${number}" if number else "now()")
 
 
 def template(tree: Any) -> Template:
-    """The template of a tree, which is changed by it."""
+    """The template of a tree, which is changed by it: `$n`, and as number 0 the time of the transaction."""
+    _place_times(tree)
     numbers = sorted({found.number for found in walk(tree) if kind(found) == "ParamRef"})
-    if not numbers:
-        return Template((deparse(tree),))
     _mark(tree)
     parts: list[str | int] = [deparse(tree)]
-    for number in numbers:
+    for number in (0, *numbers):
         parts = [piece for part in parts for piece in _split(part, number)]
     return Template(tuple(parts))
+
+
+def time_type(expression: Any) -> str | None:
+    """The type of an expression that is the time of the transaction, the same all through it; None for any other."""
+    if kind(expression) == "FuncCall":
+        names = strings(expression.funcname)
+        is_now = names[-1] in ("now", "transaction_timestamp") and names[:-1] in ([], ["pg_catalog"])
+        return "timestamptz" if is_now and not expression.args else None
+    if kind(expression) == "SQLValueFunction":
+        return _TIMES.get(expression.op)
+    return None
+
+
+def _place_times(message: Any) -> None:
+    """Put a place with the number 0, cast to its type, where the time of the transaction is."""
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None:
+            continue
+        for child in (value,) if hasattr(value, "DESCRIPTOR") else value:
+            type_ = time_type(inner(child)) if kind(child) == "Node" else None
+            if type_ is None:
+                _place_times(child)
+                continue
+            child.CopyFrom(expression(f"cast(cast(null as timestamptz) as {type_})"))
+            place = child.type_cast.arg.type_cast.arg
+            place.column_ref.fields.add().string.sval = _MARK % 0
 
 
 def _mark(message: Any) -> None:
