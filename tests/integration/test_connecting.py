@@ -239,3 +239,15 @@ def test_a_wait_goes_on_with_the_topology_that_a_reload_brings(router: Router, p
     with Router(replace(wrong, shards={**(good.shards if gone else wrong.shards), "s9": extra})) as waiting:
         threading.Timer(0.5, lambda: waiting.reload(replace(good, epoch=good.epoch + 1))).start()
         assert within(8, lambda: waiting.wait(5)) is None
+
+
+def test_a_server_of_a_newer_epoch_says_that_the_topology_is_to_be_reloaded(router: Router) -> None:
+    newer = "update shardpool.owner set epoch = 7 where keyspace = 'tenants' and shard = 's1'"
+    router.shard("s1").execute(newer)
+    with Router(router.topology) as stale:
+        with pytest.raises(ShardUnavailable) as raised:
+            stale.shard("s1").execute("select 1")
+        assert raised.value.message == "shard s1 cannot be used: its owners are of a newer epoch"
+        assert raised.value.hint == "Call reload(), with the topology file of epoch 7."
+        stale.reload(replace(router.topology, epoch=7))
+        assert stale.shard("s1").execute("select 1").rows == [(1,)]

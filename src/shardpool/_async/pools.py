@@ -214,7 +214,7 @@ class AsyncEndpointPool:
     def adopt(self, topology: Topology, endpoint: Endpoint) -> None:
         """Go on under a new topology; `resize` then makes the pool follow."""
         self.endpoint = endpoint
-        self._connector.topology = topology
+        self._connector.adopt(topology)
         self._slots.resize(endpoint.pool.max_size)
 
     async def resize(self) -> None:
