@@ -251,3 +251,24 @@ def test_a_server_of_a_newer_epoch_says_that_the_topology_is_to_be_reloaded(rout
         assert raised.value.hint == "Call reload(), with the topology file of epoch 7."
         stale.reload(replace(router.topology, epoch=7))
         assert stale.shard("s1").execute("select 1").rows == [(1,)]
+
+
+def test_a_replica_that_cannot_be_reached_is_not_told_as_late(router: Router) -> None:
+    shard = router.topology.shards["s2"]
+    params = tuple(sorted({**dict(shard.primary.params), "port": "1"}.items()))
+    replica = replace(shard.primary, name="replica-1", role="replica", params=params)
+    topology = replace(router.topology, shards={**router.topology.shards, "s2": replace(shard, replicas=(replica,))})
+    with Router(topology) as partly:
+        told = [f"{f.level}: {f.message}" for f in partly.check().findings if f.subject == "s2/replica-1"]
+    assert told[0].startswith("error: ") and "refused" in told[0]
+    assert told[1:] == ["warning: cannot be reached: not read from"]
+
+
+def test_the_lag_behind_a_primary_that_cannot_be_reached_is_not_known(router: Router) -> None:
+    shard = router.topology.shards["s2"]
+    params = tuple(sorted({**dict(shard.primary.params), "port": "1"}.items()))
+    replica = replace(shard.primary, name="replica-1", role="replica")
+    without = replace(shard, primary=replace(shard.primary, params=params), replicas=(replica,))
+    with Router(replace(router.topology, shards={**router.topology.shards, "s2": without})) as partly:
+        told = [f.message for f in partly.check().warnings if f.subject == "s2/replica-1" and "read from" in f.message]
+    assert told == ["its lag is not known, for its primary cannot be reached: not read from"]
