@@ -170,6 +170,13 @@ def check_identity(row: Sequence[Any] | None, topology: Topology, shard_name: st
     return _contract_problem(json.loads(contracts) if isinstance(contracts, str) else contracts, topology)
 
 
+def newer_epoch(row: Sequence[Any] | None, topology: Topology, shard_name: str) -> int | None:
+    """The epoch of the server's owners, when it is the shard and all that is wrong is that the topology is older."""
+    if row is None or tuple(row[:3]) != (topology.fleet, shard_name, CONTROL_VERSION):
+        return None
+    return int(row[3]) if row[3] > topology.epoch else None
+
+
 def _contract_problem(contracts: Mapping[str, Any], topology: Topology) -> str | None:
     for name, keyspace in topology.keyspaces.items():
         there, here = contracts.get(name), contract(keyspace.partitioning)

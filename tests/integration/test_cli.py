@@ -137,6 +137,17 @@ def test_rows_without_a_key_are_skipped_or_collected_in_the_open(cli: Cli) -> No
     cli("load", "orders", "some.csv", "--on-null-key", "collect", code=2)
 
 
+def test_quoted_empty_text_stays_text_when_it_is_loaded_and_when_it_is_collected(cli: Cli) -> None:
+    (cli.folder / "some.csv").write_text('tenant_id,n,note\n1,1,""\n2,2,\n,3,""\n,4,\n,5,"x,""y"""\n')
+    cli("load", "orders", "some.csv", "--on-null-key", "collect", "--collect", "left.csv")
+    found = cli.json("query", "--all-shards", "select n from orders where note = ''")["results"]
+    assert [row for result in found.values() for row in result["rows"]] == [[1]]
+    found = cli.json("query", "--all-shards", "select n from orders where note is null")["results"]
+    assert [row for result in found.values() for row in result["rows"]] == [[2]]
+    left = (cli.folder / "left.csv").read_text().splitlines()
+    assert left == ["tenant_id,n,note", ',3,""', ",4,", ',5,"x,""y"""']
+
+
 def test_an_interrupted_load_leaves_nothing(cli: Cli) -> None:
     process = subprocess.Popen(
         [*COMMAND, "load", "orders", "-", "--columns", "tenant_id,n,note", "--no-header"],

@@ -17,7 +17,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from shardpool import AsyncRouter, Router, ShardUnavailable, Topology
+from shardpool import AsyncRouter, DeadlineExceeded, Router, ScatterError, ShardUnavailable, Topology
+from shardpool._sync.pools import Retired
 
 READY_FOR_QUERY = b"Z\x00\x00\x00\x05I"
 
@@ -157,3 +158,117 @@ def test_an_open_transaction_is_rolled_back_when_it_is_given_back(router: Router
     lent.execute("insert into audit_log values ('never')")
     shard.putconn(lent)
     assert shard.execute("select count(*), pg_backend_pid() from audit_log").rows == [(0, pid)]
+
+
+def within(seconds: float, function: Callable[[], Any]) -> Any:
+    """What the function gives or raises, which must be there within so many seconds."""
+    outcomes: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcomes.append(function())
+        except BaseException as error:
+            outcomes.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert outcomes, f"still at it after {seconds:g} s"
+    return outcomes[0]
+
+
+def test_a_pool_that_could_not_be_opened_is_opened_by_the_next_call(router: Router) -> None:
+    usual = threading.stack_size(2**47)  # No thread gets such a stack, so that the pool's cannot start.
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            router.shard("s0").execute("select 1")
+    finally:
+        threading.stack_size(usual)
+    assert within(5, lambda: router.shard("s0").execute("select 1", timeout=2).rows) == [(1,)]
+
+
+def test_a_pool_that_was_closed_under_the_router_is_replaced(router: Router) -> None:
+    router.scatter("select 1")
+    inner = router._state.pools["s0"].primary._pool
+    assert inner is not None
+    inner.close()
+    assert within(5, lambda: router.shard("s0").execute("select 1").rows) == [(1,)]
+    assert router._state.pools["s0"].primary._pool is not inner
+
+
+def test_a_pool_that_is_closed_while_it_is_opened_stays_closed(router: Router) -> None:
+    pool = router._state.pools["s0"].primary
+    outcomes: list[BaseException] = []
+
+    def take() -> None:
+        try:
+            pool.take(monotonic() + 3)
+        except Exception as error:
+            outcomes.append(error)
+
+    opener = threading.Thread(target=take)
+    with pool._making:
+        opener.start()
+        sleep(0.2)
+        pool.close()
+    opener.join()
+    assert [type(error) for error in outcomes] == [Retired]
+    assert pool._pool is None or pool._pool.closed
+    assert pool.in_flight == 0
+
+
+def test_a_pool_that_stays_retired_ends_a_scatter_at_its_deadline(router: Router) -> None:
+    router._state.pools["s1"].primary.close()
+    error = within(3, lambda: router.scatter("select 1", timeout=0.5))
+    assert isinstance(error, ScatterError)
+    assert isinstance(error.failures["s1"], DeadlineExceeded)
+
+
+def test_a_pool_that_stays_retired_ends_a_wait_at_its_deadline(router: Router) -> None:
+    router._state.pools["s1"].primary.close()
+    error = within(3, lambda: router.wait(0.5))
+    assert isinstance(error, ScatterError)
+    assert list(error.failures) == ["s1/primary"]
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["corrected", "taken away"])
+def test_a_wait_goes_on_with_the_topology_that_a_reload_brings(router: Router, proxy: Proxy, gone: bool) -> None:
+    good = router.topology
+    wrong = through(good, proxy, port="1")
+    extra = replace(wrong.shards["s0"], name="s9")
+    with Router(replace(wrong, shards={**(good.shards if gone else wrong.shards), "s9": extra})) as waiting:
+        threading.Timer(0.5, lambda: waiting.reload(replace(good, epoch=good.epoch + 1))).start()
+        assert within(8, lambda: waiting.wait(5)) is None
+
+
+def test_a_server_of_a_newer_epoch_says_that_the_topology_is_to_be_reloaded(router: Router) -> None:
+    newer = "update shardpool.owner set epoch = 7 where keyspace = 'tenants' and shard = 's1'"
+    router.shard("s1").execute(newer)
+    with Router(router.topology) as stale:
+        with pytest.raises(ShardUnavailable) as raised:
+            stale.shard("s1").execute("select 1")
+        assert raised.value.message == "shard s1 cannot be used: its owners are of a newer epoch"
+        assert raised.value.hint == "Call reload(), with the topology file of epoch 7."
+        stale.reload(replace(router.topology, epoch=7))
+        assert stale.shard("s1").execute("select 1").rows == [(1,)]
+
+
+def test_a_replica_that_cannot_be_reached_is_not_told_as_late(router: Router) -> None:
+    shard = router.topology.shards["s2"]
+    params = tuple(sorted({**dict(shard.primary.params), "port": "1"}.items()))
+    replica = replace(shard.primary, name="replica-1", role="replica", params=params)
+    topology = replace(router.topology, shards={**router.topology.shards, "s2": replace(shard, replicas=(replica,))})
+    with Router(topology) as partly:
+        told = [f"{f.level}: {f.message}" for f in partly.check().findings if f.subject == "s2/replica-1"]
+    assert told[0].startswith("error: ") and "refused" in told[0]
+    assert told[1:] == ["warning: cannot be reached: not read from"]
+
+
+def test_the_lag_behind_a_primary_that_cannot_be_reached_is_not_known(router: Router) -> None:
+    shard = router.topology.shards["s2"]
+    params = tuple(sorted({**dict(shard.primary.params), "port": "1"}.items()))
+    replica = replace(shard.primary, name="replica-1", role="replica")
+    without = replace(shard, primary=replace(shard.primary, params=params), replicas=(replica,))
+    with Router(replace(router.topology, shards={**router.topology.shards, "s2": without})) as partly:
+        told = [f.message for f in partly.check().warnings if f.subject == "s2/replica-1" and "read from" in f.message]
+    assert told == ["its lag is not known, for its primary cannot be reached: not read from"]

@@ -92,3 +92,25 @@ def test_names_that_are_not_there_are_refused(tmp_path: Path, written: dict[str,
         archive.writestr("b.csv", "x")
     with pytest.raises(LoadError, match="holds 2 files"):
         CsvFile(tmp_path / "two.zip").columns()
+
+
+@pytest.mark.parametrize(
+    ("line", "null", "row"),
+    [
+        ('1,,""', "", ("1", None, "")),
+        ('"",,x', "", ("", None, "x")),
+        ('"a\n"",,b","",', "", ('a\n",,b', "", None)),
+        ('x"",y",', "", ('x""', 'y"', None)),
+        ('"NA",NA,""', "NA", ("NA", None, "")),
+        ("1,,", "NA", ("1", "", "")),
+    ],
+)
+def test_what_is_quoted_is_never_null(line: str, null: str, row: tuple[str | None, ...]) -> None:
+    data = f"a,b,c\n{line}\n\n{line}\r\n".encode()
+    assert list(CsvFile(io.BytesIO(data), null=null).rows()) == [row, row]
+
+
+def test_quotes_are_told_with_any_delimiter_and_in_chosen_columns() -> None:
+    data = b'a|b|c\n1|""|\n'
+    assert list(CsvFile(io.BytesIO(data), delimiter="|", columns=["c", "b"]).rows()) == [(None, "")]
+    assert list(CsvFile(io.BytesIO(b'a^b\n""^\n'), delimiter="^").rows()) == [("", None)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
@@ -21,7 +21,9 @@ from ..topology import Endpoint, Keyspace, Topology
 from .connector import AsyncConnector
 
 if TYPE_CHECKING:
+    from .pools import AsyncEndpointPool
     from .router import AsyncRouter
+    from .shards import AsyncShardPools
 
 OLDEST_VERSION = 14
 _LAG_SECONDS = 1.0
@@ -48,8 +50,9 @@ async def check(router: AsyncRouter, rows: bool, timeout: float) -> Report:
     router._check_usable()
     topology = router.topology
     deadline = monotonic() + timeout
+    unreached: set[str] = set()
     checks = [
-        partial(_check_endpoint, router, topology, name, endpoint, deadline, rows)
+        partial(_check_endpoint, router, topology, name, endpoint, deadline, rows, unreached)
         for name, shard in topology.shards.items()
         for endpoint in shard.endpoints
     ]
@@ -62,31 +65,50 @@ async def check(router: AsyncRouter, rows: bool, timeout: float) -> Report:
             raise error
     findings.extend(compare_tables(topology, facts_by_shard))
     findings.extend(compare_copies(topology, copies_by_shard))
-    findings.extend(await _lags(router, deadline))
+    findings.extend(await _lags(router, deadline, unreached))
     order = {name: number for number, name in enumerate(topology.shards)}
     findings.sort(key=lambda finding: order.get(finding.subject.split("/")[0], len(order)))
     return Report(topology.fleet, topology.epoch, tuple(findings))
 
 
-async def _lags(router: AsyncRouter, deadline: float) -> list[Finding]:
+async def _lags(router: AsyncRouter, deadline: float, unreached: Collection[str]) -> list[Finding]:
     """How far each replica is behind, by the router's own gauge; given a second to catch up with where it is asked."""
     found: list[Finding] = []
     for name, pools in router._state.pools.items():
-        until = min(deadline, monotonic() + _LAG_SECONDS)
-        late = list(pools.replicas)
-        while late and monotonic() < until:
-            await pools.measure_lag(until)
-            late = [replica for replica in late if not pools.lag.is_within_limit(replica)]
-            if late:
-                await async_sleep(_LAG_PAUSE)
-        for replica in pools.replicas:
-            subject, lag = f"{name}/{replica.endpoint.name}", pools.lag.seconds(replica.endpoint)
-            if replica in late:
-                limit = f"{replica.endpoint.max_lag:g} s" if replica.endpoint.max_lag is not None else "now"
-                found.append(Finding("warning", subject, f"is further behind its primary than {limit}: not read from"))
+        subjects = {replica: f"{name}/{replica.endpoint.name}" for replica in pools.replicas}
+        known = f"{name}/{pools.primary.endpoint.name}" not in unreached
+        asked = [replica for replica, subject in subjects.items() if known and subject not in unreached]
+        late = await _late(pools, asked, deadline)
+        for replica, subject in subjects.items():
+            if replica in asked:
+                found.append(_lag_finding(subject, replica, pools.lag.seconds(replica.endpoint), replica in late))
+            elif subject in unreached:
+                found.append(Finding("warning", subject, "cannot be reached: not read from"))
             else:
-                found.append(Finding("ok", subject, f"is at most {max(lag, 0.01):.2f} s behind its primary"))
+                what = "its lag is not known, for its primary cannot be reached: not read from"
+                found.append(Finding("warning", subject, what))
     return found
+
+
+async def _late(
+    pools: AsyncShardPools, replicas: Sequence[AsyncEndpointPool], deadline: float
+) -> list[AsyncEndpointPool]:
+    """Those that are not within their limits after a second."""
+    until = min(deadline, monotonic() + _LAG_SECONDS)
+    late = list(replicas)
+    while late and monotonic() < until:
+        await pools.measure_lag(until)
+        late = [replica for replica in late if not pools.lag.is_within_limit(replica)]
+        if late:
+            await async_sleep(_LAG_PAUSE)
+    return late
+
+
+def _lag_finding(subject: str, replica: AsyncEndpointPool, lag: float, late: bool) -> Finding:
+    if not late:
+        return Finding("ok", subject, f"is at most {max(lag, 0.01):.2f} s behind its primary")
+    limit = f"{replica.endpoint.max_lag:g} s" if replica.endpoint.max_lag is not None else "now"
+    return Finding("warning", subject, f"is further behind its primary than {limit}: not read from")
 
 
 async def _collect(
@@ -103,16 +125,28 @@ async def _collect(
 
 
 async def _check_endpoint(
-    router: AsyncRouter, topology: Topology, name: str, endpoint: Endpoint, deadline: float, rows: bool
+    router: AsyncRouter,
+    topology: Topology,
+    name: str,
+    endpoint: Endpoint,
+    deadline: float,
+    rows: bool,
+    unreached: set[str],
 ) -> tuple[list[Finding], str, Mapping[str, TableFacts] | None, Copies]:
-    """The findings on one endpoint, and what a primary tells of its tables and of its copies of reference tables."""
+    """The findings on one endpoint, and what a primary tells of its tables and of its copies of reference tables.
+
+    `unreached` has it until it answers.
+    """
     subject = f"{name}/{endpoint.name}"
+    unreached.add(subject)
     findings: list[Finding] = []
     facts: Mapping[str, TableFacts] | None = None
     copies: Copies = {}
     try:
         async with _connected(router, topology, name, endpoint, deadline) as conn:
-            findings.extend(_server_findings(await _one(conn, _SERVER), subject, endpoint))
+            server = await _one(conn, _SERVER)
+            unreached.discard(subject)
+            findings.extend(_server_findings(server, subject, endpoint))
             if endpoint.role == "primary":
                 facts = await _tables(conn, topology)
                 if topology.control == "required":

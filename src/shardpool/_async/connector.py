@@ -77,6 +77,11 @@ class AsyncConnector:
         self._pause = 0.0
         return conn
 
+    def adopt(self, topology: Topology) -> None:
+        """Go on under a new topology, at once: what failed under the old one may be well."""
+        self.topology = topology
+        self._closed_until = 0.0
+
     @property
     def is_pausing(self) -> bool:
         """Whether the last attempt failed so shortly ago that another one would only add to the trouble."""
@@ -152,6 +157,13 @@ class AsyncConnector:
             ) from e
         if row is not None:
             self.seen_epoch = max(self.seen_epoch, row[3])
+        newer = control.newer_epoch(row, self.topology, self.shard)
+        if newer is not None:
+            raise self._unavailable(
+                "its owners are of a newer epoch",
+                f"its owners are of epoch {newer}, and this topology is of epoch {self.topology.epoch}",
+                f"Call reload(), with the topology file of epoch {newer}.",
+            )
         problem = control.check_identity(row, self.topology, self.shard)
         if problem is not None:
             raise self._unavailable("the server is not that shard", problem, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -12,7 +13,7 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import RowFactory
 
-from .._concurrency import Step, async_drive, async_run_all
+from .._concurrency import Step, async_drive, async_run_all, async_sleep
 from .._leg import Leg, Statement
 from ..errors import DeadlineExceeded, ScatterError, ShardError, UnsupportedQuery
 from ..query.placeholders import Converted, convert
@@ -122,7 +123,13 @@ async def take_all(router: AsyncRouter, names: Sequence[str], deadline: float, r
         try:
             return await _take_each(names, pools, deadline)
         except Retired:
-            continue
+            if monotonic() >= deadline:
+                raise _nothing_begun(_retired(names, pools)) from None
+            await async_sleep(0)
+
+
+def _retired(names: Sequence[str], pools: Sequence[AsyncEndpointPool]) -> dict[str, BaseException]:
+    return {name: pool.overdue("its pool is closed") for name, pool in zip(names, pools, strict=True) if pool.retired}
 
 
 async def _endpoint(router: AsyncRouter, name: str, deadline: float, readonly: bool) -> AsyncEndpointPool:

@@ -83,7 +83,7 @@ class AsyncEndpointPool:
         except QueueFull:
             raise self._busy() from None
         except TimeoutError:
-            raise self._overdue("all connections of its pool stayed in use") from None
+            raise self.overdue("all connections of its pool stayed in use") from None
 
     def release(self) -> None:
         """Undo `reserve`, when no connection was made."""
@@ -135,7 +135,9 @@ class AsyncEndpointPool:
 
     async def connect(self, deadline: float) -> AsyncConnection[Any]:
         """The second half of `take`: a connection from the pool, for one who has a place."""
-        pool = self._pool or await self._open()
+        pool = self._pool
+        if pool is None or pool.closed:
+            pool = await self._open()
         connector = self._connector
         if connector.error is not None and connector.is_pausing and not self.is_warm:
             raise self._unavailable(connector.error)
@@ -153,22 +155,40 @@ class AsyncEndpointPool:
                 await pool.putconn(conn)
                 continue
             except PoolClosed:
-                raise Retired from None
+                pool = await self._open()
+                continue
             except PoolTimeout:
                 wait = min(2 * wait, _LONGEST_WAIT)
             if connector.failures != failures and connector.error is not None:
                 raise self._unavailable(connector.error)
             if left <= 0:
-                raise self._overdue("no connection could be made in time")
+                raise self.overdue("no connection could be made in time")
 
     async def _open(self) -> AsyncConnectionPool[Any]:
-        if self.retired:
-            raise Retired
+        """The open pool, made anew when there is none, or when it was closed under us; `Retired` after `close`."""
+        while not self.retired:
+            pool = self._unopened()
+            try:
+                await pool.open()
+            except PoolClosed:
+                continue
+            except BaseException:
+                if self._pool is pool:
+                    self._pool = None
+                await pool.close()
+                raise
+            # Looked at again: a close() that came meanwhile has found nothing open to close.
+            if not self.retired:
+                return pool
+            await pool.close()
+        raise Retired
+
+    def _unopened(self) -> AsyncConnectionPool[Any]:
+        """The pool that callers open together. psycopg_pool opens none again that was closed."""
         with self._making:
-            if self._pool is None:
+            if self._pool is None or (self._pool._opened and self._pool.closed):
                 self._pool = self._make()
-        await self._pool.open()
-        return self._pool
+            return self._pool
 
     def _make(self) -> AsyncConnectionPool[Any]:
         settings = self.endpoint.pool
@@ -194,7 +214,7 @@ class AsyncEndpointPool:
     def adopt(self, topology: Topology, endpoint: Endpoint) -> None:
         """Go on under a new topology; `resize` then makes the pool follow."""
         self.endpoint = endpoint
-        self._connector.topology = topology
+        self._connector.adopt(topology)
         self._slots.resize(endpoint.pool.max_size)
 
     async def resize(self) -> None:
@@ -280,7 +300,8 @@ class AsyncEndpointPool:
             hint="Retry later, or raise pool.max_size or pool.max_waiting of the shard.",
         )
 
-    def _overdue(self, detail: str) -> DeadlineExceeded:
+    def overdue(self, detail: str) -> DeadlineExceeded:
+        """The error of a caller that got no connection in time."""
         error = self._connector.error
         return DeadlineExceeded(
             f"no connection to shard {self.shard} within the deadline",

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from .._concurrency import async_run_all, async_sleep
 from ..errors import ScatterError, ShardError, ShardUnavailable
+from .pools import AsyncEndpointPool, Retired
 
 if TYPE_CHECKING:
-    from .pools import AsyncEndpointPool
     from .router import AsyncRouter
 
 # Seconds between two attempts: at first, and at most.
@@ -23,7 +23,7 @@ async def wait(router: AsyncRouter, timeout: float) -> None:
     router._check_usable()
     deadline = monotonic() + timeout
     pools = [pool for shard in router._state.pools.values() for pool in shard.endpoints]
-    outcomes = await async_run_all([partial(_until_there, pool, deadline) for pool in pools])
+    outcomes = await async_run_all([partial(_until_there, router, pool, deadline) for pool in pools])
     failures: dict[str, BaseException] = {}
     for pool, (_, error) in zip(pools, outcomes, strict=True):
         if error is not None and not isinstance(error, ShardError):
@@ -36,17 +36,31 @@ async def wait(router: AsyncRouter, timeout: float) -> None:
         )
 
 
-async def _until_there(pool: AsyncEndpointPool, deadline: float) -> None:
-    """Try again and again until a connection is made, or the deadline has passed."""
+async def _until_there(router: AsyncRouter, pool: AsyncEndpointPool, deadline: float) -> None:
+    """Try again and again until a connection is made, a reload has taken the endpoint away, or the deadline passed."""
     pause = _PAUSE
-    while True:
+    current: AsyncEndpointPool | None = pool
+    while current is not None:
         try:
-            conn = await pool.take(deadline)
+            conn = await current.take(deadline)
+        except Retired:
+            if monotonic() >= deadline:
+                raise current.overdue("its pool is closed") from None
+            await async_sleep(0)
         except ShardUnavailable:
             if monotonic() + pause >= deadline:
                 raise
             await async_sleep(pause)
             pause = min(2 * pause, _PAUSE_MAX)
         else:
-            await pool.give(conn)
+            await current.give(conn)
             return
+        router._check_usable()
+        current = _same_endpoint(router, pool)
+
+
+def _same_endpoint(router: AsyncRouter, pool: AsyncEndpointPool) -> AsyncEndpointPool | None:
+    """The pool that a reload has put in the place of this one, or itself."""
+    shard = router._state.pools.get(pool.shard)
+    endpoints = shard.endpoints if shard is not None else ()
+    return next((other for other in endpoints if other.endpoint.name == pool.endpoint.name), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,7 +14,7 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import RowFactory
 
-from .._concurrency import Step, drive, run_all
+from .._concurrency import Step, drive, run_all, sleep
 from .._leg import Leg, Statement
 from ..errors import DeadlineExceeded, ScatterError, ShardError, UnsupportedQuery
 from ..query.placeholders import Converted, convert
@@ -123,7 +124,13 @@ def take_all(router: Router, names: Sequence[str], deadline: float, readonly: bo
         try:
             return _take_each(names, pools, deadline)
         except Retired:
-            continue
+            if monotonic() >= deadline:
+                raise _nothing_begun(_retired(names, pools)) from None
+            sleep(0)
+
+
+def _retired(names: Sequence[str], pools: Sequence[EndpointPool]) -> dict[str, BaseException]:
+    return {name: pool.overdue("its pool is closed") for name, pool in zip(names, pools, strict=True) if pool.retired}
 
 
 def _endpoint(router: Router, name: str, deadline: float, readonly: bool) -> EndpointPool:

@@ -84,7 +84,7 @@ class EndpointPool:
         except QueueFull:
             raise self._busy() from None
         except TimeoutError:
-            raise self._overdue("all connections of its pool stayed in use") from None
+            raise self.overdue("all connections of its pool stayed in use") from None
 
     def release(self) -> None:
         """Undo `reserve`, when no connection was made."""
@@ -136,7 +136,9 @@ class EndpointPool:
 
     def connect(self, deadline: float) -> Connection[Any]:
         """The second half of `take`: a connection from the pool, for one who has a place."""
-        pool = self._pool or self._open()
+        pool = self._pool
+        if pool is None or pool.closed:
+            pool = self._open()
         connector = self._connector
         if connector.error is not None and connector.is_pausing and not self.is_warm:
             raise self._unavailable(connector.error)
@@ -154,22 +156,40 @@ class EndpointPool:
                 pool.putconn(conn)
                 continue
             except PoolClosed:
-                raise Retired from None
+                pool = self._open()
+                continue
             except PoolTimeout:
                 wait = min(2 * wait, _LONGEST_WAIT)
             if connector.failures != failures and connector.error is not None:
                 raise self._unavailable(connector.error)
             if left <= 0:
-                raise self._overdue("no connection could be made in time")
+                raise self.overdue("no connection could be made in time")
 
     def _open(self) -> ConnectionPool[Any]:
-        if self.retired:
-            raise Retired
+        """The open pool, made anew when there is none, or when it was closed under us; `Retired` after `close`."""
+        while not self.retired:
+            pool = self._unopened()
+            try:
+                pool.open()
+            except PoolClosed:
+                continue
+            except BaseException:
+                if self._pool is pool:
+                    self._pool = None
+                pool.close()
+                raise
+            # Looked at again: a close() that came meanwhile has found nothing open to close.
+            if not self.retired:
+                return pool
+            pool.close()
+        raise Retired
+
+    def _unopened(self) -> ConnectionPool[Any]:
+        """The pool that callers open together. psycopg_pool opens none again that was closed."""
         with self._making:
-            if self._pool is None:
+            if self._pool is None or (self._pool._opened and self._pool.closed):
                 self._pool = self._make()
-        self._pool.open()
-        return self._pool
+            return self._pool
 
     def _make(self) -> ConnectionPool[Any]:
         settings = self.endpoint.pool
@@ -195,7 +215,7 @@ class EndpointPool:
     def adopt(self, topology: Topology, endpoint: Endpoint) -> None:
         """Go on under a new topology; `resize` then makes the pool follow."""
         self.endpoint = endpoint
-        self._connector.topology = topology
+        self._connector.adopt(topology)
         self._slots.resize(endpoint.pool.max_size)
 
     def resize(self) -> None:
@@ -281,7 +301,8 @@ class EndpointPool:
             hint="Retry later, or raise pool.max_size or pool.max_waiting of the shard.",
         )
 
-    def _overdue(self, detail: str) -> DeadlineExceeded:
+    def overdue(self, detail: str) -> DeadlineExceeded:
+        """The error of a caller that got no connection in time."""
         error = self._connector.error
         return DeadlineExceeded(
             f"no connection to shard {self.shard} within the deadline",

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("table", shell_complete=tables)
 @click.argument("file", type=click.Path(allow_dash=True, dir_okay=False))
-@click.option("--null", default="", metavar="TEXT", help="The text that stands for NULL. [default: an empty field]")
+@click.option(
+    "--null",
+    default="",
+    metavar="TEXT",
+    help="The text that stands for NULL where it is not quoted. [default: an empty field]",
+)
 @click.option(
     "--columns", metavar="A,B,…", help="The columns to load, by their names in the header; or, with --no-header, all."
 )

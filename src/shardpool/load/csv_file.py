@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import os
+import re
 import sys
 import zipfile
 from collections import deque
@@ -23,7 +24,7 @@ _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 
 
 class CsvFile:
-    """The rows of a CSV file (RFC 4180): tuples of text, with None where a field is the null text.
+    """The rows of a CSV file (RFC 4180): tuples of text, with None where a field is the null text and is not quoted.
 
     `source` is a path (plain, .gz, or a .zip with one member, told by its first bytes) or an open binary file, which
     can be read once only. The first row names the columns, unless `columns` are given with `header=False`.
@@ -43,6 +44,10 @@ class CsvFile:
         self._source = source
         self._null = null
         self._delimiter = delimiter
+        # The fields of a record, each with its quotes, and an empty one more.
+        self._fields = re.compile(rf'("(?:[^"]|"")*"|[^{re.escape(delimiter)}]*)(?:{re.escape(delimiter)}|\Z)')
+        # The lines that the csv module has read for the record that it gives next.
+        self._text: list[str] = []
         self._encoding = encoding
         self._header = header
         self._raw: BinaryIO | None = None
@@ -85,7 +90,7 @@ class CsvFile:
         """The open file, the reader of its rows, and the names of all its columns."""
         file = self._open()
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-        reader = csv.reader(file, delimiter=self._delimiter, strict=True)
+        reader = csv.reader(self._remembered(file), delimiter=self._delimiter, strict=True)
         try:
             names = next(reader, []) if self._header else list(self._given or [])
         except (csv.Error, UnicodeDecodeError) as error:
@@ -113,6 +118,7 @@ class CsvFile:
             record = 0
             while True:
                 line = reader.line_num + 1
+                self._text.clear()
                 try:
                     fields = next(reader)
                 except StopIteration:
@@ -125,14 +131,33 @@ class CsvFile:
                     raise LoadError(
                         f"{self.name}:{line}: {len(fields)} fields where the header has {len(names)}", line=line
                     )
-                null = self._null
-                row = tuple(None if field == null else field for field in fields)
+                row = self._row(fields)
                 if not every:
                     row = tuple(row[at] for at in wanted)
                 if keep(row):
                     record += 1
                     self._lines.append((record, line))
                     yield row
+
+    def _remembered(self, file: TextIO) -> Iterator[str]:
+        for line in file:
+            self._text.append(line)
+            yield line
+
+    def _row(self, fields: list[str]) -> Row:
+        """The fields, with None for the null text; as in PostgreSQL's COPY, what is quoted is never NULL."""
+        null = self._null
+        if null not in fields:
+            return tuple(fields)
+        # The csv module does not tell which fields were quoted: where it matters, they are looked at once more.
+        text = "".join(self._text)
+        if '"' not in text:
+            return tuple(None if field == null else field for field in fields)
+        raw = self._fields.findall(text.rstrip("\r\n"))
+        return tuple(
+            None if field == null and not source.startswith('"') else field
+            for field, source in zip(fields, raw, strict=False)
+        )
 
     def _unreadable(self, error: Exception, line: int) -> LoadError:
         """A text file is decoded ahead of its lines, so the line of a wrong byte is looked for by itself."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,8 @@ from .._async.router import AsyncRouter
 from ..errors import LoadError, first_line
 from ..topology import Sharded
 from .csv_file import CsvFile, Row
+
+_SPECIAL = frozenset('",\r\n')
 
 OnNullKey = Literal["error", "skip", "collect"]
 
@@ -103,13 +104,23 @@ class _Collecting:
                 self._file = self._path.open("w", newline="", encoding="utf-8")
             except OSError as error:
                 raise LoadError(f"{self._path} cannot be written: {error.strerror}") from error
-            writer = csv.writer(self._file)
-            writer.writerow(self._columns)
-            self._sieve._write = writer.writerow
+            self._write(tuple(self._columns))
+            self._sieve._write = self._write
+
+    def _write(self, row: Row) -> None:
+        """As PostgreSQL's COPY writes CSV; the csv module cannot keep NULL and empty text apart."""
+        self._file.write(",".join("" if field is None else _quoted(field) for field in row) + "\r\n")
 
     def __exit__(self, *raised: object) -> None:
         if self._path is not None:
             self._file.close()
+
+
+def _quoted(field: str) -> str:
+    """Text as a field of CSV, in quotes where it would be read otherwise without."""
+    if field and not _SPECIAL.intersection(field):
+        return field
+    return '"' + field.replace('"', '""') + '"'
 
 
 def _located(error: LoadError, router: AsyncRouter, table: str, file: CsvFile, sieve: _Sieve) -> LoadError:
