@@ -190,6 +190,35 @@ def test_shards_that_differ_are_refused_by_name(topology_path: str) -> None:
         assert router.execute("select count(*) from orders").one() == (0,)
 
 
+@pytest.mark.parametrize(
+    ("statement", "difference"),
+    [
+        ("create function extra() returns int immutable language sql as 'select 1'", "functions extra"),
+        ("alter table orders alter column note set not null", r"table orders \(column note\)"),
+        ("alter table countries alter column name type varchar(50)", r"table countries \(column name\)"),
+        (
+            "do $$begin execute format('alter database %I set timezone to Japan', current_database()); end$$",
+            "setting TimeZone",
+        ),
+    ],
+)
+def test_what_differs_between_shards_is_told(topology_path: str, statement: str, difference: str) -> None:
+    with Router(topology_path) as router:
+        router.shard("s1").execute(statement)
+    with Router(topology_path) as router, pytest.raises(UnsupportedQuery, match="not alike: .*" + difference):
+        router.execute("select count(*) from orders")
+
+
+def test_enums_with_other_orders_are_refused(topology_path: str) -> None:
+    with Router(topology_path) as router:
+        for name in router.shards:
+            labels = "'low', 'high'" if name != "s2" else "'high', 'low'"
+            router.shard(name).execute(f"create type level as enum ({labels})")
+        router.scatter("alter table orders add column level level")
+        with pytest.raises(UnsupportedQuery, match="values of the enum level"):
+            router.execute("select * from orders order by level")
+
+
 def test_ddl_through_the_router_is_seen_at_once(shop: Router) -> None:
     assert "extra" not in shop.execute("select * from orders limit 1").columns
     shop.scatter("alter table orders add column extra int default 7")

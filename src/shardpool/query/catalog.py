@@ -63,6 +63,14 @@ select pg_catalog.json_build_object(
                                            pg_catalog.to_jsonb(d) ->> 'daticulocale'),
                      'datcollversion', pg_catalog.to_jsonb(d) ->> 'datcollversion')
                  from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()),
+    'enums', (select pg_catalog.json_object_agg(e.name, e.labels) from (
+        select pg_catalog.format_type(t.oid, null) as name,
+               (select pg_catalog.string_agg(l.enumlabel, ', ' order by l.enumsortorder)
+                from pg_catalog.pg_enum l where l.enumtypid = t.oid) as labels
+        from pg_catalog.pg_type t
+        where t.typtype = 'e' and exists (
+            select from pg_catalog.pg_attribute a join named n on a.attrelid = n.oid
+            where a.atttypid in (t.oid, t.typarray))) e),
     'collations', (select pg_catalog.json_object_agg(l.collname, l.collversion)
                    from pg_catalog.pg_collation l
                    where l.collversion is not null and exists (
@@ -228,7 +236,8 @@ def differences(topology: Topology, one: Mapping[str, Any], other: Mapping[str, 
         ours, theirs = ((told["tables"] or {}).get(name) for told in (one, other))
         if ours != theirs:
             yield f"table {name.removeprefix('public.')}{_table_difference(ours, theirs)}"
-    for key, known in (("settings", "setting"), ("database", ""), ("collations", "version of collation")):
+    names = {"settings": "setting", "database": "", "collations": "version of collation", "enums": "values of the enum"}
+    for key, known in names.items():
         for name in {**(one[key] or {}), **(other[key] or {})}:
             ours, theirs = (one[key] or {}).get(name), (other[key] or {}).get(name)
             if ours != theirs:

@@ -31,8 +31,8 @@ _BY_SETTINGS = frozenset(
 )
 # VOLATILE or STABLE, and still the business of no particular server: evaluated once, on one server, they are right.
 _ANYWHERE = frozenset(
-    "age array_sample array_shuffle clock_timestamp col_description current_catalog current_database "
-    "current_query current_role current_schema current_schemas current_user format_type gen_random_uuid "
+    "age array_sample array_shuffle clock_timestamp current_catalog current_database "
+    "current_query current_role current_schema current_schemas current_user gen_random_uuid "
     "get_current_ts_config now pg_input_error_info pg_input_is_valid pg_size_bytes pg_size_pretty pg_sleep "
     "pg_typeof random random_normal session_user setseed statement_timestamp system_user tablesample timeofday "
     "transaction_timestamp ts_debug user uuidv4 uuidv7 version xmlvalidate".split()
