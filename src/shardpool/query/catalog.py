@@ -228,6 +228,14 @@ def _worse(one: Function, other: Function) -> Function:
     )
 
 
+_COMPARED = {
+    "settings": "setting",
+    "database": "",
+    "collations": "version of collation",
+    "enums": "values of the enum",
+}
+
+
 def differences(topology: Topology, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
     """What two shards tell otherwise, in words. A single table counts only where it lives, so not at all."""
     for name in topology.placements:
@@ -236,8 +244,7 @@ def differences(topology: Topology, one: Mapping[str, Any], other: Mapping[str, 
         ours, theirs = ((told["tables"] or {}).get(name) for told in (one, other))
         if ours != theirs:
             yield f"table {name.removeprefix('public.')}{_table_difference(ours, theirs)}"
-    names = {"settings": "setting", "database": "", "collations": "version of collation", "enums": "values of the enum"}
-    for key, known in names.items():
+    for key, known in _COMPARED.items():
         for name in {**(one[key] or {}), **(other[key] or {})}:
             ours, theirs = (one[key] or {}).get(name), (other[key] or {}).get(name)
             if ours != theirs:
