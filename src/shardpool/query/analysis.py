@@ -7,62 +7,30 @@ of the others that are tied to it by their keys. Where this cannot be shown, it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import UnsupportedQuery
-from ..topology import Reference, Sharded, Single, Topology, qualified
-from .catalog import Catalog, Column, NeedsShard
+from ..topology import Reference, Sharded, Topology
+from .catalog import Catalog, Column
 from .conditions import CASTS, conjuncts, equality, pins_of
+from .joins import join
+from .levels import NOWHERE, Level, Top, is_key_of, part_of, renamed, shared_key, typed
 from .names import output_name
-from .scopes import Columns, Item, Node, Origin, Scope, anchor
-from .statement import children, copy, inner, kind, strings, walk
+from .operations import Operations, is_aggregate
+from .scopes import Columns, Item, Node, Origin, Scope, anchor, column_names
+from .statement import children, copy, enum_name, has_limit, inner, kind, strings, walk
+from .tables import table_name
 from .types import collation_of, type_of
 
 # A statement with more occurrences of tables than this is not analysed further: each use of a CTE is one anew.
 _NODES_MAX = 300
-_OUTER = {"JOIN_LEFT": (1,), "JOIN_RIGHT": (0,), "JOIN_FULL": (), "JOIN_INNER": (0, 1)}
 # Functions whose result in FROM is one column, named by its alias.
 _ONE_COLUMN = frozenset("generate_series regexp_split_to_table string_to_table generate_subscripts".split())
-_JSON = ("JsonArrayAgg", "JsonObjectAgg")
 
-# Where a column of which only the type is known comes from.
-_NOWHERE = Node()
 
 Ctes = dict[str, Any]
-
-
-@dataclass(slots=True)
-class Level:
-    """One query level: its output columns, the nodes below it, and the one that all its rows are anchored to.
-
-    `anchor` is None when the level is not the union of what the shards make of it. `is_open`: some names of columns are
-    not known; `is_counted`: how many there are is.
-    """
-
-    columns: Columns
-    is_open: bool
-    is_counted: bool
-    nodes: list[Node]
-    anchor: Node | None
-
-
-@dataclass(slots=True)
-class Top:
-    """The outermost SELECT: what is to be done with the rows that the shards have made."""
-
-    root: Node | None = None
-    grouped: bool = False
-    grouped_by_key: bool = False
-    distinct: bool = False
-    distinct_on: bool = False
-    distinct_by_key: bool = False
-    windows: bool = False
-    windows_by_key: bool = False
-    scope: Scope | None = None
-    is_set_operation: bool = False
-    columns: Columns | None = None
 
 
 @dataclass(slots=True)
@@ -73,10 +41,8 @@ class Analysis:
     catalog: Catalog
     nodes: list[Node] = field(default_factory=list)
     references: list[Node] = field(default_factory=list)
-    functions: dict[str, str] = field(default_factory=dict)
     locks: bool = False
     writes: list[Node] = field(default_factory=list)
-    recursive: bool = False
     outer_aggregates: bool = False
     top: Top = field(default_factory=Top)
 
@@ -129,7 +95,6 @@ class Analysis:
                 "ctes": everyone if clause.recursive else dict(seen),
                 "busy": False,
             }
-            self.recursive |= bool(clause.recursive)
             seen[cte.ctename] = everyone[cte.ctename] = entry
             own.append(entry)
         return seen, own
@@ -151,7 +116,7 @@ class Analysis:
         columns: Columns = [(name, None) for name, _ in arms[0].columns]
         if top is not None:
             top.columns = columns if arms[0].is_counted else None
-        if all(anchors) and not _has_limit(tree):
+        if all(anchors) and not has_limit(tree):
             node, columns = self._united(tree, arms, columns)
         if top is not None:
             top.is_set_operation, top.root = True, node
@@ -161,10 +126,10 @@ class Analysis:
         """The arms as one node. Without ALL, and but for UNION, equal rows must be on one shard: by the key."""
         first, second = arms
         assert first.anchor is not None and second.anchor is not None
-        keyed = _shared_key(first, second)
+        keyed = shared_key(first, second)
         if not (tree.all and enum_name(tree, "op") == "SETOP_UNION") and keyed is None:
             return None, columns
-        node = self._virtual(first.anchor.keyspace if keyed is not None else "", len(keyed or {}))
+        node = self.virtual(first.anchor.keyspace if keyed is not None else "", len(keyed or {}))
         node.edges.extend([first.anchor, second.anchor])
         if keyed is not None:
             for part, (number, origins) in keyed.items():
@@ -188,7 +153,7 @@ class Analysis:
             self.visit(inner(tree.having_clause), scope, ctes)
         self._limits(tree, scope, ctes)
         self.locks |= bool(tree.locking_clause)
-        found = _Operations(self, tree, scope, anchors)
+        found = Operations(self.catalog, tree, scope, anchors)
         root = anchor(anchors, (node for node in self.nodes[first:]))
         if top is not None:
             found.describe(top, root)
@@ -199,7 +164,7 @@ class Analysis:
         if root is not None and found.are_local and not tree.locking_clause:
             node, columns = self._exported(root, anchors, columns)
         else:
-            columns = [(name, _typed(origin)) for name, origin in columns]
+            columns = [(name, typed(origin)) for name, origin in columns]
         return Level(columns, not is_whole, is_whole, [], node)
 
     def _limits(self, tree: Any, scope: Scope, ctes: Ctes) -> None:
@@ -207,7 +172,7 @@ class Analysis:
             if tree.HasField(name):
                 self.visit(inner(getattr(tree, name)), scope, ctes)
 
-    def _virtual(self, keyspace: str, parts: int) -> Node:
+    def virtual(self, keyspace: str, parts: int) -> Node:
         node = Node(keyspace=keyspace, pins=[[] for _ in range(parts)])
         self.nodes.append(node)
         return node
@@ -215,19 +180,19 @@ class Analysis:
     def _exported(self, root: Node, anchors: list[Node], columns: Columns) -> tuple[Node, Columns]:
         """A node for the rows of the level; it has a key when the level gives out all parts of one."""
         for source in anchors:
-            parts = {origin.part for _, origin in columns if origin is not None and _is_key_of(source, origin)}
+            parts = {origin.part for _, origin in columns if origin is not None and is_key_of(source, origin)}
             if source.has_key and len(parts) == len(source.pins):
-                node = self._virtual(source.keyspace, len(parts))
+                node = self.virtual(source.keyspace, len(parts))
                 for part in parts:
                     node.tie(source, part)
                     source.tie(node, part)
                 break
         else:
-            source, node = root, self._virtual("", 0)
+            source, node = root, self.virtual("", 0)
         if root not in node.edges:
             node.edges.append(root)
         exported: Columns = [
-            (name, replace(origin, node=node, part=_part(source, origin, node), column="") if origin else None)
+            (name, replace(origin, node=node, part=part_of(source, origin, node), column="") if origin else None)
             for name, origin in columns
         ]
         return node, exported
@@ -248,7 +213,7 @@ class Analysis:
                 found.append((name or fields[-1], hit[0] if hit and hit[1] == 0 else None))
                 continue
             type_ = type_of(value, scope)
-            origin = Origin(_NOWHERE, type=type_, collation=collation_of(value, scope)) if type_ else None
+            origin = Origin(NOWHERE, type=type_, collation=collation_of(value, scope)) if type_ else None
             found.append((output_name(target.res_target), origin))
         return found, is_whole
 
@@ -263,7 +228,7 @@ class Analysis:
     def from_item(self, item: Any, scope: Scope, ctes: Ctes) -> list[Node]:
         """Add an item of FROM to the scope; gives the nodes of which each of its rows has a row."""
         if kind(item) == "JoinExpr":
-            return self._join(item, scope, ctes)
+            return join(self, item, scope, ctes)
         first = len(scope.items)
         anchors = self._single(item, scope, ctes)
         scope.star.extend(column for found in scope.items[first:] for column in found.columns)
@@ -276,12 +241,11 @@ class Analysis:
             case "RangeSubselect":
                 # Without LATERAL it sees the levels around its own, not its siblings.
                 level = self.query(inner(item.subquery), scope if item.lateral else scope.parent, ctes)
-                return self._add_level(level, item.alias.aliasname, _column_names(item), scope)
+                return self._add_level(level, item.alias.aliasname, column_names(item), scope)
             case "RangeFunction":
                 self._range_function(item, scope, ctes)
                 return []
             case "RangeTableSample":
-                self.functions.setdefault("tablesample", "v")
                 self.visit_all([*item.args, item.repeatable], scope, ctes)
                 self.from_item(inner(item.relation), scope, ctes)
                 return []
@@ -297,7 +261,7 @@ class Analysis:
         known = not item.ordinality and len(calls) == 1 and (name in _ONE_COLUMN or _is_plain_unnest(calls[0]))
         alias = item.alias.aliasname if item.HasField("alias") else name
         found = Item(alias, [(alias, None)] if known else [], is_open=not known)
-        scope.items.append(found.renamed(alias, _column_names(item)) if known else found)
+        scope.items.append(found.renamed(alias, column_names(item)) if known else found)
 
     def _range_var(self, item: Any, scope: Scope, ctes: Ctes) -> list[Node]:
         if not item.schemaname and item.relname in ctes:
@@ -335,7 +299,7 @@ class Analysis:
             for column in self.catalog.tables[name].columns
         ]
         if relation.HasField("alias"):
-            return node, Item(alias, columns).renamed(alias, _column_names(relation))
+            return node, Item(alias, columns).renamed(alias, column_names(relation))
         return node, Item(alias, columns, table=name)
 
     def _origin(self, node: Node, part: int, column: Column) -> Origin:
@@ -352,98 +316,15 @@ class Analysis:
         entry["busy"] = True
         level = self.query(inner(cte.ctequery), entry["parent"], entry["ctes"])
         entry["busy"] = False
-        if entry["recursive"] and _names_itself(cte):
+        if entry["recursive"] and names_itself(cte):
             level = Level([], True, False, level.nodes, None)
-        level = _renamed(level, strings(cte.aliascolnames))
-        return self._add_level(level, alias, _column_names(item), scope)
+        level = renamed(level, strings(cte.aliascolnames))
+        return self._add_level(level, alias, column_names(item), scope)
 
     def _add_level(self, level: Level, alias: str, names: list[str], scope: Scope) -> list[Node]:
-        level = _renamed(level, names)
+        level = renamed(level, names)
         scope.items.append(Item(alias, level.columns, level.is_open))
         return [level.anchor] if level.anchor is not None else []
-
-    def _join(self, join: Any, scope: Scope, ctes: Ctes) -> list[Node]:
-        start, first, before, star = len(scope.items), len(self.nodes), scope.merged, len(scope.star)
-        left, left_merged = self._side(join.larg, scope, ctes)
-        left_star = scope.star[star:]
-        lefts, middle = scope.items[start:], len(self.nodes)
-        right, right_merged = self._side(join.rarg, scope, ctes)
-        right_star = scope.star[star + len(left_star) :]
-        rights = scope.items[start + len(lefts) :]
-        type_ = enum_name(join, "jointype")
-        sides = (set(self.nodes[first:middle]), set(self.nodes[middle:]))
-        restricted = set().union(*(sides[number] for number in _OUTER.get(type_, ())))
-        inside = Scope(scope.parent, lefts + rights, merged={**left_merged, **right_merged})
-        if join.HasField("quals"):
-            solid = {"JOIN_INNER": left + right, "JOIN_LEFT": right, "JOIN_RIGHT": left}.get(type_, [])
-            self.condition(inner(join.quals), inside, ctes, restricted.__contains__, solid)
-        using = strings(join.using_clause)
-        if join.is_natural:
-            names = [name for item in lefts for name, _ in item.columns]
-            using = [name for name in dict.fromkeys(names) if any(item.find(name) for item in rights)]
-        vague = join.is_natural and any(item.is_open for item in lefts + rights)
-        pairs = [
-            (None, None, name) if vague else (_one(lefts, left_merged, name), _one(rights, right_merged, name), name)
-            for name in using
-        ]
-        for one, other, _ in pairs:
-            if one is not None and other is not None:
-                self._tie(one, other, restricted.__contains__)
-        anchors = {"JOIN_INNER": left + right, "JOIN_LEFT": left, "JOIN_RIGHT": right}.get(type_, [])
-        merged = {**left_merged, **right_merged}
-        merged |= {name: (other if type_ == "JOIN_RIGHT" else one) for one, other, name in pairs}
-        if type_ == "JOIN_FULL":
-            anchors, full = self._full(join, inside, left, right, pairs)
-            merged |= full
-        rest = [column for column in (*left_star, *right_star) if column[0] not in using]
-        scope.star[star:] = [(name, merged[name]) for name in using] + rest
-        if vague:
-            scope.items[start:] = [Item(item.name, [], True, item.table) for item in scope.items[start:]]
-        if join.HasField("join_using_alias"):
-            scope.items.append(Item(join.join_using_alias.aliasname, [(name, None) for name in using]))
-        if join.HasField("alias"):
-            self._join_alias(join, scope, start, star)
-            merged = {}
-        scope.merged = {**merged, **{name: None if name in merged else origin for name, origin in before.items()}}
-        return anchors
-
-    def _side(self, item: Any, scope: Scope, ctes: Ctes) -> tuple[list[Node], dict[str, Origin | None]]:
-        scope.merged = {}
-        anchors = self.from_item(inner(item), scope, ctes)
-        return anchors, scope.merged
-
-    def _full(
-        self, join: Any, inside: Scope, left: list[Node], right: list[Node], pairs: list[Any]
-    ) -> tuple[list[Node], dict[str, Origin | None]]:
-        """A FULL JOIN by the whole key: each of its rows lies where the one or the other does."""
-        merged: dict[str, Origin | None] = {name: None for *_, name in pairs}
-        equal = [(one, other, name) for one, other, name in pairs if one is not None and other is not None]
-        if join.HasField("quals"):
-            for condition in conjuncts(inner(join.quals)):
-                hits = equality(condition, inside)
-                equal += [(one[0], other[0], "") for one, other in hits if one[1] == other[1] == 0]
-        for one in left:
-            for other in right:
-                names = {
-                    a.part: name for a, b, name in equal if {a.node, b.node} == {one, other} and a.part == b.part >= 0
-                }
-                if one.has_key and one.keyspace == other.keyspace and len(names) == len(one.pins):
-                    node = self._virtual(one.keyspace, len(one.pins))
-                    for part, name in names.items():
-                        node.tie(one, part)
-                        node.tie(other, part)
-                        if name:
-                            merged[name] = Origin(node, part)
-                    return [node], merged
-        return [], merged
-
-    def _join_alias(self, join: Any, scope: Scope, start: int, star: int) -> None:
-        columns = scope.star[star:]
-        is_open = any(item.is_open for item in scope.items[start:])
-        names = _column_names(join)
-        found = Item("", [(name, None) for name, _ in columns] if is_open and names else columns, is_open)
-        scope.items[start:] = [found.renamed(join.alias.aliasname, names)]
-        scope.star[star:] = scope.items[start].columns
 
     # -- conditions ----------------------------------------------------------------------------------------------
 
@@ -466,7 +347,7 @@ class Analysis:
                     node.pins[part].append(pin)
             for (one, depth), (other, other_depth) in equality(condition, scope):
                 if depth == other_depth == 0:
-                    self._tie(one, other, restricts)
+                    self.tie(one, other, restricts)
                 elif (depth == 0) is not (other_depth == 0):
                     outside, inside = (other, one) if depth == 0 else (one, other)
                     if restricts(inside.node) and inside.part == outside.part:
@@ -476,7 +357,7 @@ class Analysis:
                 only.filters.append(_in_own_names(condition, scope))
         self.visit(expression, scope, ctes)
 
-    def _tie(self, one: Origin, other: Origin, restricts: Callable[[Node], bool]) -> None:
+    def tie(self, one: Origin, other: Origin, restricts: Callable[[Node], bool]) -> None:
         """Two key parts are equal in each row that matters of a node that is restricted."""
         if one.part != other.part or one.part < 0:
             return
@@ -507,7 +388,7 @@ class Analysis:
                 self.visit(found, scope, ctes)
 
     def visit(self, expression: Any, scope: Scope, ctes: Ctes) -> None:
-        """Note the functions of an expression and analyse its subqueries."""
+        """Analyse the subqueries of an expression."""
         match kind(expression):
             case "SubLink":
                 self._sublink(expression, scope, ctes)
@@ -515,9 +396,6 @@ class Analysis:
             case "SelectStmt":
                 self.query(expression, scope, ctes)
                 return
-            case "FuncCall":
-                parts = strings(expression.funcname)
-                self.functions.setdefault(parts[-1], ".".join(parts))
         for _, child in children(expression):
             self.visit(child, scope, ctes)
 
@@ -549,7 +427,7 @@ class Analysis:
     def _check_outer_aggregates(self, link: Any, scope: Scope) -> None:
         """An aggregate in a subquery over columns of this level only belongs to this level: rare, and not pushed."""
         for call in walk(link.subselect):
-            if self.is_aggregate(call):
+            if is_aggregate(call, self.catalog):
                 references = [found for found in walk(call) if kind(found) == "ColumnRef"]
                 if references and all(self._is_certainly_outer(ref, scope, link) for ref in references):
                     self.outer_aggregates = True
@@ -564,153 +442,6 @@ class Analysis:
             }
             return fields[-2] not in aliases
         return scope.find(fields) is not None
-
-    def is_aggregate(self, call: Any) -> bool:
-        """Whether an expression is the call of an aggregate, or may be."""
-        if kind(call) in _JSON:
-            return not call.constructor.HasField("over")
-        if kind(call) != "FuncCall":
-            return False
-        name = strings(call.funcname)[-1]
-        function = self.catalog.functions.get(name)
-        if call.HasField("over"):
-            return False
-        return call.agg_star or call.agg_within_group or bool(function and function.is_aggregate)
-
-
-class _Operations:
-    """What a level does with whole sets of rows, and whether each set lies on one shard."""
-
-    def __init__(self, analysis: Analysis, tree: Any, scope: Scope, anchors: list[Node]) -> None:
-        self._analysis = analysis
-        self._tree = tree
-        self._scope = scope
-        self._anchors = anchors
-        own = [found for part in _own_parts(tree) for found in walk_own(part)]
-        calls = [found for found in own if kind(found) == "FuncCall"]
-        self.grouped = bool(tree.group_clause) or tree.HasField("having_clause")
-        self.grouped |= any(analysis.is_aggregate(call) for call in own)
-        self.grouped_by_key = bool(tree.group_clause) and self._keyed(tree.group_clause)
-        self.distinct_on = any(node.WhichOneof("node") for node in tree.distinct_clause)
-        self.distinct = bool(tree.distinct_clause)
-        values = [target.res_target.val for target in tree.target_list]
-        self.distinct_by_key = (
-            self._keyed(tree.distinct_clause, output_first=True) if self.distinct_on else self._keyed(values)
-        )
-        over = [call.over for call in calls if call.HasField("over")]
-        over += [call.constructor.over for call in own if kind(call) in _JSON if call.constructor.HasField("over")]
-        self.windows = bool(over)
-        named = {node.window_def.name: node.window_def for node in tree.window_clause}
-        self.windows_by_key = all(self._window_keyed(window, named) for window in over)
-
-    @property
-    def are_local(self) -> bool:
-        return (
-            (not self.grouped or self.grouped_by_key)
-            and (not self.distinct or self.distinct_by_key)
-            and self.windows_by_key
-            and not _has_limit(self._tree)
-        )
-
-    def describe(self, top: Top, root: Node | None) -> None:
-        for name in ("grouped", "grouped_by_key", "distinct", "distinct_on", "distinct_by_key"):
-            setattr(top, name, getattr(self, name))
-        top.windows, top.windows_by_key = self.windows, self.windows_by_key
-        top.root, top.scope = root, self._scope
-
-    def _window_keyed(self, window: Any, named: dict[str, Any]) -> bool:
-        names = [window.refname or window.name]
-        while names[-1] in named and not window.partition_clause:
-            window = named[names[-1]]
-            if window.refname in names:
-                break
-            names.append(window.refname)
-        return self._keyed(window.partition_clause, positions=False)
-
-    def _keyed(self, expressions: Iterable[Any], *, output_first: bool = False, positions: bool = True) -> bool:
-        """Whether the whole key of a table of which each row has a row is among the expressions."""
-        parts: dict[Node, set[int]] = {}
-        for expression in expressions:
-            found = self._meant(inner(expression), output_first, positions)
-            if kind(found) != "ColumnRef" or len(strings(found.fields)) != len(found.fields):
-                continue
-            hit = self._scope.find(strings(found.fields))
-            if hit and hit[1] == 0 and hit[0] is not None and hit[0].part >= 0:
-                parts.setdefault(hit[0].node, set()).add(hit[0].part)
-        return any(node in self._anchors and len(found) == len(node.pins) for node, found in parts.items())
-
-    def _meant(self, expression: Any, output_first: bool, positions: bool) -> Any:
-        """Positions and names of output columns stand for expressions of the target list.
-
-        A name is first of all one of FROM in GROUP BY, and one of an output column in DISTINCT ON.
-        """
-        targets = [node.res_target for node in self._tree.target_list]
-        if positions and kind(expression) == "A_Const" and expression.WhichOneof("val") == "ival":
-            number = expression.ival.ival
-            if 1 <= number <= len(targets) and not any(_is_star(target) for target in targets):
-                return inner(targets[number - 1].val)
-        if not positions or kind(expression) != "ColumnRef" or len(strings(expression.fields)) != 1:
-            return expression
-        if output_first or self._scope.find(strings(expression.fields)) is None:
-            names = strings(expression.fields)
-            named = [inner(target.val) for target in targets if not _is_star(target) and [output_name(target)] == names]
-            return named[0] if named else expression
-        return expression
-
-
-def _own_parts(tree: Any) -> Iterator[Any]:
-    yield from tree.target_list
-    yield from tree.sort_clause
-    yield from tree.distinct_clause
-    yield from tree.window_clause
-    if tree.HasField("having_clause"):
-        yield tree.having_clause
-
-
-def walk_own(node: Any) -> Iterator[Any]:
-    """Everything below a node that belongs to the same query level."""
-    found = inner(node)
-    if found is None or kind(found) == "SelectStmt":
-        return
-    yield found
-    for _, child in children(found):
-        yield from walk_own(child)
-
-
-def table_name(relation: Any, catalog: Catalog, topology: Topology) -> str:
-    """The qualified name of the table that a RangeVar means; raises `UnknownTable` and `UnsupportedQuery`."""
-    written = f"{relation.schemaname}.{relation.relname}" if relation.schemaname else relation.relname
-    if relation.schemaname in ("pg_catalog", "information_schema") or (
-        relation.relname.startswith("pg_") and not relation.schemaname
-    ):
-        raise UnsupportedQuery(
-            f"{written} tells of one server only",
-            hint="Ask every shard with scatter(), or one with shard(name).execute().",
-        )
-    placement = topology.placements.get(qualified(written))
-    if isinstance(placement, Single) and placement.shard not in catalog.told_by:
-        raise NeedsShard(placement.shard)
-    name = catalog.resolve(relation.schemaname, relation.relname)
-    if name is None or name not in topology.placements:
-        topology.placement(written)
-        raise UnsupportedQuery(
-            f'the search_path of the shards does not find the table "{written}" of the topology',
-            hint="Create it on every shard, or write its schema in the statement.",
-        )
-    if name not in catalog.tables:
-        raise UnsupportedQuery(
-            f'table "{written}" is in the topology, but not on the shards', hint="Create it on every shard."
-        )
-    table = catalog.tables[name]
-    # A view that is declared as a reference or single table is the word of whoever declared it.
-    is_view = table.kind not in "rp" and isinstance(topology.placement(name), Sharded)
-    if is_view or table.row_security:
-        raise UnsupportedQuery(
-            f"{written} is {'under row security' if table.row_security else 'not a table'} on the shards",
-            detail="What it gives depends on more than its rows.",
-            hint="Pass key=…, or name the shard: shard(name).execute().",
-        )
-    return name
 
 
 def _in_own_names(condition: Any, scope: Scope) -> Any:
@@ -734,72 +465,5 @@ def _is_plain_unnest(call: Any) -> bool:
     return plain and strings(argument.type_name.names)[-1] in CASTS
 
 
-def _column_names(item: Any) -> list[str]:
-    return strings(item.alias.colnames)
-
-
-def _renamed(level: Level, names: list[str]) -> Level:
-    """The level with new names for its first columns."""
-    if not names:
-        return level
-    if not level.is_counted:
-        return Level([], True, False, level.nodes, level.anchor)
-    columns = [
-        (names[number] if number < len(names) else name, origin) for number, (name, origin) in enumerate(level.columns)
-    ]
-    is_open = level.is_open and len(names) < len(columns)
-    return Level(columns, is_open, True, level.nodes, level.anchor)
-
-
-def _one(items: list[Item], merged: dict[str, Origin | None], name: str) -> Origin | None:
-    """The only column of that name on one side of a join."""
-    if name in merged:
-        return merged[name]
-    hits = [origin for item in items for origin in item.find(name)]
-    return hits[0] if len(hits) == 1 and not any(item.is_open for item in items) else None
-
-
-def _typed(origin: Origin | None) -> Origin | None:
-    """Of a column that does not say where its row lies, only the type."""
-    return replace(origin, node=_NOWHERE, part=-1, column="") if origin is not None and origin.type else None
-
-
-def _part(source: Node, origin: Origin, node: Node) -> int:
-    return origin.part if node.has_key and _is_key_of(source, origin) else -1
-
-
-def _is_key_of(node: Node, origin: Origin | None) -> bool:
-    return origin is not None and origin.node is node and origin.part >= 0
-
-
-def _names_itself(cte: Any) -> bool:
+def names_itself(cte: Any) -> bool:
     return any(kind(found) == "RangeVar" and found.relname == cte.ctename for found in walk(cte.ctequery))
-
-
-def _shared_key(first: Level, second: Level) -> dict[int, tuple[int, tuple[Origin, Origin]]] | None:
-    """By part, the position of the column in which both arms have it; None unless these are all parts of one key."""
-    if not (first.is_counted and second.is_counted and len(first.columns) == len(second.columns)):
-        return None
-    found: dict[int, tuple[int, tuple[Origin, Origin]]] = {}
-    for number, ((_, one), (_, other)) in enumerate(zip(first.columns, second.columns, strict=True)):
-        if one is None or other is None or one.part < 0 or one.part != other.part:
-            continue
-        if one.node.keyspace == other.node.keyspace and one.node.has_key:
-            found[one.part] = number, (one, other)
-    nodes = {origin.node for _, origins in found.values() for origin in origins}
-    complete = bool(found) and len(nodes) == 2 and all(len(found) == len(node.pins) for node in nodes)
-    return found if complete else None
-
-
-def _is_star(target: Any) -> bool:
-    value = inner(target.val)
-    return kind(value) == "ColumnRef" and any(field.WhichOneof("node") == "a_star" for field in value.fields)
-
-
-def _has_limit(tree: Any) -> bool:
-    return bool(tree.HasField("limit_count") or tree.HasField("limit_offset"))
-
-
-def enum_name(message: Any, field_name: str) -> str:
-    descriptor = message.DESCRIPTOR.fields_by_name[field_name].enum_type
-    return str(descriptor.values_by_number[getattr(message, field_name)].name)

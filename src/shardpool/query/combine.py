@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from .aggregates import final, partials
-from .analysis import Analysis, Top
+from .analysis import Analysis
 from .gathered import limited, put
+from .levels import Top
 from .names import output_name
+from .operations import is_aggregate
 from .plan import Ship, Shipped
 from .scopes import Scope
-from .sorting import Limits, Sorting, is_star, limits, meant, sortings
-from .statement import copy, deparse, expression, inner, kind, parse, quoted, strings, walk, without_places
+from .sorting import Limits, Sorting, limits, meant, sortings
+from .statement import copy, deparse, expression, inner, is_star, kind, parse, quoted, strings, walk, without_places
 from .template import Template, template
 
 TEMP = "_shardpool_1"
@@ -256,7 +258,7 @@ class _Groups:
         match kind(value):
             case "JsonArrayAgg" | "JsonObjectAgg":
                 raise _Unfit("an aggregate of JSON cannot be put together from partial results")
-            case "FuncCall" if self._analysis.is_aggregate(value):
+            case "FuncCall" if is_aggregate(value, self._analysis.catalog):
                 node.CopyFrom(expression(self._aggregate(value)))
                 return
             case "SubLink" | "GroupingFunc":

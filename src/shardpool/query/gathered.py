@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .analysis import Top
 from .catalog import Catalog
+from .levels import Top
 from .plan import Gathered, SortKey
 from .sorting import Limits, Sorting, decoder, limits, sortings
 from .statement import copy, deparse, inner, kind, quoted, strings

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..errors import UnsupportedQuery
 from ..topology import Topology
-from .analysis import Analysis, walk_own
+from .analysis import Analysis
 from .catalog import Catalog, Table
+from .operations import walk_own
 from .plan import Ship, Shipped
 from .purity import first_impurity
 from .scopes import Node

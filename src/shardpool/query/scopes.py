@@ -156,3 +156,8 @@ def anchor(candidates: Iterable[Node], nodes: Iterable[Node]) -> Node | None:
     """The node of the candidates from which all the nodes can be reached."""
     wanted = {node for node in nodes if node.table}
     return next((node for node in candidates if wanted <= node.reach()), None)
+
+
+def column_names(item: Any) -> list[str]:
+    """The names that an alias gives to columns."""
+    return [node.string.sval for node in item.alias.colnames]

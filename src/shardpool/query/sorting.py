@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .analysis import Top
 from .catalog import Catalog
 from .conditions import constant
+from .levels import Top
 from .names import output_name
 from .pins import Const
-from .statement import inner, kind, strings, without_places
+from .statement import inner, is_star, kind, strings, without_places
 from .types import collation_of, plain, type_of
 
 # Types whose values are compared as this says, by what the server sends of them: see `merging`.
@@ -104,12 +104,6 @@ def _place(fields: list[str], top: Top) -> int | None:
         if origin is not None and name == fields[-1] and (origin.node, origin.column) == (hit[0].node, hit[0].column)
     ]
     return found[0] if len(found) == 1 else None
-
-
-def is_star(target: Any) -> bool:
-    """Whether an output column is `*` or `t.*`."""
-    value = inner(target.val)
-    return kind(value) == "ColumnRef" and any(field.WhichOneof("node") == "a_star" for field in value.fields)
 
 
 def decoder(sorting: Sorting, top: Top, catalog: Catalog) -> str | None:

@@ -154,3 +154,17 @@ def verb(statement: Any) -> str:
 def _field_name(name: str) -> str:
     """`SelectStmt` → `select_stmt`, the name of its field in Node."""
     return "".join("_" + letter.lower() if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+def is_star(target: Any) -> bool:
+    value = inner(target.val)
+    return kind(value) == "ColumnRef" and any(field.WhichOneof("node") == "a_star" for field in value.fields)
+
+
+def has_limit(tree: Any) -> bool:
+    return bool(tree.HasField("limit_count") or tree.HasField("limit_offset"))
+
+
+def enum_name(message: Any, field_name: str) -> str:
+    descriptor = message.DESCRIPTOR.fields_by_name[field_name].enum_type
+    return str(descriptor.values_by_number[getattr(message, field_name)].name)

@@ -13,15 +13,15 @@ import psycopg
 
 from ..errors import UnsupportedQuery
 from ..topology import Reference, Sharded, Topology
-from .analysis import Analysis, Ctes, Level
+from .analysis import Analysis, Ctes
 from .catalog import Catalog
 from .conditions import constant
+from .levels import Level
 from .pins import Const, In
 from .plan import Gathered, Plan, Split, Use, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
-from .sorting import is_star
-from .statement import copy, deparse, expression, inner, kind, parse, strings, verb, walk
+from .statement import copy, deparse, expression, inner, is_star, kind, parse, strings, verb, walk
 
 _CMD_INSERT = 4
 _NOT_MATCHED_BY_SOURCE = 2

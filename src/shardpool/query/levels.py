@@ -1,0 +1,83 @@
+"""Query levels: what is known of their columns and rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .scopes import Columns, Node, Origin, Scope
+
+# Where a column of which only the type is known comes from.
+NOWHERE = Node()
+
+
+@dataclass(slots=True)
+class Level:
+    """One query level: its output columns, the nodes below it, and the one that all its rows are anchored to.
+
+    `anchor` is None when the level is not the union of what the shards make of it. `is_open`: some names of columns are
+    not known; `is_counted`: how many there are is.
+    """
+
+    columns: Columns
+    is_open: bool
+    is_counted: bool
+    nodes: list[Node]
+    anchor: Node | None
+
+
+@dataclass(slots=True)
+class Top:
+    """The outermost SELECT: what is to be done with the rows that the shards have made."""
+
+    root: Node | None = None
+    grouped: bool = False
+    grouped_by_key: bool = False
+    distinct: bool = False
+    distinct_on: bool = False
+    distinct_by_key: bool = False
+    windows: bool = False
+    windows_by_key: bool = False
+    scope: Scope | None = None
+    is_set_operation: bool = False
+    columns: Columns | None = None
+
+
+def renamed(level: Level, names: list[str]) -> Level:
+    """The level with new names for its first columns."""
+    if not names:
+        return level
+    if not level.is_counted:
+        return Level([], True, False, level.nodes, level.anchor)
+    columns = [
+        (names[number] if number < len(names) else name, origin) for number, (name, origin) in enumerate(level.columns)
+    ]
+    is_open = level.is_open and len(names) < len(columns)
+    return Level(columns, is_open, True, level.nodes, level.anchor)
+
+
+def typed(origin: Origin | None) -> Origin | None:
+    """Of a column that does not say where its row lies, only the type."""
+    return replace(origin, node=NOWHERE, part=-1, column="") if origin is not None and origin.type else None
+
+
+def part_of(source: Node, origin: Origin, node: Node) -> int:
+    return origin.part if node.has_key and is_key_of(source, origin) else -1
+
+
+def is_key_of(node: Node, origin: Origin | None) -> bool:
+    return origin is not None and origin.node is node and origin.part >= 0
+
+
+def shared_key(first: Level, second: Level) -> dict[int, tuple[int, tuple[Origin, Origin]]] | None:
+    """By part, the position of the column in which both arms have it; None unless these are all parts of one key."""
+    if not (first.is_counted and second.is_counted and len(first.columns) == len(second.columns)):
+        return None
+    found: dict[int, tuple[int, tuple[Origin, Origin]]] = {}
+    for number, ((_, one), (_, other)) in enumerate(zip(first.columns, second.columns, strict=True)):
+        if one is None or other is None or one.part < 0 or one.part != other.part:
+            continue
+        if one.node.keyspace == other.node.keyspace and one.node.has_key:
+            found[one.part] = number, (one, other)
+    nodes = {origin.node for _, origins in found.values() for origin in origins}
+    complete = bool(found) and len(nodes) == 2 and all(len(found) == len(node.pins) for node in nodes)
+    return found if complete else None
