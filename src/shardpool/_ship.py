@@ -6,7 +6,7 @@ Each shard is read in one snapshot of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,33 @@ _BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
 
 @dataclass(frozen=True, slots=True)
+class Literals:
+    """The parameters as quoted texts, with the oids of the types that they are sent with; 0 is none.
+
+    A parameter without a type has, wherever it stands, the type that the server finds for it in the whole statement.
+    """
+
+    texts: Sequence[str]
+    types: Sequence[int]
+    type_name: Callable[[int], str | None]
+
+    def spelled(self, described: Any) -> dict[int, str]:
+        """SQL by number of the parameter, where its type has a name that is the same on every server."""
+        found = {}
+        for number, text in enumerate(self.texts, 1):
+            oid = self.types[number - 1] or (described.param_type(number - 1) if described is not None else 0)
+            name = self.type_name(oid)
+            if name is not None:
+                found[number] = f"({text}::{name})"
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Sources:
-    """A ship with the literals of the parameters, by number, and the shards that have its rows."""
+    """A ship with the literals of the parameters, and the shards that have its rows."""
 
     ship: Ship
-    literals: Mapping[int, str]
+    literals: Literals
     shards: frozenset[str]
 
     @property
@@ -32,9 +54,9 @@ class Sources:
         """Whether the time of the transaction is among what has to be filled in."""
         return any(0 in found.params for found in (self.ship.query, *self.ship.filters))
 
-    def sql(self, time: str) -> str:
+    def sql(self, described: Any, time: str) -> str:
         """The SQL that brings the rows, with the time of the transaction as a literal."""
-        return fill(self.ship, {**self.literals, 0: time})
+        return fill(self.ship, {**self.literals.spelled(described), 0: time})
 
 
 class TypesDiffer(Exception):
@@ -47,6 +69,8 @@ class TypesDiffer(Exception):
 
 def fill(ship: Ship, literals: Mapping[int, str]) -> str:
     """The SQL of a ship; a filter with a parameter that has no literal is left out."""
+    if not ship.query.params <= literals.keys():
+        raise TypesDiffer("a parameter of a type that has another number on each server")
     sql = ship.query.fill(literals.__getitem__)
     filters = [found.fill(literals.__getitem__) for found in ship.filters if found.params <= literals.keys()]
     return sql + (" WHERE " + " AND ".join(f"({found})" for found in filters) if filters else "")
@@ -87,7 +111,7 @@ def brought(
         told = yield from run(middle, _TIME)
         time = f"'{told.get_value(0, 0).decode()}'"
     for source in sources:
-        yield from _bring(source, source.sql(time), conns, at, copied)
+        yield from _bring(source, source.sql(described, time), conns, at, copied)
     return described
 
 

@@ -8,11 +8,14 @@ from typing import Any
 
 from psycopg import Column
 from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
 from psycopg.rows import RowFactory, tuple_row
 
 from .query.bound import Bound
 from .query.plan import Plan
+
+_BYTEA, _TEXT = 17, 25
 
 
 class _Shape:
@@ -37,9 +40,17 @@ class _Narrow:
         return getattr(self._pgresult, name)
 
 
-def shape_of(pgresult: PGresult, width: int, transformer: Any) -> _Shape:
-    """What row factories look at, of a result's first `width` columns (0: all)."""
-    return _Shape(_Narrow(pgresult, width) if width else pgresult, transformer.encoding, transformer.adapters)
+def hide(transformer: Any, pgresult: PGresult, width: int) -> None:
+    """Load the columns behind the first `width` as plain text or bytes: they are for sorting, and not looked at."""
+    binary = pgresult.nfields > 0 and pgresult.fformat(0) == 1
+    plain = _BYTEA if binary else _TEXT
+    oids = [pgresult.ftype(number) if number < width else plain for number in range(pgresult.nfields)]
+    transformer.set_loader_types(oids, Format.BINARY if binary else Format.TEXT)
+
+
+def shape_of(pgresult: PGresult, width: int | None, transformer: Any) -> _Shape:
+    """What row factories look at, of a result's first `width` columns, or of all."""
+    return _Shape(pgresult if width is None else _Narrow(pgresult, width), transformer.encoding, transformer.adapters)
 
 
 class Result:
@@ -72,7 +83,7 @@ class Result:
         # Of an answer of several shards: theirs, the rows to take of them, and how many columns of those.
         self._parts: Sequence[PGresult] = (pgresult,)
         self._order: Sequence[tuple[int, int]] | None = None
-        self._width = 0
+        self._width: int | None = None
         # Of an answer that was added up: its values as they would have come.
         self._record: Sequence[bytes | None] | None = None
 
@@ -85,18 +96,20 @@ class Result:
         row_factory: RowFactory[Any] | None = None,
         *,
         order: Sequence[tuple[int, int]] | None = None,
-        width: int = 0,
+        width: int | None = None,
         record: Sequence[bytes | None] | None = None,
     ) -> Result:
         """The answers of several shards as one.
 
         The rows follow one another, or are those that `order` names by (number of the answer, number of the row); the
-        first `width` columns are shown (0: all). A `record` stands instead of all rows.
+        first `width` columns are shown. A `record` stands instead of all rows.
         """
         found = cls(pgresults[0], conn, bound.shards, row_factory, bound=bound)
         found._parts = pgresults
         found._order = order
-        found._width = width if width != pgresults[0].nfields else 0
+        if width is not None and width != pgresults[0].nfields:
+            found._width = width
+            hide(found._transformer, pgresults[0], width)
         found._record = record
         return found
 
@@ -112,7 +125,7 @@ class Result:
         make_row = tuple if self._row_factory is tuple_row else self._row_factory(self._shape())
         if self._record is not None:
             return [make_row(self._transformer.load_sequence(self._record))]
-        if self._width:
+        if self._width is not None:
             width, whole = self._width, make_row
             make_row = lambda values: whole(values[:width])  # noqa: E731
         loaded = [self._load_part(part, make_row) for part in self._parts]
@@ -132,17 +145,21 @@ class Result:
         """The rows as the servers sent them, undecoded."""
         if self._record is not None:
             return [tuple(self._record)]
-        width = self._width or self._pgresult.nfields
+        width = self._shown
         order = self._order
         if order is None:
             order = [(number, row) for number, part in enumerate(self._parts) for row in range(part.ntuples)]
         return [tuple(self._parts[part].get_value(row, column) for column in range(width)) for part, row in order]
 
+    @property
+    def _shown(self) -> int:
+        return self._pgresult.nfields if self._width is None else self._width
+
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The names of the columns, in order."""
         encoding = self._transformer.encoding
-        names = (self._pgresult.fname(index) for index in range(self._width or self._pgresult.nfields))
+        names = (self._pgresult.fname(index) for index in range(self._shown))
         return tuple((name or b"").decode(encoding) for name in names)
 
     @cached_property
@@ -151,7 +168,7 @@ class Result:
         if not self._pgresult.nfields:
             return None
         shape: Any = self._shape()
-        return [Column(shape, index) for index in range(self._width or self._pgresult.nfields)]
+        return [Column(shape, index) for index in range(self._shown)]
 
     @property
     def rowcount(self) -> int:

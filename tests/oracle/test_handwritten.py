@@ -537,6 +537,41 @@ MAY_REFUSE = int(os.environ.get("SHARDPOOL_ORACLE_MAY_REFUSE", "100"))  # percen
 _refused: dict[str, str] = {}
 
 
+CASES["found by review"] = [
+    (
+        "select name, count(*) from customers where %(d)s::date is not null and seen <= %(d)s group by name",
+        {"d": "2024-05-05 23:59:59.5"},
+    ),
+    ("select flag, count(*) from customers where code = %(d)s or name = %(d)s group by flag", {"d": "ab "}),
+    ("select n from notes where %(a)s::char(4) is not null and author = %(a)s", {"a": "bob "}),
+    ("select note, count(*) from orders where total > %(x)s and qty < %(x)s group by note", {"x": "5.5"}),
+    ("select flag, count(*) from customers where code <> %b group by flag", ["de  "]),
+    ("select count(distinct flag), count(*) from customers where code <> %b", ["de  "]),
+    "select count(distinct o.qty), count(*) from orders o join (values (101.0::numeric),(102),(103)) n(id) using (id) where id / 2 = 51.5",
+    "select count(distinct c.id), count(*) from countries n right join customers c using (code) where code like 'de'",
+    "select tenant_id, count(*) from orders join (values (9223372036854775807::float8),(1)) v(tenant_id) using (tenant_id) where tenant_id = 9223372036854775806 group by tenant_id",
+    "select tenant_id from orders join (values (101::float8),(102),(9223372036854775807)) v(tenant_id) using (tenant_id) order by tenant_id",
+    "select sum(tenant_id) from orders join (values (101::float8),(102),(9223372036854775807)) v(tenant_id) using (tenant_id)",
+    "select day, n from events join (values ('2024-01-01 00:00'::timestamp),('2024-01-02')) v(day) using (day) order by day, n",
+    "select pg_typeof(c) from customers c limit 1",
+    "select current_query() from orders limit 1",
+    "select from orders order by id limit 2",
+    "select tenant_id, id from orders order by placed, tenant_id, id limit 3",
+    "select tenant_id, id from customers order by born desc nulls last, tenant_id, id",
+    "select distinct on (o.note) note from orders o order by note, id",
+    "select distinct on (o.note) o.id is null from orders o order by note, o.id",
+    "select distinct on (lower(note)) id, tenant_id from orders o order by lower(o.note), id, tenant_id",
+    (
+        "select note, count(*) from orders where note <> %s and id not in (%s,%s,%s,%s,%s,%s,%s,%s) group by note having count(*) > %s",
+        ["x", 1, 2, 3, 4, 5, 6, 7, 8, 1],
+    ),
+    ('select note "shardpool $1 parameter", %s, count(*) from orders group by note, 2', ["x"]),
+    "select distinct (id, qty) from orders",
+    "select count(*) from orders group by (note, qty)",
+    "select row(id, qty) from orders order by total, tenant_id, id",
+    "select id from orders order by id, tenant_id limit 9223372036854775807 offset 1",
+    "select id from orders order by note, id, tenant_id limit 9223372036854775807 offset 1",
+]
 CASES["the time of the transaction"] = [
     "select count(*) from orders where placed < now()",
     "select note, count(*) from orders where placed < current_timestamp - interval '1 day' group by note",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,14 @@ HANDWRITTEN: list[Any] = [
     "insert into orders (tenant_id, id) values (1.0, 900), ('2', 901)",
     "insert into orders (tenant_id, id, total) values (40, 1, 1/0), (41, 1, 1)",
     "update orders set total = 1 / (id - id)",
+    ("insert into orders (tenant_id, id) select %s, 902", [Decimal("7.4")]),
+    ("insert into orders (tenant_id, id) select %s, 903", [7.0]),
+    "insert into orders (tenant_id, id) values (7.4, 906) limit 1",
+    "with x as (select 1) insert into orders (tenant_id, id) values (7.4, 910)",
+    "with x as (insert into orders (tenant_id, id) values (7.4, 908) returning *) select tenant_id from x",
+    "merge into orders o using (values (1)) v(id) on o.tenant_id = 3 and o.id = v.id "
+    "when not matched then insert (tenant_id, id) values (7.4, 999)",
+    "insert into orders (tenant_id, id) select 7, 911",
 ]
 
 

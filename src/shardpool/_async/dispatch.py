@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg.rows import RowFactory
 
 from .._ship import TypesDiffer
@@ -19,6 +20,10 @@ from .planning import Planned
 if TYPE_CHECKING:
     from .handle import AsyncHandle
     from .router import AsyncRouter
+
+
+# A partial result may have columns that no table can have: of type record, or too many.
+_UNFIT_FOR_A_TABLE = (psycopg.errors.InvalidTableDefinition, psycopg.errors.ProgramLimitExceeded)
 
 
 async def execute(
@@ -95,6 +100,9 @@ async def _scattered(
     except (NotHere, TypesDiffer) as reason:
         if plan is not None and plan.name == "pull":
             raise _unlike(reason) from reason
+    except _UNFIT_FOR_A_TABLE:
+        if plan is None or plan.name != "combine":
+            raise
     except planning.DDL_ERRORS:
         planning.forget_catalog(router)
         raise

@@ -15,6 +15,7 @@ from ..errors import DeadlineExceeded
 from ..query.bound import Bound
 from ..query.merging import NotHere, added, bound_value, merged_order
 from ..query.plan import Gathered
+from ..query.statement import used_params
 from ..result import Result
 from . import gather
 from .cancelling import give_up
@@ -95,5 +96,6 @@ def local(plan: Gathered, bound: Bound, original: Statement) -> Statement:
     if plan.sql == bound.plan.sql:
         return original
     # An OFFSET that is not sent leaves its parameter unused: one of no type has to be given some.
-    types = [oid or (0 if f"${number}" in plan.sql else _TEXT_OID) for number, oid in enumerate(original.types, 1)]
+    used = used_params(plan.sql) if original.types else ()
+    types = [oid or (0 if number in used else _TEXT_OID) for number, oid in enumerate(original.types, 1)]
     return replace(original, text=plan.sql.encode(), types=types)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg.rows import RowFactory
 
 from .._ship import TypesDiffer
@@ -20,6 +21,10 @@ from .planning import Planned
 if TYPE_CHECKING:
     from .handle import Handle
     from .router import Router
+
+
+# A partial result may have columns that no table can have: of type record, or too many.
+_UNFIT_FOR_A_TABLE = (psycopg.errors.InvalidTableDefinition, psycopg.errors.ProgramLimitExceeded)
 
 
 def execute(
@@ -94,6 +99,9 @@ def _scattered(
     except (NotHere, TypesDiffer) as reason:
         if plan is not None and plan.name == "pull":
             raise _unlike(reason) from reason
+    except _UNFIT_FOR_A_TABLE:
+        if plan is None or plan.name != "combine":
+            raise
     except planning.DDL_ERRORS:
         planning.forget_catalog(router)
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,11 @@ from psycopg.rows import RowFactory
 from .._concurrency import Overdue, drive_flow
 from .._flow import Copied, run
 from .._leg import Statement
-from .._ship import Sources, shipped
+from .._ship import Literals, Sources, shipped
 from ..errors import DeadlineExceeded, ScatterError, ShardUnavailable, UnsupportedQuery, first_line
 from ..query.bound import Bound
 from ..query.plan import Shipped
+from ..query.statement import used_params
 from ..result import Result
 from . import gather
 from .cancelling import give_up
@@ -106,7 +108,7 @@ def prepare(
     homes = {use.shard for use in bound.plan.uses if use.shard}
     at = next(iter(homes)) if len(homes) == 1 else _middle(router, bound.shards)
     original = gather.statement_on(conns[at], query, params, binary)
-    literals = _literals(conns[at], found, params)
+    literals = _literals(conns[at], found, params, original.types)
     sources = [
         Sources(ship, literals, frozenset().union(*(bound.shards_by_use[use] for use in ship.uses)))
         for ship in plan.ships
@@ -138,34 +140,30 @@ def _middle(router: Router, names: Sequence[str]) -> str:
 
 def _final(plan: Shipped, original: Statement) -> Statement:
     """The final statement with the parameters of the original; one of no type that is no longer used is a text."""
-    used = {number for number in range(1, len(original.types) + 1) if f"${number}" in plan.final}
+    used = used_params(plan.final) if original.types else ()
     types = [oid or (0 if number in used else _TEXT_OID) for number, oid in enumerate(original.types, 1)]
     return Statement(plan.final.encode(), original.values or [], types, original.formats, original.result_format)
 
 
-def _literals(conn: Connection[Any], found: Planned, params: Params | None) -> Mapping[int, str]:
-    """The parameters as SQL literals with their types, by their numbers, where their types are PostgreSQL's own."""
+def _literals(conn: Connection[Any], found: Planned, params: Params | None, types: Sequence[int]) -> Literals:
+    """The parameters as SQL literals, each with the type that it is sent with."""
     values = found.arrange(params)
-    transformer = Transformer(conn)
-    dumped = transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
-    literals: dict[int, str] = {}
-    for number, (data, oid) in enumerate(zip(dumped, transformer.types or (), strict=True), 1):
-        cast = _cast(conn, oid)
-        if cast is None:
-            continue
-        text = "NULL" if data is None else Escaping(conn.pgconn).escape_literal(bytes(data)).decode(conn.info.encoding)
-        literals[number] = f"({text}{cast})"
-    return literals
+    dumped = Transformer(conn).dump_sequence(values, [PyFormat.TEXT] * len(values))
+    texts = [
+        "NULL" if data is None else Escaping(conn.pgconn).escape_literal(bytes(data)).decode(conn.info.encoding)
+        for data in dumped
+    ]
+    return Literals(texts, types, partial(_type_name, conn))
 
 
-def _cast(conn: Connection[Any], oid: int) -> str | None:
-    """`::type`; nothing for a parameter without a type, None for a type that has another number on other servers."""
-    if not oid:
-        return ""
+def _type_name(conn: Connection[Any], oid: int) -> str | None:
+    """The name of a type of PostgreSQL itself; None for others, whose oids differ from server to server."""
     info = conn.adapters.types.get(oid)
     if info is None or oid >= _FIRST_NORMAL_OID:
         return None
-    return f"::{info.regtype}" + ("" if info.oid == oid else "[]")
+    # By its own name, quoted: the SQL names `character` and `bit` mean a length of one.
+    name = info.name.strip('"')
+    return f'pg_catalog."{name}"' + ("" if info.oid == oid else "[]")
 
 
 def _too_much(bound: Bound, limit: str) -> UnsupportedQuery:

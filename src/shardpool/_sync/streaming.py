@@ -22,7 +22,7 @@ from ..query.bound import Bound, Fanout, check_fanout
 from ..query.merger import Merger
 from ..query.merging import NotHere, bound_value, row_keys
 from ..query.plan import Gathered, Shipped
-from ..result import shape_of
+from ..result import hide, shape_of
 from . import gather, planning, shipping
 from .gathering import local
 from .lease import Params, is_lost
@@ -206,7 +206,9 @@ class _Loader:
         self._transformer.set_pgresult(chunk, set_loaders=first)
         if first:
             width = chunk.nfields - self._hidden
-            shape = shape_of(chunk, width if self._hidden else 0, self._transformer)
+            if self._hidden:
+                hide(self._transformer, chunk, width)
+            shape = shape_of(chunk, width if self._hidden else None, self._transformer)
             make_row = tuple if self._factory is tuple_row else self._factory(shape)
             self._make_row = _narrow(make_row, width) if self._hidden else make_row
         rows: list[Any] = self._transformer.load_rows(0, chunk.ntuples, self._make_row)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Literal
 
-from ..errors import InvalidKey, UnsupportedQuery
-from ..keys import KeyType
+from ..errors import UnsupportedQuery
 from ..topology import Topology
-from .pins import NOTHING, UNKNOWN, Const, key_value
+from .pins import NOTHING, stored_value
 from .plan import Gathered, Plan, Shipped, Split
 
 Fanout = Literal["one", "some", "all"]
@@ -87,26 +85,14 @@ def row_shards(split: Split, topology: Topology, params: Sequence[Any]) -> list[
     keyspace = topology.keyspaces[split.keyspace]
     types = keyspace.partitioning.key_types
     names = []
-    for number, consts in enumerate(split.keys, 1):
-        key = [_inserted(const, type_, params, number) for const, type_ in zip(consts, types, strict=True)]
+    for consts in split.keys:
+        key = [stored_value(const, type_, params) for const, type_ in zip(consts, types, strict=True)]
         if any(part is NOTHING for part in key):
             names.append(next(iter(topology.shards)))
         else:
             bucket = keyspace.partitioning.bucket(key[0] if len(key) == 1 else tuple(key))
             names.append(keyspace.shard_by_bucket[bucket])
     return names
-
-
-def _inserted(const: Const, key_type: KeyType, params: Sequence[Any], row: int) -> Any:
-    """The key that a column will hold when this value is assigned to it."""
-    plain = params[const.param - 1] if const.param else const.value
-    value = key_value(const, key_type, params) if type(plain) is not Decimal else UNKNOWN
-    if value is UNKNOWN or (value is NOTHING and plain is not None):
-        raise InvalidKey(
-            f"cannot tell the shard of row {row} by a {key_type} key of type {type(plain).__name__}",
-            hint="Pass the value as the Python type of the key.",
-        )
-    return value
 
 
 def again(error: UnsupportedQuery) -> UnsupportedQuery:

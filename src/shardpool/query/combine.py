@@ -16,8 +16,8 @@ from .names import output_name
 from .operations import is_aggregate
 from .plan import Ship, Shipped
 from .scopes import Scope
-from .sorting import Limits, Sorting, limits, meant, sortings
-from .statement import copy, deparse, expression, inner, is_star, kind, parse, quoted, strings, walk, without_places
+from .sorting import Limits, Sorting, limits, meant, signature, sortings
+from .statement import copy, deparse, expression, inner, is_star, kind, parse, quoted, strings
 from .template import Template, template
 
 TEMP = "_shardpool_1"
@@ -67,7 +67,7 @@ def _rows(tree: Any, top: Top, uses: int) -> Shipped:
         """The number of the column that holds a value, from 1; it is added when there is none."""
         if number is not None:
             return number + 1
-        key = without_places(value)
+        key = signature(value, top.scope)
         if key not in places:
             if top.distinct and not top.distinct_on:
                 raise _Unfit("ORDER BY of SELECT DISTINCT names no output column")
@@ -183,7 +183,6 @@ class _Groups:
         self._columns: list[Any] = []
         self._groups: dict[bytes, int] = {}
         self._partials: dict[bytes, int] = {}
-        self._numbers: dict[int, int] = {}
 
     def plan(self, uses: int) -> Shipped:
         tree = self._tree
@@ -225,18 +224,7 @@ class _Groups:
             raise _Unfit("GROUP BY names an expression twice")
 
     def _signature(self, value: Any) -> bytes:
-        """The expression as bytes, the same for `t.x` and `x` when they are the same column."""
-        found = copy(value)
-        for reference in walk(found):
-            if kind(reference) == "ColumnRef" and len(strings(reference.fields)) == len(reference.fields):
-                hit = self._scope.find(strings(reference.fields))
-                if hit is not None and hit[0] is not None and hit[0].column and hit[1] == 0:
-                    name = hit[0].column
-                    number = self._numbers.setdefault(id(hit[0].node), len(self._numbers))
-                    del reference.fields[:]
-                    reference.fields.add().string.sval = f"table {number}"
-                    reference.fields.add().string.sval = name
-        return without_places(found)
+        return signature(value, self._scope)
 
     def _final(self, node: Any) -> str:
         """The SQL of an expression over groups in terms of the columns of the partial result."""

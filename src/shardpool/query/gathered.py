@@ -94,8 +94,11 @@ def limited(tree: Any, bounds: Limits) -> str:
     tree.limit_option = 1
     if bounds.limit is None:
         return deparse(tree)
-    parts = [_integer(const) for const in (bounds.limit, bounds.offset) if const is not None]
-    return f"{deparse(tree)} LIMIT {' + '.join(parts)}"
+    if bounds.offset is None:
+        return f"{deparse(tree)} LIMIT {_integer(bounds.limit)}"
+    # As numeric, since together they may pass what a bigint holds.
+    both = f"CAST({_integer(bounds.limit)} AS numeric) + {_integer(bounds.offset)}"
+    return f"{deparse(tree)} LIMIT CAST(least({both}, 9223372036854775807) AS bigint)"
 
 
 def _integer(const: Any) -> str:

@@ -46,7 +46,7 @@ def join(analysis: Analysis, join: Any, scope: Scope, ctes: Ctes) -> list[Node]:
             analysis.tie(one, other, restricted.__contains__)
     anchors = {"JOIN_INNER": left + right, "JOIN_LEFT": left, "JOIN_RIGHT": right}.get(type_, [])
     merged = {**left_merged, **right_merged}
-    merged |= {name: (other if type_ == "JOIN_RIGHT" else one) for one, other, name in pairs}
+    merged |= {name: _merged(one, other, right=type_ == "JOIN_RIGHT") for one, other, name in pairs}
     if type_ == "JOIN_FULL":
         anchors, full = _full(analysis, join, inside, left, right, pairs)
         merged |= full
@@ -61,6 +61,17 @@ def join(analysis: Analysis, join: Any, scope: Scope, ctes: Ctes) -> list[Node]:
         merged = {}
     scope.merged = {**merged, **{name: None if name in merged else origin for name, origin in before.items()}}
     return anchors
+
+
+def _merged(one: Origin | None, other: Origin | None, *, right: bool) -> Origin | None:
+    """The one column that two become: of the type that they have together, which may be that of neither."""
+    found, beside = (other, one) if right else (one, other)
+    if found is None or beside is None:
+        return None
+    if found.type and found.type == beside.type and found.collation == beside.collation:
+        return found
+    is_key = found.part == beside.part and found.node.keyspace == beside.node.keyspace
+    return Origin(found.node, found.part if is_key else -1)
 
 
 def _side(analysis: Analysis, item: Any, scope: Scope, ctes: Ctes) -> tuple[list[Node], dict[str, Origin | None]]:

@@ -11,6 +11,10 @@ from ..errors import ShardpoolError
 from .pins import Const
 from .plan import SortKey
 
+# By decoder, the oids of the types whose values compare so: int2, int4, int8; bool, uuid, text, varchar.
+_TYPES = {"integer": (21, 23, 20), "bytes": (16, 2950, 25, 1043)}
+_BYTEA = (17,)
+_ADDED = (20, 21, 23, 1700)
 _INT64 = range(-(2**63), 2**63)
 # The first hexadecimal digit of a negative number; "!" is before the backslash with which the others begin.
 _NEGATIVE = ord("8")
@@ -40,6 +44,8 @@ def row_keys(pgresult: Any, keys: Sequence[SortKey], binary: bool) -> list[Any]:
     columns = []
     for key in keys:
         number = key.column if key.column >= 0 else width + key.column
+        if pgresult.ftype(number) not in _TYPES.get(key.decoder, _BYTEA):
+            raise NotHere("the values are of another type than was thought")
         columns.append(_column_keys([get(row, number) for row in range(count)], key, binary))
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
@@ -110,6 +116,8 @@ def added(pgresults: Sequence[Any], ways: Sequence[str]) -> list[bytes | None]:
 
 
 def _added(values: Sequence[bytes | None], way: str, oid: int) -> bytes | None:
+    if oid not in _ADDED:
+        raise NotHere("the values are of another type than was thought")
     present = [int(value) for value in values if value is not None]
     if not present:
         return None

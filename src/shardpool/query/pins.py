@@ -99,7 +99,17 @@ class Both:
         return " and ".join(map(str, self.pins))
 
 
-Pin = In | AnyOf | Bound | Either | Both
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The key of rows that are made is one of these: values that are assigned, not compared."""
+
+    consts: tuple[Const, ...]
+
+    def __str__(self) -> str:
+        return f"becomes {', '.join(map(str, self.consts))}"
+
+
+Pin = In | AnyOf | Bound | Either | Both | Stored
 Values = Sequence[Any]
 
 
@@ -178,6 +188,9 @@ def _values(pin: Pin, key_type: KeyType, params: Values) -> set[Any] | None:
     match pin:
         case In(consts):
             return _known(key_value(const, key_type, params) for const in consts)
+        case Stored(consts):
+            stored = {stored_value(const, key_type, params) for const in consts}
+            return stored - {NOTHING}
         case AnyOf(const):
             return _known(_listed(const, key_type, params))
         case Either(pins):
@@ -225,6 +238,21 @@ def key_value(const: Const, key_type: KeyType, params: Values) -> Any:
         return _READERS[key_type](value, const.cast)
     except (InvalidKey, ValueError):
         return UNKNOWN
+
+
+def stored_value(const: Const, key_type: KeyType, params: Values) -> Any:
+    """The key that a column holds when this value is assigned to it, NOTHING for NULL.
+
+    Raises `InvalidKey` where only the server could tell: it rounds numbers, and reads texts in many forms.
+    """
+    plain = _plain(const, params)
+    value = UNKNOWN if type(plain) is Decimal else key_value(const, key_type, params)
+    if value is UNKNOWN or (value is NOTHING and plain is not None):
+        raise InvalidKey(
+            f"cannot tell the shard of a new row by a {key_type} key of type {type(plain).__name__}",
+            hint="Pass the value as the Python type of the key.",
+        )
+    return value
 
 
 _INTEGER_CASTS = ("", "int2", "int4", "int8")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UnsupportedQuery
 from ..topology import Reference, Sharded, Single, Topology
-from .pins import Both, Const, In, Pin, buckets
+from .pins import Both, Const, In, Pin, Stored, buckets
 from .scopes import Node
 from .statement import inner, kind, strings, walk
 from .template import Template
@@ -190,7 +190,7 @@ def _params(pins: Sequence[Pin]) -> Iterator[int]:
     for pin in pins:
         if isinstance(pin, Both):
             yield from _params(pin.pins)
-        elif isinstance(pin, In) and len(pin.consts) == 1 and pin.consts[0].param and not pin.consts[0].cast:
+        elif isinstance(pin, In | Stored) and len(pin.consts) == 1 and pin.consts[0].param and not pin.consts[0].cast:
             yield pin.consts[0].param
 
 

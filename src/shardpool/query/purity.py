@@ -32,9 +32,9 @@ _BY_SETTINGS = frozenset(
 # VOLATILE or STABLE, and still the business of no particular server: evaluated once, on one server, they are right.
 _ANYWHERE = frozenset(
     "age array_sample array_shuffle clock_timestamp current_catalog current_database "
-    "current_query current_role current_schema current_schemas current_user gen_random_uuid "
+    "current_role current_schema current_schemas current_user gen_random_uuid "
     "get_current_ts_config now pg_input_error_info pg_input_is_valid pg_size_bytes pg_size_pretty pg_sleep "
-    "pg_typeof random random_normal session_user setseed statement_timestamp system_user tablesample timeofday "
+    "random random_normal session_user setseed statement_timestamp system_user tablesample timeofday "
     "transaction_timestamp ts_debug user uuidv4 uuidv7 version xmlvalidate".split()
 )
 _NAMED_TIMES = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE | re.ASCII)

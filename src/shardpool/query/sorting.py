@@ -10,7 +10,8 @@ from .conditions import constant
 from .levels import Top
 from .names import output_name
 from .pins import Const
-from .statement import inner, is_star, kind, strings, without_places
+from .scopes import Scope
+from .statement import copy, inner, is_star, kind, strings, walk, without_places
 from .types import collation_of, plain, type_of
 
 # Types whose values are compared as this says, by what the server sends of them: see `merging`.
@@ -72,9 +73,23 @@ def meant(tree: Any, expression: Any, top: Top) -> tuple[int | None, Any]:
         if place is not None:
             return place, expression
     for number, target in enumerate(targets[:known]):
-        if without_places(inner(target.val)) == without_places(expression):
+        if signature(inner(target.val), top.scope) == signature(expression, top.scope):
             return number, expression
     return None, expression
+
+
+def signature(value: Any, scope: Scope | None) -> bytes:
+    """An expression as bytes, the same for `t.x` and `x` when they are one column."""
+    found = copy(value)
+    for reference in walk(found):
+        if kind(reference) == "ColumnRef" and len(strings(reference.fields)) == len(reference.fields):
+            hit = scope.find(strings(reference.fields)) if scope is not None else None
+            if hit is not None and hit[0] is not None and hit[0].column and hit[1] == 0:
+                name = hit[0].column
+                del reference.fields[:]
+                reference.fields.add().string.sval = f"table {id(hit[0].node)}"
+                reference.fields.add().string.sval = name
+    return without_places(found)
 
 
 def _named(name: str, expression: Any, targets: list[Any], known: int, top: Top) -> tuple[int | None, Any]:

@@ -6,6 +6,7 @@ Trees are PostgreSQL's own (protobuf messages of libpg_query); other modules onl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import psycopg
@@ -142,6 +143,12 @@ def strings(nodes: Iterable[Any]) -> list[str]:
 def quoted(name: str) -> str:
     """An identifier in double quotes."""
     return '"' + name.replace('"', '""') + '"'
+
+
+@lru_cache(maxsize=1024)
+def used_params(sql: str) -> frozenset[int]:
+    """The numbers of the parameters that a statement uses."""
+    return frozenset(found.number for tree in parse(sql) for found in walk(tree) if kind(found) == "ParamRef")
 
 
 def verb(statement: Any) -> str:

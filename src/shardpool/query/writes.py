@@ -17,7 +17,7 @@ from .analysis import Analysis, Ctes
 from .catalog import Catalog
 from .conditions import constant
 from .levels import Level
-from .pins import Const, In
+from .pins import Const, In, Stored
 from .plan import Gathered, Plan, Split, Use, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
@@ -94,7 +94,9 @@ def _check_assigned(targets: Sequence[Any], node: Node, *, excluded: bool = Fals
             continue
         part = node.key_columns.index(name)
         const = constant(value)
-        same = const is not None and any(isinstance(pin, In) and pin.consts == (const,) for pin in node.pins[part])
+        same = const is not None and any(
+            isinstance(pin, In | Stored) and pin.consts == (const,) for pin in node.pins[part]
+        )
         if (
             excluded
             and kind(value) == "ColumnRef"
@@ -134,7 +136,7 @@ def _tie_inserted(select: Any, level: Level, node: Node, columns: Sequence[str])
         for part, name in enumerate(node.key_columns):
             consts = [constant(inner(row[columns.index(name)])) for row in rows] if name in columns else []
             if consts and all(const is not None for const in consts):
-                node.pins[part].append(In(tuple(const for const in consts if const is not None)))
+                node.pins[part].append(Stored(tuple(const for const in consts if const is not None)))
         return
     for part, name in enumerate(node.key_columns):
         if name not in columns or not level.is_counted or columns.index(name) >= len(level.columns):
@@ -145,7 +147,7 @@ def _tie_inserted(select: Any, level: Level, node: Node, columns: Sequence[str])
             node.tie(origin.node, part)
         const = _selected_constant(select, columns.index(name))
         if const is not None:
-            node.pins[part].append(In((const,)))
+            node.pins[part].append(Stored((const,)))
 
 
 def _selected_constant(select: Any, number: int) -> Const | None:
@@ -417,7 +419,7 @@ def _inserted(when: Any, node: Node, names: Sequence[str], item: Item) -> Node:
         if name in columns and columns.index(name) < len(when.values):
             const = constant(inner(when.values[columns.index(name)]))
             if const is not None:
-                found.pins[part].append(In((const,)))
+                found.pins[part].append(Stored((const,)))
     return found
 
 

@@ -27,7 +27,7 @@ class FakeResult:
 
     rows: Sequence[Sequence[bytes | None]]
     nfields: int
-    oid: int = 20
+    oids: Sequence[int] = (20,)
 
     @property
     def ntuples(self) -> int:
@@ -37,7 +37,7 @@ class FakeResult:
         return self.rows[row][column]
 
     def ftype(self, column: int) -> int:
-        return self.oid
+        return self.oids[column % len(self.oids)]
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,18 @@ def _sent(case: Case, row: tuple[Any, ...]) -> list[bytes | None]:
     ]
 
 
+def _oids(case: Case) -> list[int]:
+    """Of int8, of text, or of what a type sends."""
+    return [{"integer": 20, "bytes": 25}.get(kind.decoder, 17) for kind in case.kinds]
+
+
 @settings(max_examples=400, deadline=None)
 @given(cases())
 def test_merging_a_split_gives_the_whole_in_order(case: Case) -> None:
     order = _order(case)
     parts = [[row for row, at in zip(case.rows, case.shards, strict=True) if at == shard] for shard in range(4)]
     parts = [sorted(part, key=order) for part in parts]
-    answers = [FakeResult([_sent(case, row) for row in part], len(case.kinds)) for part in parts]
+    answers = [FakeResult([_sent(case, row) for row in part], len(case.kinds), _oids(case)) for part in parts]
     merged = [parts[shard][row] for shard, row in merged_order(answers, case.keys, case.binary)]
     whole = sorted(case.rows, key=order)
     # Rows that ORDER BY does not tell apart may come in any order.
@@ -141,7 +146,7 @@ def test_added_values_are_those_of_the_whole(parts: list[list[int | None]], way:
     """Each shard's value is that of its rows, NULL when it has none; of numeric, which has no bounds."""
     made = {"sum": sum, "min": min, "max": max}[way]
     told = [[n for n in part if n is not None] for part in parts]
-    answers = [FakeResult([[str(made(part)).encode() if part else None]], 1, oid=1700) for part in told]
+    answers = [FakeResult([[str(made(part)).encode() if part else None]], 1, oids=(1700,)) for part in told]
     whole = [number for part in told for number in part]
     assert added(answers, [way]) == [str(made(whole)).encode() if whole else None]
 
