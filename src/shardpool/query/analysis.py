@@ -51,6 +51,15 @@ class Analysis:
         """The occurrences of tables of which not every shard has a copy."""
         return [node for node in self.nodes if node.table]
 
+    @property
+    def key_columns(self) -> set[str]:
+        """The names of key columns that stand for no column of another type in the statement's tables."""
+        types: dict[str, set[str]] = {}
+        for node in (*self.tables, *self.references):
+            for column in self.catalog.tables[node.table].columns:
+                types.setdefault(column.name, set()).add(column.type)
+        return {name for node in self.tables for name in node.key_columns if len(types[name]) == 1}
+
     # -- query levels --------------------------------------------------------------------------------------------
 
     def statement(self, tree: Any) -> None:

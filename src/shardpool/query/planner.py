@@ -69,7 +69,7 @@ def completed(sql: str, topology: Topology, catalog: Catalog, *, strategy: str |
         refusal,
         _root(analysis, scattered),
         reasons,
-        loose=loose_params(tree, _key_columns(analysis)),
+        loose=loose_params(tree, analysis.key_columns),
     )
 
 
@@ -87,12 +87,8 @@ def _plan_select(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> P
         from .writes import writing_with
 
         raise writing_with(analysis)
-    loose = loose_params(tree, _key_columns(analysis))
+    loose = loose_params(tree, analysis.key_columns)
     return Plan(sql, "SELECT", uses, bool(analysis.writes), is_complete=not uses, loose=loose)
-
-
-def _key_columns(analysis: Analysis) -> set[str]:
-    return {name for node in analysis.tables for name in node.key_columns}
 
 
 def _scattered(

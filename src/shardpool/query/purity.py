@@ -33,7 +33,7 @@ _BY_SETTINGS = frozenset(
 _ANYWHERE = frozenset(
     "age array_sample array_shuffle clock_timestamp current_catalog current_database "
     "current_role current_schema current_schemas current_user gen_random_uuid "
-    "get_current_ts_config now pg_input_error_info pg_input_is_valid pg_size_bytes pg_size_pretty pg_sleep "
+    "get_current_ts_config now pg_input_error_info pg_input_is_valid pg_size_bytes pg_size_pretty pg_sleep pg_typeof "
     "random random_normal session_user setseed statement_timestamp system_user tablesample timeofday "
     "transaction_timestamp ts_debug user uuidv4 uuidv7 version xmlvalidate".split()
 )
@@ -92,6 +92,11 @@ def refuse_server_bound(tree: Any, catalog: Catalog) -> None:
         match kind(found):
             case "FuncCall":
                 _check_function(strings(found.funcname), catalog)
+                if strings(found.funcname)[-1] == "pg_typeof" and _has_whole_row(tree):
+                    raise UnsupportedQuery(
+                        "pg_typeof() of a whole row names the type of one server's table",
+                        hint="Name the column: pg_typeof(t.x), not t; or pass key=….",
+                    )
             case "A_Expr":
                 name = (strings(found.name) or [""])[-1]
                 if catalog.operators.get(name, "i") != "i":
@@ -105,6 +110,30 @@ def refuse_server_bound(tree: Any, catalog: Catalog) -> None:
                         f"{names[-1]} values are numbers of one server only",
                         hint="Name the shard: shard(name).execute(), or ask all with scatter().",
                     )
+
+
+def _has_whole_row(tree: Any) -> bool:
+    """Whether a row as one value may be meant somewhere: its type is that of a table, not the same one when pulled."""
+    relations: set[str] = set()
+    names: set[str] = set()
+    for found in walk(tree):
+        match kind(found):
+            case "RangeVar":
+                relations.add(found.relname)
+            case "Alias":
+                relations.add(found.aliasname)
+            case "CommonTableExpr":
+                relations.add(found.ctename)
+            case "ColumnRef":
+                names.update(strings(found.fields[-1:]))
+            case "FuncCall" if any(_is_star(argument) for argument in found.args):
+                return True
+    return bool(relations & names)
+
+
+def _is_star(node: Any) -> bool:
+    fields = node.column_ref.fields if node.WhichOneof("node") == "column_ref" else []
+    return any(field.WhichOneof("node") == "a_star" for field in fields)
 
 
 def _check_function(parts: list[str], catalog: Catalog) -> None:

@@ -46,7 +46,7 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Pla
         refusal = _insert_refusal(tree, target, analysis, keys is not None)
     refusal = refusal or _refusal(tree, target, analysis, catalog)
     scattered = None if refusal is not None else Gathered("write", sql)
-    loose = loose_params(tree, {name for node in analysis.tables for name in node.key_columns})
+    loose = loose_params(tree, analysis.key_columns)
     return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0, loose=loose)
 
 
