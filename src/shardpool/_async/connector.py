@@ -16,6 +16,7 @@ from psycopg.rows import tuple_row
 from .. import control
 from .._watchdog import AsyncWatchdog
 from ..errors import ShardUnavailable, first_line
+from ..events import Connected, ConnectFailed, Observers
 from ..topology import Endpoint, Topology
 
 # Seconds for which callers are refused at once after a failed attempt: after the first, and at most.
@@ -32,6 +33,7 @@ class AsyncConnectOptions:
     connection_class: type[AsyncConnection[Any]] = AsyncConnection
     configure: Callable[[AsyncConnection[Any]], Awaitable[None]] | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    observers: Observers = field(default_factory=Observers)
 
 
 class AsyncConnector:
@@ -58,21 +60,29 @@ class AsyncConnector:
         self._closed_until = 0.0
         self.seen_epoch = 0
         self._options = options
+        self._observe = options.observers.observe
 
     async def connect(self, conninfo: str = "", **kwargs: Any) -> AsyncConnection[Any]:
         """A new connection to the right server, configured; raises `psycopg.Error` or `ShardUnavailable`."""
         if self.is_pausing:
             # Queued while the last attempt ran. Made all the same, it would hold up those who come when all is well.
             raise psycopg.OperationalError("not tried: the attempt before it has failed just now")
+        begun = monotonic()
         try:
             conn = await self._connect()
         except Exception as error:
+            self._observe(
+                ConnectFailed(
+                    shard=self.shard, endpoint=self.endpoint.name, seconds=monotonic() - begun, error=first_line(error)
+                )
+            )
             self.error = error
             self.failures += 1
             self._pause = min(max(2 * self._pause, _PAUSE_MIN), _PAUSE_MAX)
             # Jittered, so that the processes of a fleet do not all come back at once.
             self._closed_until = monotonic() + self._pause * random.uniform(0.5, 1.0)
             raise
+        self._observe(Connected(shard=self.shard, endpoint=self.endpoint.name, seconds=monotonic() - begun))
         self.error = None
         self._pause = 0.0
         return conn

@@ -18,6 +18,7 @@ from .. import config
 from .._concurrency import AsyncHome, async_run_all
 from .._watchdog import AsyncWatchdog
 from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology
+from ..events import Observer, Observers, Reloaded
 from ..partitioning import Range
 from ..query.bound import Bound, Fanout
 from ..query.counts import Counts
@@ -47,6 +48,8 @@ class AsyncRouter:
 
     `fanout` is the default of `execute`. `max_pull_rows` and `max_pull_bytes` bound what one statement may bring from
     the shards to one of them when it cannot be answered otherwise; above them it is refused.
+
+    `observers` are told what happens: see `shardpool.events`.
     """
 
     def __init__(
@@ -59,10 +62,12 @@ class AsyncRouter:
         fanout: Fanout = "all",
         max_pull_rows: int = 1_000_000,
         max_pull_bytes: int = 256 * 2**20,
+        observers: Iterable[Observer] = (),
     ) -> None:
         self._path = None if isinstance(topology, Topology) else os.fspath(topology)
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
-        self._options = AsyncConnectOptions(connection_class, configure, dict(kwargs or {}))
+        self._observers = Observers(observers)
+        self._options = AsyncConnectOptions(connection_class, configure, dict(kwargs or {}), self._observers)
         self._watchdog = AsyncWatchdog()
         self._home: AsyncHome | None = None
         self._closed = False
@@ -162,6 +167,7 @@ class AsyncRouter:
         kept = [pool for shard in pools.values() for pool in shard.endpoints]
         await async_run_all([pool.resize for pool in kept])
         await async_run_all([pool.close for pool in retired_pools(old.pools, pools)])
+        self._observers.observe(Reloaded(before=old.topology.epoch, epoch=topology.epoch))
         return topology
 
     # -- keys ----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from .. import config
 from .._concurrency import Home, run_all
 from .._watchdog import Watchdog
 from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology
+from ..events import Observer, Observers, Reloaded
 from ..partitioning import Range
 from ..query.bound import Bound, Fanout
 from ..query.counts import Counts
@@ -48,6 +49,8 @@ class Router:
 
     `fanout` is the default of `execute`. `max_pull_rows` and `max_pull_bytes` bound what one statement may bring from
     the shards to one of them when it cannot be answered otherwise; above them it is refused.
+
+    `observers` are told what happens: see `shardpool.events`.
     """
 
     def __init__(
@@ -60,10 +63,12 @@ class Router:
         fanout: Fanout = "all",
         max_pull_rows: int = 1_000_000,
         max_pull_bytes: int = 256 * 2**20,
+        observers: Iterable[Observer] = (),
     ) -> None:
         self._path = None if isinstance(topology, Topology) else os.fspath(topology)
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
-        self._options = ConnectOptions(connection_class, configure, dict(kwargs or {}))
+        self._observers = Observers(observers)
+        self._options = ConnectOptions(connection_class, configure, dict(kwargs or {}), self._observers)
         self._watchdog = Watchdog()
         self._home: Home | None = None
         self._closed = False
@@ -163,6 +168,7 @@ class Router:
         kept = [pool for shard in pools.values() for pool in shard.endpoints]
         run_all([pool.resize for pool in kept])
         run_all([pool.close for pool in retired_pools(old.pools, pools)])
+        self._observers.observe(Reloaded(before=old.topology.epoch, epoch=topology.epoch))
         return topology
 
     # -- keys ----------------------------------------------------------------------------------------------------

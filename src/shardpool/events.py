@@ -1,0 +1,122 @@
+"""What a router tells those who observe it: frozen records, one class for each kind of event. No I/O, no clock.
+
+An observer is called in the thread or task in which the thing happened, also in the router's background thread: it has
+to be quick, must not raise (what it raises is logged and forgotten) and must not call the router. No event holds a
+parameter, a key, a password or the text of a statement.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+_log = logging.getLogger("shardpool")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointEvent(Event):
+    """Something that happened at one endpoint of one shard."""
+
+    shard: str
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected(EndpointEvent):
+    """A connection was made and checked, in `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectFailed(EndpointEvent):
+    """A connection could not be made; `error` is one line."""
+
+    seconds: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerOpened(EndpointEvent):
+    """Calls are refused from now on; `cause` is one line."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerClosed(EndpointEvent):
+    """A probe found the endpoint well again, after `seconds` of refusing."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrimaryChanged(Event):
+    """Another node of a shard is its primary now; `endpoint` is None while there is none."""
+
+    shard: str
+    before: str | None
+    endpoint: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused(EndpointEvent):
+    """A call was refused at once; `reason` is `"busy"` or `"unavailable"`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadlineCut(EndpointEvent):
+    """A call's socket was shut at its deadline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried(EndpointEvent):
+    """A call is made once more after an error of that SQLSTATE, or None when the connection was lost."""
+
+    sqlstate: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded(Event):
+    """Another topology is in force."""
+
+    before: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadFailed(Event):
+    """The topology file could not be taken over; the old one stays in force. `error` is one line."""
+
+    epoch: int
+    error: str
+
+
+class Observer(Protocol):
+    """Anything with this method: `Router(…, observers=[it])`."""
+
+    def observe(self, event: Event) -> None:
+        """Called once for each event."""
+
+
+class Observers:
+    """All observers of a router as one, which never raises."""
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers = tuple(observers)
+
+    def observe(self, event: Event) -> None:
+        for observer in self._observers:
+            try:
+                observer.observe(event)
+            except Exception:
+                _log.exception("an observer failed on %s", type(event).__name__)
