@@ -366,8 +366,78 @@ async def async_uninterrupted(function: Callable[[Any], Awaitable[None]], argume
     await asyncio.shield(task)
 
 
+def owned(function: Callable[[float], T], argument: float, undo: Callable[[T], None]) -> T:
+    """Call a function; a thread is not cancelled."""
+    return function(argument)
+
+
+async def async_owned(
+    function: Callable[[float], Awaitable[T]], argument: float, undo: Callable[[T], Awaitable[None]]
+) -> T:
+    """What a coroutine function gives, made in a task of its own: `undo` gets it when the caller was cancelled."""
+    task = asyncio.ensure_future(function(argument))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        _finishing.add(task)
+
+        def ended(_: Any) -> None:
+            _finishing.discard(task)
+            if not task.cancelled() and task.exception() is None:
+                async_spawn(lambda: undo(task.result()), "undo")
+
+        task.add_done_callback(ended)
+        raise
+
+
 # The loop itself keeps only weak references to its tasks.
-_finishing: set[asyncio.Future[None]] = set()
+_finishing: set[asyncio.Future[Any]] = set()
+
+
+class Nap:
+    """A sleep in the background that somebody can end."""
+
+    def __init__(self) -> None:
+        self._woken = threading.Event()
+
+    def sleep(self, seconds: float) -> None:
+        self._woken.wait(seconds)
+        self._woken.clear()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+
+class AsyncNap:
+    """A sleep in the background that somebody can end."""
+
+    def __init__(self) -> None:
+        self._woken = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), seconds)
+        self._woken.clear()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+
+def spawn(function: Callable[[], None], name: str) -> Callable[[], None]:
+    """Run a function in a daemon thread; what is given back does nothing: a thread ends by itself."""
+    threading.Thread(target=function, name=name, daemon=True).start()
+    return _nothing
+
+
+def async_spawn(function: Callable[[], Awaitable[None]], name: str) -> Callable[[], None]:
+    """Run a coroutine function in a task of its own; what is given back cancels it."""
+    task = asyncio.ensure_future(function())
+    _finishing.add(task)
+    task.add_done_callback(_finishing.discard)
+    return lambda: cast(None, task.cancel())
+
+
+def _nothing() -> None: ...
 
 
 class Home:

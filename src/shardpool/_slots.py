@@ -13,6 +13,14 @@ class QueueFull(Exception):
     """As many callers wait as may."""
 
 
+class SentAway(Exception):
+    """The queue was dissolved while this caller waited in it."""
+
+
+class _Turn(threading.Event):
+    sent_away = False
+
+
 class Slots:
     """At most `size` holders at a time and at most `max_waiting` callers behind them, served in order."""
 
@@ -21,7 +29,7 @@ class Slots:
         self._free = size
         self._size = size
         self._max_waiting = max_waiting
-        self._queue: deque[threading.Event] = deque()
+        self._queue: deque[_Turn] = deque()
 
     @property
     def in_use(self) -> int:
@@ -32,33 +40,43 @@ class Slots:
         return len(self._queue)
 
     def acquire(self, deadline: float) -> None:
-        """Take a slot; raises `QueueFull` at once, or `TimeoutError` at the deadline (monotonic seconds)."""
+        """Take a slot; raises `QueueFull` at once, `SentAway`, `TimeoutError` at the deadline (monotonic seconds)."""
         with self._lock:
             if self._free > 0:
                 self._free -= 1
                 return
             if len(self._queue) >= self._max_waiting:
                 raise QueueFull
-            turn = threading.Event()
+            turn = _Turn()
             self._queue.append(turn)
         self._wait(turn, deadline)
 
-    def _wait(self, turn: threading.Event, deadline: float) -> None:
+    def _wait(self, turn: _Turn, deadline: float) -> None:
         try:
             came = turn.wait(max(0.0, deadline - monotonic()))
         except BaseException:  # Ctrl-C: a turn that came in the meantime must not get lost
-            if not self._leave(turn):
+            if not self._leave(turn) and not turn.sent_away:
                 self.release()
             raise
+        if turn.sent_away:
+            raise SentAway
         if not came and self._leave(turn):
             raise TimeoutError
 
-    def _leave(self, turn: threading.Event) -> bool:
+    def _leave(self, turn: _Turn) -> bool:
         """Leave the queue; False when the turn has come in the meantime, so that the slot is held."""
         with self._lock, suppress(ValueError):
             self._queue.remove(turn)
             return True
         return False
+
+    def send_away(self) -> None:
+        """Let nobody wait: those in the queue raise `SentAway`."""
+        with self._lock:
+            while self._queue:
+                turn = self._queue.popleft()
+                turn.sent_away = True
+                turn.set()
 
     def release(self) -> None:
         with self._lock:
@@ -95,7 +113,7 @@ class AsyncSlots:
         return len(self._queue)
 
     async def acquire(self, deadline: float) -> None:
-        """Take a slot; raises `QueueFull` at once, or `TimeoutError` at the deadline (monotonic seconds)."""
+        """Take a slot; raises `QueueFull` at once, `SentAway`, `TimeoutError` at the deadline (monotonic seconds)."""
         if self._free > 0:
             self._free -= 1
             return
@@ -108,12 +126,20 @@ class AsyncSlots:
         except BaseException:
             # The turn may have come between the time-out or the cancellation and here: it must not get lost.
             if turn.done():
-                self.release()
+                if not turn.cancelled() and turn.exception() is None:
+                    self.release()
             else:
                 turn.cancel()
                 with suppress(ValueError):
                     self._queue.remove(turn)
             raise
+
+    def send_away(self) -> None:
+        """Let nobody wait: those in the queue raise `SentAway`."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_exception(SentAway())
 
     def release(self) -> None:
         if self._free >= 0 and self._hand_over():

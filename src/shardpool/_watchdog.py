@@ -16,16 +16,24 @@ from time import monotonic, sleep
 from typing import Any
 
 PERIOD = 0.02
+# Looks at a call after which its pool is told that it is slow, and how often that is told again.
+_SLOW = 5
+_AGAIN = 25
 
 
 class Watch:
-    """One call on one connection until `deadline` (monotonic seconds); the deadline may be moved while it runs."""
+    """One call on one connection until `deadline` (monotonic seconds); the deadline may be moved while it runs.
 
-    __slots__ = ("conn", "deadline")
+    `pool.suspect()` is called when it has gone on for a tenth of a second, and every half a second from then on.
+    """
 
-    def __init__(self, conn: Any, deadline: float) -> None:
+    __slots__ = ("conn", "deadline", "looks", "pool")
+
+    def __init__(self, conn: Any, deadline: float, pool: Any) -> None:
         self.conn = conn
         self.deadline = deadline
+        self.pool = pool
+        self.looks = 0
 
 
 class _Watching:
@@ -55,6 +63,9 @@ class _Watching:
     def cut_overdue(self) -> None:
         now = monotonic()
         for watch in [*self._watches]:
+            watch.looks += 1
+            if watch.looks % _AGAIN == _SLOW and watch.pool is not None:
+                watch.pool.suspect()
             if watch.deadline <= now:
                 with self._cutting:
                     if self._take_out(watch):
@@ -83,8 +94,8 @@ class Watchdog(_Watching):
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def watch(self, conn: Any, deadline: float) -> Watch:
-        watch = Watch(conn, deadline)
+    def watch(self, conn: Any, deadline: float, pool: Any = None) -> Watch:
+        watch = Watch(conn, deadline, pool)
         self._watches[watch] = None
         if self._asleep:
             self._wake.set()
@@ -134,8 +145,8 @@ class AsyncWatchdog(_Watching):
         super().__init__()
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, conn: Any, deadline: float) -> Watch:
-        watch = Watch(conn, deadline)
+    def watch(self, conn: Any, deadline: float, pool: Any = None) -> Watch:
+        watch = Watch(conn, deadline, pool)
         self._watches[watch] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PERIOD, self._tick)

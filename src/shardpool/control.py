@@ -36,9 +36,10 @@ NOT_INSTALLED_HINT = "Run: shardpool init"
 IDENTITY_QUERY = """\
 SELECT self.fleet, self.shard, meta.version,
   (SELECT coalesce(max(owner.epoch), 0) FROM shardpool.owner),
-  (SELECT coalesce(jsonb_object_agg(keyspace, contract - 'vectors'), '{}') FROM shardpool.hash_contract)
+  (SELECT coalesce(jsonb_object_agg(keyspace, contract - 'vectors'), '{}') FROM shardpool.hash_contract),
+  pg_catalog.pg_is_in_recovery()
 FROM shardpool.self CROSS JOIN shardpool.meta"""
-"""One row: fleet, shard, control version, the highest epoch among the owners (0: none), {keyspace: contract}."""
+"""One row: fleet, shard, control version, highest epoch of owners (0: none), {keyspace: contract}, is it a standby."""
 
 
 def lock_group(bucket: int) -> int:
@@ -156,7 +157,7 @@ def check_identity(row: Sequence[Any] | None, topology: Topology, shard_name: st
     """
     if row is None:
         return f"the control schema of this server is empty. {NOT_INSTALLED_HINT}"
-    fleet, shard, version, epoch, contracts = row
+    fleet, shard, version, epoch, contracts = row[:5]
     if (fleet, shard) != (topology.fleet, shard_name):
         return (
             f'this server is shard "{shard}" of fleet "{fleet}", not shard "{shard_name}" of fleet "{topology.fleet}". '

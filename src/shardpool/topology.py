@@ -14,7 +14,7 @@ from typing import Literal
 from .errors import MissingKey, UnknownKeyspace, UnknownShard, UnknownTable, nearest
 from .partitioning import KeyType, Partitioning
 
-Role = Literal["primary", "replica"]
+Role = Literal["primary", "replica", "node"]
 Pooler = Literal["none", "session", "transaction"]
 Control = Literal["required", "none"]
 
@@ -57,7 +57,7 @@ class PoolSettings:
 class Endpoint:
     """One place to connect to. `params` are libpq keywords other than the password, sorted by name.
 
-    With several comma-separated hosts and `target_session_attrs` among `params` libpq itself asks who is primary.
+    A `node` is a primary or a replica: which of them is found by asking it.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One PostgreSQL database: a primary endpoint and its replicas."""
+    """One PostgreSQL database: a primary and its replicas, or nodes; the first stands in the primary's place."""
 
     name: str
     primary: Endpoint
@@ -90,6 +90,21 @@ class Shard:
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         return (self.primary, *self.replicas)
+
+    @property
+    def finds_primary(self) -> bool:
+        """Whether its endpoints are nodes of which one is the primary, found by asking."""
+        return self.primary.role == "node"
+
+    @property
+    def writable(self) -> Endpoint:
+        """The primary; of nodes an endpoint of all their addresses, at which libpq asks for the primary."""
+        if not self.finds_primary:
+            return self.primary
+        defaults = {"host": "localhost", "port": "5432"}
+        where = {key: ",".join(node.param(key, value) for node in self.endpoints) for key, value in defaults.items()}
+        params = {**dict(self.primary.params), **where, "target_session_attrs": "primary"}
+        return replace(self.primary, name="primary", role="primary", params=tuple(sorted(params.items())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ plain_passwords: allow
     assert topology.shard("s2").primary.param("host") == "/var/run"
 
 
-def test_several_hosts_are_one_primary_and_one_replica_endpoint() -> None:
+def test_several_hosts_are_nodes_of_which_one_is_the_primary() -> None:
     topology = parse(
         """
 defaults: {connect: {port: 6432}}
@@ -189,12 +189,17 @@ shards:
   s1: {hosts: [{host: c}]}
 """
     )
-    primary, replica = topology.shard("s0").endpoints
-    assert (primary.param("host"), primary.param("port")) == ("a,b", "6432,7000")
-    assert (primary.name, primary.role, primary.param("target_session_attrs")) == ("primary", "primary", "primary")
-    assert (replica.name, replica.role, replica.param("target_session_attrs")) == ("replica", "replica", "standby")
-    assert (primary.max_lag, replica.max_lag) == (None, 1.0)
-    assert topology.shard("s1").replicas == ()
+    shard = topology.shard("s0")
+    found = [(node.name, node.role, node.param("host"), node.param("port"), node.max_lag) for node in shard.endpoints]
+    assert found == [("node-1", "node", "a", "6432", 1.0), ("node-2", "node", "b", "7000", 1.0)]
+    assert shard.finds_primary
+    writable = shard.writable
+    assert (writable.param("host"), writable.param("port")) == ("a,b", "6432,7000")
+    assert (writable.role, writable.param("target_session_attrs")) == ("primary", "primary")
+    one = topology.shard("s1")
+    assert not one.finds_primary
+    assert one.primary.param("target_session_attrs") == "primary"
+    assert one.replicas == ()
 
 
 def test_a_password_of_a_nearer_level_replaces_both_kinds(tmp_path: Path) -> None:

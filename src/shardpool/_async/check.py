@@ -81,7 +81,7 @@ async def _lags(router: AsyncRouter, deadline: float, unreached: Collection[str]
         late = await _late(pools, asked, deadline)
         for replica, subject in subjects.items():
             if replica in asked:
-                found.append(_lag_finding(subject, replica, pools.lag.seconds(replica.endpoint), replica in late))
+                found.append(_lag_finding(subject, replica, pools.lag.seconds(replica.endpoint.name), replica in late))
             elif subject in unreached:
                 found.append(Finding("warning", subject, "cannot be reached: not read from"))
             else:
@@ -97,10 +97,9 @@ async def _late(
     until = min(deadline, monotonic() + _LAG_SECONDS)
     late = list(replicas)
     while late and monotonic() < until:
-        await pools.measure_lag(until)
-        late = [replica for replica in late if not pools.lag.is_within_limit(replica)]
-        if late:
-            await async_sleep(_LAG_PAUSE)
+        pools.look_now()
+        await async_sleep(_LAG_PAUSE)
+        late = [replica for replica in late if not pools.is_fresh(replica)]
     return late
 
 
@@ -147,7 +146,7 @@ async def _check_endpoint(
             server = await _one(conn, _SERVER)
             unreached.discard(subject)
             findings.extend(_server_findings(server, subject, endpoint))
-            if endpoint.role == "primary":
+            if endpoint.role == "primary" or (endpoint.role == "node" and not server[1]):
                 facts = await _tables(conn, topology)
                 if topology.control == "required":
                     findings.extend(await _control(conn, topology, name, subject))
@@ -196,7 +195,7 @@ def _server_findings(row: Any, subject: str, endpoint: Endpoint) -> Iterator[Fin
     yield Finding("ok", subject, f"{endpoint.address}: PostgreSQL {version // 10000}.{version % 10000}, {role}")
     if version // 10000 < OLDEST_VERSION:
         yield Finding("error", subject, f"PostgreSQL {OLDEST_VERSION} or later is needed")
-    if role != endpoint.role:
+    if endpoint.role not in (role, "node"):
         hint = "Correct the topology, or let several nodes be told apart by asking: `hosts:`."
         yield Finding("error", subject, f"declared as {endpoint.role}, but it is a {role}", hint)
     if encoding != "UTF8":

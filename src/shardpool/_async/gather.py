@@ -15,7 +15,7 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import Step, async_drive, async_run_all, async_sleep
 from .._leg import Leg, Statement
-from ..errors import DeadlineExceeded, ScatterError, ShardError, UnsupportedQuery
+from ..errors import DeadlineExceeded, ScatterError, ShardError, ShardUnavailable, UnsupportedQuery
 from ..query.placeholders import Converted, convert
 from ..result import Result
 from .lease import Params, explain, is_lost
@@ -126,6 +126,15 @@ async def take_all(router: AsyncRouter, names: Sequence[str], deadline: float, r
             if monotonic() >= deadline:
                 raise _nothing_begun(_retired(names, pools)) from None
             await async_sleep(0)
+        except ScatterError as error:
+            # Nothing was sent: where primaries are found by asking, others may come.
+            if not all(_may_change(router, name, failure) for name, failure in error.failures.items()):
+                raise
+
+
+def _may_change(router: AsyncRouter, name: str, failure: BaseException) -> bool:
+    shard = router._state.pools.get(name)
+    return isinstance(failure, ShardUnavailable) and shard is not None and shard.lost_primary(shard.primary)
 
 
 def _retired(names: Sequence[str], pools: Sequence[AsyncEndpointPool]) -> dict[str, BaseException]:
@@ -134,7 +143,7 @@ def _retired(names: Sequence[str], pools: Sequence[AsyncEndpointPool]) -> dict[s
 
 async def _endpoint(router: AsyncRouter, name: str, deadline: float, readonly: bool) -> AsyncEndpointPool:
     shard = router._state.pools[name]
-    return await shard.readonly(deadline) if readonly else shard.primary
+    return await shard.readonly(deadline) if readonly else await shard.writable(deadline)
 
 
 async def _take_each(names: Sequence[str], pools: Sequence[AsyncEndpointPool], deadline: float) -> Taken:
@@ -151,7 +160,7 @@ async def _take_each(names: Sequence[str], pools: Sequence[AsyncEndpointPool], d
     try:
         for name, pool in zip(names, pools, strict=True):
             try:
-                await pool.reserve(deadline)
+                await pool.reserve_for_scatter(deadline)
             except Exception as error:
                 raise _nothing_begun({name: error}) from error
             reserved.append(pool)
@@ -170,6 +179,7 @@ async def _take_each(names: Sequence[str], pools: Sequence[AsyncEndpointPool], d
         for pool, (conn, _) in zip(reserved, outcomes, strict=False):
             if conn is None:
                 pool.release()
+                pool.release_scatter()
         await give_all([(pool, conn) for pool, (conn, _) in zip(reserved, outcomes, strict=False) if conn is not None])
         raise
     return {name: (pool, outcome[0]) for name, pool, outcome in zip(names, pools, outcomes, strict=True)}
@@ -269,6 +279,7 @@ def several(failures: dict[str, BaseException], asked: int) -> BaseException:
 
 def _explained(leg: Leg, pool: AsyncEndpointPool, conn: AsyncConnection[Any], may_be_applied: bool) -> BaseException:
     if isinstance(leg.error, DeadlineExceeded):
+        pool.was_cut()
         return leg.error
     lost = is_lost(conn) or not leg.reusable
     error = explain(leg.error, pool, cut=False, lost=lost, phase="query", may_be_applied=may_be_applied)

@@ -15,7 +15,7 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import async_sleep
 from .._leg import LEFT_OPEN
-from ..errors import RouterMisuse
+from ..errors import RouterMisuse, ShardUnavailable
 from ..result import Result
 from .lease import AsyncLease, Params, deadline_after, explain, is_lost
 from .planning import forget_catalog, is_ddl
@@ -50,11 +50,18 @@ class AsyncHandle(ABC):
         while True:
             self._router._check_usable()
             pools = self._current_pools()
-            pool = await pools.readonly(deadline) if readonly else pools.primary
+            if readonly:
+                pool = await pools.readonly(deadline)
+            else:
+                pool = await pools.writable(deadline) if pools.leaderless else pools.primary
             try:
                 return pool, await pool.take(deadline)
             except Retired:
                 continue
+            except ShardUnavailable:
+                # Nothing was sent: where the primary is found by asking, another one may come.
+                if not pools.lost_primary(pool):
+                    raise
 
     def connection(
         self, *, readonly: bool = False, timeout: float | None = None, deadline: float | None = None
@@ -140,7 +147,7 @@ class AsyncHandle(ABC):
         row_factory: RowFactory[Any] | None = None,
     ) -> Result:
         pool, conn = await self._take(readonly, deadline)
-        watch = pool.watchdog.watch(conn, deadline)
+        watch = pool.watchdog.watch(conn, deadline, pool)
         failure: BaseException | None = None
         try:
             if not conn.autocommit:

@@ -42,7 +42,7 @@ class _Candidate:
         self.outcome = await _install(conn, self._topology, self.name)
 
     async def _connect(self) -> AsyncConnection[Any]:
-        endpoint = self._topology.shards[self.name].primary
+        endpoint = self._topology.shards[self.name].writable
         router = self._router
         connector = AsyncConnector(self._topology, self.name, endpoint, router._options, router._watchdog)
         try:

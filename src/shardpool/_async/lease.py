@@ -61,7 +61,7 @@ class AsyncLease:
             if conn.autocommit is not wanted:
                 await conn.set_autocommit(wanted)
             if self._until is not None:
-                self._watch = pool.watchdog.watch(conn, self._until)
+                self._watch = pool.watchdog.watch(conn, self._until, pool)
             if self._explicit:
                 self._transaction = conn.transaction()
                 await self._transaction.__aenter__()
@@ -101,7 +101,7 @@ class AsyncLease:
         """Bounded, and silent where the server fails: the error that ended the block is the one to be seen."""
         if self._conn.pgconn.transaction_status == UNKNOWN:
             return
-        watch = self._pool.watchdog.watch(self._conn, self._handle._router._deadline(None))
+        watch = self._pool.watchdog.watch(self._conn, self._handle._router._deadline(None), self._pool)
         try:
             if self._explicit:
                 await self._transaction.__aexit__(exc_type, exc, traceback)
@@ -150,6 +150,12 @@ def explain(
     where: dict[str, Any] = {"shard": pool.shard, "endpoint": pool.endpoint.name, "phase": phase}
     applied: Applied = "unknown" if may_be_applied else "no"
     cause = first_line(error) if error is not None else None
+    if cut:
+        pool.was_cut()
+    elif lost:
+        pool.was_lost(error)
+    elif isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        pool.lookout.look_now()
     if cut:
         hint = "Look whether it was applied before you write it again." if may_be_applied else None
         return DeadlineExceeded(

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Any, cast
 
@@ -14,13 +15,16 @@ from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from .._concurrency import async_is_contended, async_uninterrupted
+from .._breaker import Breaker
+from .._concurrency import async_is_contended, async_owned, async_spawn, async_uninterrupted
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
-from .._slots import AsyncSlots, QueueFull
+from .._slots import AsyncSlots, QueueFull, SentAway
 from .._watchdog import AsyncWatchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
+from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused
 from ..topology import Endpoint, PoolSettings, Topology
 from .connector import AsyncConnectOptions, AsyncConnector
+from .lookout import AsyncLookout
 
 # How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
 _SHORTEST_WAIT = 0.02
@@ -59,9 +63,17 @@ class AsyncEndpointPool:
         self.retired = False
         self._options = options
         self._connector = AsyncConnector(topology, shard, endpoint, options, watchdog)
+        self._connector.on_failure = self._connect_failed
         self._slots = AsyncSlots(endpoint.pool.max_size, endpoint.pool.max_waiting)
+        self._scatter_slots = AsyncSlots(scatter_size(endpoint.pool), endpoint.pool.max_waiting)
         self._making = threading.Lock()
         self._pool: AsyncConnectionPool[Any] | None = None
+        self._observe = options.observers.observe
+        self.breaker = Breaker()
+        self.lookout = AsyncLookout(self, self._connector)
+        # When a call last had its answer, and when a connection was last found broken; monotonic seconds.
+        self.answered_at = 0.0
+        self._broken_at = 0.0
 
     async def take(self, deadline: float) -> AsyncConnection[Any]:
         """A connection that must be given back with `give`.
@@ -78,16 +90,43 @@ class AsyncEndpointPool:
 
     async def reserve(self, deadline: float) -> None:
         """The first half of `take`: a place among those who may hold a connection."""
+        if self.breaker.cause is not None:
+            raise self.refusal()
         try:
             await self._slots.acquire(deadline)
         except QueueFull:
+            self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="busy"))
             raise self._busy() from None
+        except SentAway:
+            raise self.refusal() from None
         except TimeoutError:
             raise self.overdue("all connections of its pool stayed in use") from None
 
     def release(self) -> None:
         """Undo `reserve`, when no connection was made."""
         self._slots.release()
+
+    async def reserve_for_scatter(self, deadline: float) -> None:
+        """`reserve` for a call on many shards, which may not have all the places; ends with `release_scatter` too."""
+        if self.breaker.cause is not None:
+            raise self.refusal()
+        try:
+            await self._scatter_slots.acquire(deadline)
+        except QueueFull:
+            raise self._busy() from None
+        except SentAway:
+            raise self.refusal() from None
+        except TimeoutError:
+            raise self.overdue("all connections that calls on many shards may have stayed in use") from None
+        try:
+            await self.reserve(deadline)
+        except BaseException:
+            self._scatter_slots.release()
+            raise
+
+    def release_scatter(self) -> None:
+        """Give up the place among the calls on many shards."""
+        self._scatter_slots.release()
 
     @property
     def is_warm(self) -> bool:
@@ -97,9 +136,15 @@ class AsyncEndpointPool:
 
     async def give(self, conn: AsyncConnection[Any]) -> None:
         """Roll back what is open, and back into the pool, which replaces what is broken."""
-        setattr(conn, GIVEN_BACK, monotonic())
+        now = monotonic()
+        setattr(conn, GIVEN_BACK, now)
+        status = conn.pgconn.transaction_status
+        if status != TransactionStatus.UNKNOWN:
+            self.answered_at = now
+            if self.breaker.failures and not self.breaker.is_open:
+                self.breaker.failures = 0
         # A closed pool closes what it is given.
-        if conn.pgconn.transaction_status in _AT_REST or cast("AsyncConnectionPool[Any]", conn._pool).closed:
+        if status in _AT_REST or cast("AsyncConnectionPool[Any]", conn._pool).closed:
             await self._put(conn)
         else:
             # Cancelled in a rollback, psycopg first asks the server to cancel it, for seconds when that is frozen.
@@ -113,7 +158,7 @@ class AsyncEndpointPool:
 
     async def _roll_back(self, conn: AsyncConnection[Any]) -> None:
         """Within a bound: psycopg_pool's own rollback would wait for a frozen server for good."""
-        watch = self.watchdog.watch(conn, monotonic() + _ROLLBACK_SECONDS)
+        watch = self.watchdog.watch(conn, monotonic() + _ROLLBACK_SECONDS, self)
         try:
             with suppress(psycopg.Error):
                 await conn.rollback()
@@ -138,6 +183,15 @@ class AsyncEndpointPool:
         pool = self._pool
         if pool is None or pool.closed:
             pool = await self._open()
+        if not self.is_warm or async_is_contended(pool):
+            # A task that is cancelled as a connection is handed to it would lose it to nobody.
+            return await async_owned(self._connect, deadline, self._give_unused)
+        return await self._connect(deadline)
+
+    async def _connect(self, deadline: float) -> AsyncConnection[Any]:
+        pool = self._pool
+        if pool is None:
+            pool = await self._open()
         connector = self._connector
         if connector.error is not None and connector.is_pausing and not self.is_warm:
             raise self._unavailable(connector.error)
@@ -148,13 +202,17 @@ class AsyncEndpointPool:
             left = deadline - now
             try:
                 conn: Any = await pool.getconn(wait if left > wait else left)
-                # On the hot path, so without a call: one that nobody has used for a while is looked at.
-                if now - conn.__dict__.get(GIVEN_BACK, 0.0) < IDLE_SECONDS or not has_gone(conn):
+                # On the hot path, so without a call: one that nobody has used for a while is looked at, and all that
+                # were idle when another was found broken.
+                given = conn.__dict__.get(GIVEN_BACK, now)
+                if (now - given < IDLE_SECONDS and given > self._broken_at) or not has_gone(conn):
                     return cast("AsyncConnection[Any]", conn)
                 await conn.close()
                 await pool.putconn(conn)
                 continue
             except PoolClosed:
+                if self.breaker.is_open:
+                    raise self.refusal() from None
                 pool = await self._open()
                 continue
             except PoolTimeout:
@@ -163,6 +221,69 @@ class AsyncEndpointPool:
                 raise self._unavailable(connector.error)
             if left <= 0:
                 raise self.overdue("no connection could be made in time")
+
+    async def _give_unused(self, conn: AsyncConnection[Any]) -> None:
+        """Back into the pool, from one who has gone away and whose place is given up by then."""
+        setattr(conn, GIVEN_BACK, monotonic())
+        await cast("AsyncConnectionPool[Any]", conn._pool).putconn(conn)
+
+    # -- health --------------------------------------------------------------------------------------------------
+
+    def suspect(self) -> None:
+        """A call goes on for long: look whether the server is there, unless it has just answered another."""
+        if not self.breaker.is_open and not self.retired:
+            self.lookout.look_soon(self.answered_at)
+
+    def was_cut(self) -> None:
+        """A call was ended at its deadline."""
+        self._observe(DeadlineCut(shard=self.shard, endpoint=self.endpoint.name))
+        self._broken_at = monotonic()
+        self.lookout.look_soon(self.answered_at)
+
+    def was_lost(self, error: BaseException | None) -> None:
+        """A call lost its connection, or was told that it is not the primary's."""
+        self._broken_at = monotonic()
+        if error is not None and self.breaker.counts(error):
+            self.trip(error)
+
+    def _connect_failed(self, error: Exception) -> None:
+        if self.breaker.counts(error):
+            self.trip(error)
+
+    def trip(self, cause: BaseException) -> None:
+        """Refuse calls from now on, and close what is idle; the lookout will find when all is well again."""
+        if self.breaker.is_open or self.retired:
+            return
+        self.breaker.open(cause, monotonic())
+        self._observe(BreakerOpened(shard=self.shard, endpoint=self.endpoint.name, cause=first_line(cause)))
+        self.discard()
+        self._slots.send_away()
+        self._scatter_slots.send_away()
+        self.lookout.wake()
+
+    def discard(self) -> None:
+        """Close the idle connections in the background, and those in use when they are given back."""
+        self._connector.give_up()
+        with self._making:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            async_spawn(partial(_closed, pool), f"shardpool-close-{self.name}")
+
+    def is_well(self) -> None:
+        """The lookout has been let in by the right server, and had its answer."""
+        self._connector.is_well()
+        if self.breaker.is_open:
+            seconds = monotonic() - self.breaker.opened_at
+            self.breaker.close()
+            self._observe(BreakerClosed(shard=self.shard, endpoint=self.endpoint.name, seconds=seconds))
+
+    def refusal(self) -> ShardError:
+        """The error of a call that is refused since the breaker is open."""
+        self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="unavailable"))
+        cause = self.breaker.cause
+        return self._unavailable(cause if isinstance(cause, Exception) else ConnectionError("it does not answer"))
+
+    # -- the pool of psycopg_pool --------------------------------------------------------------------------------
 
     async def _open(self) -> AsyncConnectionPool[Any]:
         """The open pool, made anew when there is none, or when it was closed under us; `Retired` after `close`."""
@@ -215,7 +336,9 @@ class AsyncEndpointPool:
         """Go on under a new topology; `resize` then makes the pool follow."""
         self.endpoint = endpoint
         self._connector.adopt(topology)
+        self.is_well()
         self._slots.resize(endpoint.pool.max_size)
+        self._scatter_slots.resize(scatter_size(endpoint.pool))
 
     async def resize(self) -> None:
         """Give the open pool the size that the endpoint has now."""
@@ -227,6 +350,8 @@ class AsyncEndpointPool:
     async def close(self, timeout: float = 2.0) -> None:
         """Close the idle connections now, those in use when they are given back. Waits at most `timeout` seconds."""
         self.retired = True
+        self.lookout.stop()
+        self._connector.give_up()
         if self._pool is not None:
             await self._pool.close(timeout=timeout)
 
@@ -237,6 +362,9 @@ class AsyncEndpointPool:
         self.watchdog = self._connector.watchdog = watchdog
         self._making = threading.Lock()
         self._slots = AsyncSlots(self.endpoint.pool.max_size, self.endpoint.pool.max_waiting)
+        self._scatter_slots = AsyncSlots(scatter_size(self.endpoint.pool), self.endpoint.pool.max_waiting)
+        self.breaker = Breaker()
+        self.lookout = AsyncLookout(self, self._connector)
         return old
 
     @property
@@ -245,8 +373,8 @@ class AsyncEndpointPool:
 
     @property
     def is_failing(self) -> bool:
-        """Whether the last attempt to connect failed."""
-        return self._connector.error is not None
+        """Whether the last attempt to connect failed, or calls are refused."""
+        return self._connector.error is not None or self.breaker.is_open
 
     @property
     def seen_epoch(self) -> int:
@@ -255,9 +383,10 @@ class AsyncEndpointPool:
 
     def stats(self) -> dict[str, Any]:
         """psycopg_pool's counters (absent ones are 0) with `in_flight`, `waiting` and the last connection error."""
-        error = self._connector.error
+        error = self.breaker.cause or self._connector.error
         return {
             "role": self.endpoint.role,
+            "state": "open" if self.breaker.is_open else "closed",
             "address": self.endpoint.address,
             "opened": self._pool is not None,
             "in_flight": self._slots.in_use,
@@ -312,6 +441,15 @@ class AsyncEndpointPool:
         )
 
 
+def scatter_size(settings: PoolSettings) -> int:
+    """How many of a pool's connections calls on many shards may hold: a fifth, at least one, is left to the others."""
+    return max(1, settings.max_size - max(1, settings.max_size // 5))
+
+
+async def _closed(pool: AsyncConnectionPool[Any]) -> None:
+    await pool.close(timeout=0)
+
+
 async def _put(pool: AsyncConnectionPool[Any], conn: AsyncConnection[Any]) -> None:
     try:
         await pool.putconn(conn)
@@ -325,13 +463,15 @@ async def _put(pool: AsyncConnectionPool[Any], conn: AsyncConnection[Any]) -> No
 
 
 async def give_all(taken: Iterable[tuple[AsyncEndpointPool, AsyncConnection[Any]]]) -> None:
-    """Give all back, over an interrupt too, which is raised when the last one is back."""
+    """Give back what a call on many shards has held, over an interrupt too, which is raised when the last is back."""
     interrupt: BaseException | None = None
     for pool, conn in taken:
         try:
             await pool.give(conn)
         except BaseException as error:
             interrupt = error
+        finally:
+            pool.release_scatter()
     if interrupt is not None:
         raise interrupt
 

@@ -49,7 +49,8 @@ class AsyncRouter:
     `fanout` is the default of `execute`. `max_pull_rows` and `max_pull_bytes` bound what one statement may bring from
     the shards to one of them when it cannot be answered otherwise; above them it is refused.
 
-    `observers` are told what happens: see `shardpool.events`.
+    `observers` are told what happens: see `shardpool.events`. `max_held` calls at most, on each shard whose primary is
+    found by asking (`hosts:`), wait within their deadlines while it has none; with 0 they are refused at once.
     """
 
     def __init__(
@@ -63,11 +64,12 @@ class AsyncRouter:
         max_pull_rows: int = 1_000_000,
         max_pull_bytes: int = 256 * 2**20,
         observers: Iterable[Observer] = (),
+        max_held: int = 1000,
     ) -> None:
         self._path = None if isinstance(topology, Topology) else os.fspath(topology)
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
         self._observers = Observers(observers)
-        self._options = AsyncConnectOptions(connection_class, configure, dict(kwargs or {}), self._observers)
+        self._options = AsyncConnectOptions(connection_class, configure, dict(kwargs or {}), self._observers, max_held)
         self._watchdog = AsyncWatchdog()
         self._home: AsyncHome | None = None
         self._closed = False

@@ -82,7 +82,7 @@ def _lags(router: Router, deadline: float, unreached: Collection[str]) -> list[F
         late = _late(pools, asked, deadline)
         for replica, subject in subjects.items():
             if replica in asked:
-                found.append(_lag_finding(subject, replica, pools.lag.seconds(replica.endpoint), replica in late))
+                found.append(_lag_finding(subject, replica, pools.lag.seconds(replica.endpoint.name), replica in late))
             elif subject in unreached:
                 found.append(Finding("warning", subject, "cannot be reached: not read from"))
             else:
@@ -96,10 +96,9 @@ def _late(pools: ShardPools, replicas: Sequence[EndpointPool], deadline: float) 
     until = min(deadline, monotonic() + _LAG_SECONDS)
     late = list(replicas)
     while late and monotonic() < until:
-        pools.measure_lag(until)
-        late = [replica for replica in late if not pools.lag.is_within_limit(replica)]
-        if late:
-            sleep(_LAG_PAUSE)
+        pools.look_now()
+        sleep(_LAG_PAUSE)
+        late = [replica for replica in late if not pools.is_fresh(replica)]
     return late
 
 
@@ -146,7 +145,7 @@ def _check_endpoint(
             server = _one(conn, _SERVER)
             unreached.discard(subject)
             findings.extend(_server_findings(server, subject, endpoint))
-            if endpoint.role == "primary":
+            if endpoint.role == "primary" or (endpoint.role == "node" and not server[1]):
                 facts = _tables(conn, topology)
                 if topology.control == "required":
                     findings.extend(_control(conn, topology, name, subject))
@@ -195,7 +194,7 @@ def _server_findings(row: Any, subject: str, endpoint: Endpoint) -> Iterator[Fin
     yield Finding("ok", subject, f"{endpoint.address}: PostgreSQL {version // 10000}.{version % 10000}, {role}")
     if version // 10000 < OLDEST_VERSION:
         yield Finding("error", subject, f"PostgreSQL {OLDEST_VERSION} or later is needed")
-    if role != endpoint.role:
+    if endpoint.role not in (role, "node"):
         hint = "Correct the topology, or let several nodes be told apart by asking: `hosts:`."
         yield Finding("error", subject, f"declared as {endpoint.role}, but it is a {role}", hint)
     if encoding != "UTF8":

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg import Connection
 from psycopg.rows import tuple_row
 
 from .. import control
+from .._attempt import Attempt, Unanswered, bounded
 from .._watchdog import Watchdog
 from ..errors import ShardUnavailable, first_line
 from ..events import Connected, ConnectFailed, Observers
@@ -23,8 +24,14 @@ from ..topology import Endpoint, Topology
 # Seconds for which callers are refused at once after a failed attempt: after the first, and at most.
 _PAUSE_MIN = 0.05
 _PAUSE_MAX = 0.5
-# Seconds in which a server that has let us in must answer, where no connect_timeout is given.
-_ANSWER_SECONDS = 5
+# Seconds for making a connection, and again for the first answers on it, where no connect_timeout is given.
+_CONNECT_SECONDS = 5
+# The server's own look at whether its client is still there, in milliseconds: what it does for one whose socket was
+# shut ends by that. PostgreSQL 14 and newer have it, where the system can tell (Linux, macOS, the BSDs).
+_CHECK_INTERVAL = ("client_connection_check_interval", "1000")
+# How much the last time to connect counts in the usual one.
+_NEWEST = 0.2
+_STANDBY_QUERY = "select pg_catalog.pg_is_in_recovery()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,7 @@ class ConnectOptions:
     configure: Callable[[Connection[Any]], None] | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     observers: Observers = field(default_factory=Observers)
+    max_held: int = 1000
 
 
 class Connector:
@@ -60,6 +68,11 @@ class Connector:
         self._pause = 0.0
         self._closed_until = 0.0
         self.seen_epoch = 0
+        # Seconds that it usually takes to connect; 0 when that is not known yet.
+        self.usual_seconds = 0.0
+        self.on_failure: Callable[[Exception], None] = _nothing
+        self._attempts: set[Attempt] = set()
+        self._checks_client = endpoint.pooler == "none"
         self._options = options
         self._observe = options.observers.observe
 
@@ -70,7 +83,7 @@ class Connector:
             raise psycopg.OperationalError("not tried: the attempt before it has failed just now")
         begun = monotonic()
         try:
-            conn = self._connect()
+            conn = self._connect(self._options.configure)
         except Exception as error:
             self._observe(
                 ConnectFailed(
@@ -82,11 +95,27 @@ class Connector:
             self._pause = min(max(2 * self._pause, _PAUSE_MIN), _PAUSE_MAX)
             # Jittered, so that the processes of a fleet do not all come back at once.
             self._closed_until = monotonic() + self._pause * random.uniform(0.5, 1.0)
+            self.on_failure(error)
             raise
         self._observe(Connected(shard=self.shard, endpoint=self.endpoint.name, seconds=monotonic() - begun))
+        self.is_well()
+        return conn
+
+    def is_well(self) -> None:
+        """Forget what failed."""
         self.error = None
         self._pause = 0.0
+
+    def look(self, seconds: float) -> Connection[Any]:
+        """A connection made and checked within `seconds`, to see whether the server is there; in autocommit."""
+        conn = self._connect(None, seconds)
+        conn.set_autocommit(True)
         return conn
+
+    def give_up(self) -> None:
+        """End what is under way: connections that are being made to a server that is not well."""
+        for attempt in [*self._attempts]:
+            attempt.given_up = True
 
     def adopt(self, topology: Topology) -> None:
         """Go on under a new topology, at once: what failed under the old one may be well."""
@@ -105,33 +134,85 @@ class Connector:
         kwargs["connect_timeout"] = min(int(kwargs.get("connect_timeout") or seconds), seconds)
         return self._options.connection_class.connect("", **kwargs)
 
-    def _connect(self) -> Connection[Any]:
-        kwargs = self._kwargs()
-        conn = self._options.connection_class.connect("", **kwargs)
+    def _connect(
+        self, configure: Callable[[Connection[Any]], None] | None, seconds: float | None = None
+    ) -> Connection[Any]:
+        begun = monotonic()
+        conn = self._let_in(seconds)
         # libpq's own timeout ends here: a server that froze now would hold the pool's one worker for good.
-        seconds = _answer_seconds(kwargs)
-        watch = self.watchdog.watch(conn, monotonic() + seconds)
+        until = begun + seconds if seconds is not None else monotonic() + self.connect_seconds
+        watch = self.watchdog.watch(conn, until)
         try:
-            self._prepare(conn)
+            self._check_server(conn)
+            if configure is not None:
+                configure(conn)
         except BaseException as error:
             cut = not self.watchdog.release(watch)
             conn.close()
             if cut and isinstance(error, Exception):
-                raise self._silent(seconds) from error
+                raise self._silent(until - begun) from error
             raise
         if not self.watchdog.release(watch):
             conn.close()
-            raise self._silent(seconds)
+            raise self._silent(until - begun)
+        taken = monotonic() - begun
+        self.usual_seconds += (taken - self.usual_seconds) * (_NEWEST if self.usual_seconds else 1.0)
         return conn
 
-    def _prepare(self, conn: Connection[Any]) -> None:
+    def _let_in(self, seconds: float | None) -> Connection[Any]:
+        kwargs = self._kwargs()
+        attempt = Attempt(monotonic() + (self.connect_seconds if seconds is None else seconds))
+        self._attempts.add(attempt)
+        try:
+            with attempt.begun():
+                return self._opened(kwargs)
+        finally:
+            self._attempts.discard(attempt)
+
+    def _opened(self, kwargs: dict[str, Any]) -> Connection[Any]:
+        connection_class: Any = bounded(cast(Any, self._options.connection_class))
+        if self._checks_client:
+            try:
+                conn = connection_class.connect("", **_with_setting(kwargs, *_CHECK_INTERVAL))
+                return cast("Connection[Any]", conn)
+            except psycopg.OperationalError as error:
+                if _CHECK_INTERVAL[0] not in str(error):
+                    raise
+                # The server's system cannot tell: it goes without.
+                self._checks_client = False
+        return cast("Connection[Any]", connection_class.connect("", **kwargs))
+
+    @property
+    def connect_seconds(self) -> float:
+        """What making a connection may take: connect_timeout, or a default when it is 0 or not given."""
+        given = {**dict(self.endpoint.params), **self._options.kwargs}.get("connect_timeout")
+        seconds = float(given or 0)
+        return seconds if seconds > 0 else _CONNECT_SECONDS
+
+    def _check_server(self, conn: Connection[Any]) -> None:
+        """The right shard, and in the right role; one round trip where the shard has its control schema."""
+        conn.set_autocommit(True)
+        cursor = conn.cursor(row_factory=tuple_row)
         if self.topology.control == "required":
-            self._check_identity(conn)
-        if self._options.configure is not None:
-            self._options.configure(conn)
+            self._check_identity(cursor)
+        elif self.endpoint.role == "primary":
+            cursor.execute(_STANDBY_QUERY, prepare=False)
+            row = cursor.fetchone()
+            self._check_role(bool(row and row[0]))
+        conn.set_autocommit(bool(self._options.kwargs.get("autocommit", False)))
+
+    def _check_role(self, is_standby: bool) -> None:
+        if is_standby and self.endpoint.role == "primary":
+            raise self._unavailable(
+                "its server is a standby",
+                "declared as primary, but it is in recovery",
+                "Point the shard's primary at the new primary, or name all nodes with hosts: to have it found.",
+            )
 
     def _silent(self, seconds: float) -> ShardUnavailable:
-        return self._unavailable("it did not answer in time", f"connected, then silent for {seconds:g} s", None)
+        return self._unavailable(
+            "it did not answer in time", f"connected, then silent for {seconds:.3g} s", None, Unanswered
+        )
 
     def _kwargs(self) -> dict[str, Any]:
         """Keyword arguments rather than a DSN: libpq quotes a DSN that it cannot parse, password and all."""
@@ -151,11 +232,9 @@ class Connector:
         except OSError as error:
             raise self._unavailable("its password_file cannot be read", f"{file}: {error.strerror}", None) from error
 
-    def _check_identity(self, conn: Connection[Any]) -> None:
-        """One round trip: is this the shard that the topology says, with the same hash contract?"""
-        conn.set_autocommit(True)
+    def _check_identity(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Is this the shard that the topology says, with the same hash contract?"""
         try:
-            cursor = conn.cursor(row_factory=tuple_row)
             cursor.execute(control.IDENTITY_QUERY, prepare=False)
             row = cursor.fetchone()
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn) as e:
@@ -178,10 +257,13 @@ class Connector:
         problem = control.check_identity(row, self.topology, self.shard)
         if problem is not None:
             raise self._unavailable("the server is not that shard", problem, None)
-        conn.set_autocommit(bool(self._options.kwargs.get("autocommit", False)))
+        assert row is not None
+        self._check_role(row[5])
 
-    def _unavailable(self, why: str, detail: str, hint: str | None) -> ShardUnavailable:
-        return ShardUnavailable(
+    def _unavailable(
+        self, why: str, detail: str, hint: str | None, error_class: type[ShardUnavailable] = ShardUnavailable
+    ) -> ShardUnavailable:
+        return error_class(
             f"shard {self.shard} cannot be used: {why}",
             shard=self.shard,
             endpoint=self.endpoint.name,
@@ -191,7 +273,12 @@ class Connector:
         )
 
 
-def _answer_seconds(kwargs: Mapping[str, Any]) -> float:
-    """connect_timeout, which is text or a number, and none when it is not above 0."""
-    seconds = float(kwargs.get("connect_timeout") or 0)
-    return seconds if seconds > 0 else _ANSWER_SECONDS
+def _with_setting(kwargs: Mapping[str, Any], name: str, value: str) -> dict[str, Any]:
+    """The arguments with a setting for the server's session, unless they set it already."""
+    options = str(kwargs.get("options") or "")
+    if name in options:
+        return dict(kwargs)
+    return {**kwargs, "options": f"-c {name}={value} {options}".strip()}
+
+
+def _nothing(error: Exception) -> None: ...

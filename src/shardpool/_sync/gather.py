@@ -16,7 +16,7 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import Step, drive, run_all, sleep
 from .._leg import Leg, Statement
-from ..errors import DeadlineExceeded, ScatterError, ShardError, UnsupportedQuery
+from ..errors import DeadlineExceeded, ScatterError, ShardError, ShardUnavailable, UnsupportedQuery
 from ..query.placeholders import Converted, convert
 from ..result import Result
 from .lease import Params, explain, is_lost
@@ -127,6 +127,15 @@ def take_all(router: Router, names: Sequence[str], deadline: float, readonly: bo
             if monotonic() >= deadline:
                 raise _nothing_begun(_retired(names, pools)) from None
             sleep(0)
+        except ScatterError as error:
+            # Nothing was sent: where primaries are found by asking, others may come.
+            if not all(_may_change(router, name, failure) for name, failure in error.failures.items()):
+                raise
+
+
+def _may_change(router: Router, name: str, failure: BaseException) -> bool:
+    shard = router._state.pools.get(name)
+    return isinstance(failure, ShardUnavailable) and shard is not None and shard.lost_primary(shard.primary)
 
 
 def _retired(names: Sequence[str], pools: Sequence[EndpointPool]) -> dict[str, BaseException]:
@@ -135,7 +144,7 @@ def _retired(names: Sequence[str], pools: Sequence[EndpointPool]) -> dict[str, B
 
 def _endpoint(router: Router, name: str, deadline: float, readonly: bool) -> EndpointPool:
     shard = router._state.pools[name]
-    return shard.readonly(deadline) if readonly else shard.primary
+    return shard.readonly(deadline) if readonly else shard.writable(deadline)
 
 
 def _take_each(names: Sequence[str], pools: Sequence[EndpointPool], deadline: float) -> Taken:
@@ -152,7 +161,7 @@ def _take_each(names: Sequence[str], pools: Sequence[EndpointPool], deadline: fl
     try:
         for name, pool in zip(names, pools, strict=True):
             try:
-                pool.reserve(deadline)
+                pool.reserve_for_scatter(deadline)
             except Exception as error:
                 raise _nothing_begun({name: error}) from error
             reserved.append(pool)
@@ -171,6 +180,7 @@ def _take_each(names: Sequence[str], pools: Sequence[EndpointPool], deadline: fl
         for pool, (conn, _) in zip(reserved, outcomes, strict=False):
             if conn is None:
                 pool.release()
+                pool.release_scatter()
         give_all([(pool, conn) for pool, (conn, _) in zip(reserved, outcomes, strict=False) if conn is not None])
         raise
     return {name: (pool, outcome[0]) for name, pool, outcome in zip(names, pools, outcomes, strict=True)}
@@ -270,6 +280,7 @@ def several(failures: dict[str, BaseException], asked: int) -> BaseException:
 
 def _explained(leg: Leg, pool: EndpointPool, conn: Connection[Any], may_be_applied: bool) -> BaseException:
     if isinstance(leg.error, DeadlineExceeded):
+        pool.was_cut()
         return leg.error
     lost = is_lost(conn) or not leg.reusable
     error = explain(leg.error, pool, cut=False, lost=lost, phase="query", may_be_applied=may_be_applied)

@@ -16,7 +16,7 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import sleep
 from .._leg import LEFT_OPEN
-from ..errors import RouterMisuse
+from ..errors import RouterMisuse, ShardUnavailable
 from ..result import Result
 from .lease import Lease, Params, deadline_after, explain, is_lost
 from .planning import forget_catalog, is_ddl
@@ -51,11 +51,18 @@ class Handle(ABC):
         while True:
             self._router._check_usable()
             pools = self._current_pools()
-            pool = pools.readonly(deadline) if readonly else pools.primary
+            if readonly:
+                pool = pools.readonly(deadline)
+            else:
+                pool = pools.writable(deadline) if pools.leaderless else pools.primary
             try:
                 return pool, pool.take(deadline)
             except Retired:
                 continue
+            except ShardUnavailable:
+                # Nothing was sent: where the primary is found by asking, another one may come.
+                if not pools.lost_primary(pool):
+                    raise
 
     def connection(
         self, *, readonly: bool = False, timeout: float | None = None, deadline: float | None = None
@@ -141,7 +148,7 @@ class Handle(ABC):
         row_factory: RowFactory[Any] | None = None,
     ) -> Result:
         pool, conn = self._take(readonly, deadline)
-        watch = pool.watchdog.watch(conn, deadline)
+        watch = pool.watchdog.watch(conn, deadline, pool)
         failure: BaseException | None = None
         try:
             if not conn.autocommit:

@@ -43,7 +43,7 @@ class _Candidate:
         self.outcome = _install(conn, self._topology, self.name)
 
     def _connect(self) -> Connection[Any]:
-        endpoint = self._topology.shards[self.name].primary
+        endpoint = self._topology.shards[self.name].writable
         router = self._router
         connector = Connector(self._topology, self.name, endpoint, router._options, router._watchdog)
         try:

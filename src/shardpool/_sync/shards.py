@@ -3,24 +3,25 @@
 
 from __future__ import annotations
 
-from collections import deque
+import threading
 from functools import partial
 from time import monotonic
 from typing import Any
 
-import psycopg
-from psycopg.rows import tuple_row
-
-from .._concurrency import run_all
+from .._concurrency import sleep
+from .._lag import LagGauge
 from .._watchdog import Watchdog
-from ..errors import ShardpoolError
+from ..errors import DeadlineExceeded, ShardUnavailable
+from ..events import PrimaryChanged
 from ..topology import Endpoint, Shard, Topology
 from .connector import ConnectOptions
-from .pools import EndpointPool, Retired
+from .lookout import Seen
+from .pools import EndpointPool
 
-# Seconds between two measurements of a replica's lag, and the time that one may take.
-LAG_PERIOD = 1.0
-LAG_TIMEOUT = 1.0
+# Seconds that the first caller waits for what the nodes say of themselves.
+FIRST_LOOK = 1.0
+# Seconds between two looks of a caller who waits for something that the lookouts will find.
+_PAUSE = 0.01
 
 
 class ShardPools:
@@ -36,7 +37,9 @@ class ShardPools:
     ) -> None:
         self.name = shard.name
         self.shard = shard
-        kept = {pool.endpoint.name: pool for pool in old.endpoints} if old is not None else {}
+        kept: dict[str, EndpointPool] = {}
+        if old is not None:
+            kept = {pool.endpoint.name: pool for pool in old.endpoints}
 
         def pool(endpoint: Endpoint) -> EndpointPool:
             before = kept.get(endpoint.name)
@@ -45,109 +48,178 @@ class ShardPools:
                 return before
             return EndpointPool(topology, shard.name, endpoint, options, watchdog)
 
-        self.primary = pool(shard.primary)
-        self.replicas = tuple(pool(replica) for replica in shard.replicas)
-        self.lag = LagGauge(self.replicas)
+        self.endpoints: tuple[EndpointPool, ...] = tuple(pool(endpoint) for endpoint in shard.endpoints)
+        self.primary = self.endpoints[0]
+        self.finds_primary = shard.finds_primary
+        # Whether no node is known to be the primary: calls that need one are held until there is.
+        self.leaderless = shard.finds_primary
+        self.held = 0
+        self._max_held = options.max_held
+        self._timeline = 0
+        self._observe = options.observers.observe
+        self._choosing = threading.Lock()
+        self._seen: dict[str, Seen | None] = {}
+        self.lag = LagGauge()
+        if old is not None and old.finds_primary and self.finds_primary and old.primary in self.endpoints:
+            self.primary, self._timeline, self.leaderless = old.primary, old._timeline, old.leaderless
+        if any(pool.lookout.follows for pool in self.endpoints):
+            self.follow()
 
     @property
-    def endpoints(self) -> tuple[EndpointPool, ...]:
-        return (self.primary, *self.replicas)
+    def replicas(self) -> tuple[EndpointPool, ...]:
+        """All but the primary; a node among them may turn out to be no standby either."""
+        return tuple(pool for pool in self.endpoints if pool is not self.primary)
 
-    def readonly(self, deadline: float) -> EndpointPool:
-        """The replica within its lag limit that has the fewest calls in flight; the primary when there is none."""
-        if not self.replicas:
-            return self.primary
-        if self.lag.is_due():
-            self.measure_lag(deadline)
-        fresh = [replica for replica in self.replicas if self.lag.is_within_limit(replica)]
-        return min(fresh, key=lambda replica: replica.in_flight, default=self.primary)
+    def follow(self) -> None:
+        """Know from now on who is primary and how far behind the replicas are."""
+        for pool in self.endpoints:
+            pool.lookout.follow(partial(self._saw, pool))
 
-    def measure_lag(self, deadline: float) -> None:
-        """Ask the primary where its WAL ends and each replica how far it has replayed it. Failures count as lag."""
-        self.lag.begin()
-        until = min(deadline, monotonic() + LAG_TIMEOUT)
-        outcomes = run_all([partial(self._lsn, pool, until) for pool in self.endpoints])
-        for pool, (lsn, error) in zip(self.endpoints, outcomes, strict=True):
-            if error is not None and not isinstance(error, psycopg.Error | ShardpoolError | Retired):
-                raise error
-            if pool is self.primary:
-                self.lag.primary_at(lsn)
-            else:
-                self.lag.replica_at(pool, lsn)
+    def look_now(self) -> None:
+        """Have all endpoints looked at at once."""
+        self.follow()
+        for pool in self.endpoints:
+            pool.lookout.wake()
 
-    def _lsn(self, pool: EndpointPool, deadline: float) -> int:
-        """Bytes of WAL written (by a primary) or replayed (by a standby)."""
-        conn = pool.take(deadline)
-        watch = pool.watchdog.watch(conn, deadline)
+    # -- the primary ---------------------------------------------------------------------------------------------
+
+    def writable(self, deadline: float) -> EndpointPool:
+        """The primary's pool; waits for one while there is none: see `hold`."""
+        if self.leaderless:
+            self.hold(deadline)
+        return self.primary
+
+    def hold(self, deadline: float) -> None:
+        """Wait until a node is known to be the primary.
+
+        Raises `ShardUnavailable` at once when too many wait already, `DeadlineExceeded` at the deadline.
+        """
+        self.follow()
+        if self.held >= self._max_held:
+            raise ShardUnavailable(
+                f"shard {self.name} has no primary",
+                shard=self.name,
+                phase="wait",
+                detail=self._told(),
+                hint="Retry later; max_held bounds how many calls wait for a new primary.",
+            )
+        self.held += 1
         try:
-            if not conn.autocommit:
-                conn.set_autocommit(True)
-            cursor = conn.cursor(row_factory=tuple_row)
-            cursor.execute(_LSN_QUERY)
-            row = cursor.fetchone()
-            return int(row[0]) if row and row[0] is not None else 0
+            while self.leaderless:
+                if monotonic() >= deadline:
+                    raise DeadlineExceeded(
+                        f"shard {self.name} had no primary until the deadline",
+                        shard=self.name,
+                        phase="wait",
+                        detail=self._told(),
+                    )
+                sleep(_PAUSE)
         finally:
-            if not pool.watchdog.release(watch):
-                conn.close()
-            pool.give(conn)
+            self.held -= 1
+
+    def lost_primary(self, pool: EndpointPool) -> bool:
+        """The primary refuses calls: whether another may be found, so that a call is worth holding."""
+        if not self.finds_primary:
+            return False
+        if pool is self.primary:
+            self.leaderless = True
+        return True
+
+    def _told(self) -> str:
+        return "; ".join(
+            f"{pool.endpoint.name} at {pool.endpoint.address}: {self.role(pool)}" for pool in self.endpoints
+        )
+
+    def role(self, pool: EndpointPool) -> str:
+        """`primary`, `replica`, or of a node that is neither `unknown`."""
+        if not self.finds_primary:
+            return pool.endpoint.role
+        if pool is self.primary and not self.leaderless:
+            return "primary"
+        seen = self._seen.get(pool.endpoint.name)
+        return "replica" if seen is not None and seen.is_standby else "unknown"
+
+    # -- what the lookouts tell ----------------------------------------------------------------------------------
+
+    def _saw(self, pool: EndpointPool, seen: Seen | None) -> None:
+        with self._choosing:
+            self._seen[pool.endpoint.name] = seen
+            if self.finds_primary:
+                self._choose(pool, seen)
+            if seen is not None and seen.lsn is not None:
+                if pool is self.primary and not seen.is_standby:
+                    self.lag.primary_at(seen.at, seen.lsn)
+                elif seen.is_standby:
+                    self.lag.replica_at(pool.endpoint.name, seen.lsn)
+
+    def _choose(self, pool: EndpointPool, seen: Seen | None) -> None:
+        """Of two that say they are primary it is the one of the later timeline; the other has missed its demotion."""
+        if seen is None:
+            if pool is self.primary and pool.breaker.is_open:
+                self.leaderless = True
+        elif seen.is_standby:
+            if pool is self.primary and not self.leaderless:
+                self.leaderless = True
+                pool.discard()
+                self._tell(pool.endpoint.name, None)
+        elif seen.timeline > self._timeline or (pool is self.primary and seen.timeline == self._timeline):
+            before, was_leaderless = self.primary, self.leaderless
+            self._timeline = seen.timeline
+            self.primary = pool
+            self.leaderless = False
+            if before is not pool:
+                before.discard()
+            if before is not pool or was_leaderless:
+                self._tell(None if was_leaderless else before.endpoint.name, pool.endpoint.name)
+        elif pool is self.primary:
+            self.leaderless = True
+
+    def _tell(self, before: str | None, now: str | None) -> None:
+        self._observe(PrimaryChanged(shard=self.name, before=before, endpoint=now))
+
+    # -- replicas ------------------------------------------------------------------------------------------------
+
+    def readonly(self, deadline: float, after: int | None = None) -> EndpointPool:
+        """The replica within its lag limit that has the fewest calls in flight; the primary when there is none.
+
+        With `after`, a position in the WAL in bytes, only one that is known to have replayed all up to there.
+        """
+        if len(self.endpoints) == 1:
+            return self.writable(deadline)
+        if any(pool.endpoint.name not in self._seen for pool in self.endpoints):
+            self._first_look(deadline)
+        fresh = [pool for pool in self.endpoints if self.is_fresh(pool) and (after is None or self.lsn(pool) >= after)]
+        if fresh:
+            return min(fresh, key=lambda replica: replica.in_flight)
+        return self.writable(deadline)
+
+    def _first_look(self, deadline: float) -> None:
+        self.follow()
+        until = min(deadline, monotonic() + FIRST_LOOK)
+        while monotonic() < until and any(pool.endpoint.name not in self._seen for pool in self.endpoints):
+            sleep(_PAUSE)
+        for pool in self.endpoints:
+            # Not waited for again: what has not answered by now is not read from until it does.
+            self._seen.setdefault(pool.endpoint.name, None)
+
+    def is_fresh(self, pool: EndpointPool) -> bool:
+        """Whether it is a replica that may be read from now."""
+        seen = self._seen.get(pool.endpoint.name)
+        if pool is self.primary or seen is None or not seen.is_standby or pool.breaker.is_open:
+            return False
+        return self.lag.is_within(pool.endpoint.name, pool.endpoint.max_lag)
+
+    def lsn(self, pool: EndpointPool) -> int:
+        """The position in the WAL up to which it has last been seen to have replayed."""
+        seen = self._seen.get(pool.endpoint.name)
+        return -1 if seen is None or seen.lsn is None else seen.lsn
 
     def stats(self) -> dict[str, Any]:
         """The counters of every endpoint by its name; a replica's with its lag in seconds."""
-        found = {pool.endpoint.name: pool.stats() for pool in self.endpoints}
-        for replica in self.replicas:
-            found[replica.endpoint.name] |= self.lag.stats(replica.endpoint)
+        found = {pool.endpoint.name: {**pool.stats(), "role": self.role(pool)} for pool in self.endpoints}
+        for pool in self.replicas:
+            found[pool.endpoint.name] |= {
+                "lag_seconds": self.lag.rounded(pool.endpoint.name),
+                "max_lag": pool.endpoint.max_lag,
+            }
         return found
-
-
-# pg_is_in_recovery() decides first: pg_current_wal_lsn() is an error on a standby.
-_LSN_QUERY = """
-    select case when pg_catalog.pg_is_in_recovery()
-                then pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn
-                else pg_catalog.pg_current_wal_lsn() - '0/0'::pg_catalog.pg_lsn end
-"""
-
-
-class LagGauge:
-    """How far behind each replica is, in seconds, from positions in the WAL.
-
-    A replica that has replayed all that the primary had written at a time t lags at most `now - t`. That needs no
-    privilege and no traffic, and a replica cut off from its primary is seen to fall behind, which its own clock would
-    not tell: it has replayed all that it has received.
-    """
-
-    def __init__(self, replicas: tuple[EndpointPool, ...]) -> None:
-        self._written: deque[tuple[float, int]] = deque(maxlen=600)
-        self._current: dict[str, float] = {replica.endpoint.name: float("-inf") for replica in replicas}
-        self._measured = float("-inf")
-        self._begun = float("-inf")
-
-    def is_due(self) -> bool:
-        return monotonic() - self._measured >= LAG_PERIOD
-
-    def begin(self) -> None:
-        # Set before the measurement: other callers go on with the last one meanwhile.
-        self._begun = self._measured = monotonic()
-
-    def primary_at(self, lsn: int | None) -> None:
-        if lsn is not None:
-            self._written.append((self._begun, lsn))
-
-    def replica_at(self, replica: EndpointPool, lsn: int | None) -> None:
-        """Remember until when the replica has everything."""
-        times = [time for time, written in self._written if lsn is not None and written <= lsn]
-        if times:
-            name = replica.endpoint.name
-            self._current[name] = max(self._current[name], max(times))
-
-    def seconds(self, endpoint: Endpoint) -> float:
-        """The lag at most, in seconds; infinite when it was never seen to have everything."""
-        return monotonic() - self._current.get(endpoint.name, float("-inf"))
-
-    def is_within_limit(self, replica: EndpointPool) -> bool:
-        limit = replica.endpoint.max_lag
-        lag = self.seconds(replica.endpoint)
-        return lag != float("inf") and (limit is None or lag <= limit)
-
-    def stats(self, endpoint: Endpoint) -> dict[str, Any]:
-        lag = self.seconds(endpoint)
-        return {"lag_seconds": None if lag == float("inf") else round(lag, 3), "max_lag": endpoint.max_lag}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -107,11 +107,16 @@ class ShardBuilder:
             if not hosts.damaged:
                 self._problems.add_at_key(hosts, "no host", "Name at least one: hosts: [{host: …}].")
             return None
-        where = _joined(hosts, levels)
-        primary = self._endpoint("primary", levels, target_session_attrs="primary", **where)
-        if len(hosts.items) == 1:
-            return Shard(name, primary)
-        return Shard(name, primary, (self._endpoint("replica", levels, target_session_attrs="standby", **where),))
+        places = [_place(host) for host in hosts.items]
+        if len(places) == 1:
+            return Shard(name, self._endpoint("primary", levels, target_session_attrs="primary", **places[0]))
+        # All have the settings of the one that needs the strictest: the password goes to each of them.
+        shared = self._endpoint("node", levels, host=",".join(place["host"] for place in places))
+        nodes = [
+            replace(shared, name=f"node-{number}", role="node", params=_params_at(shared, place))
+            for number, place in enumerate(places, 1)
+        ]
+        return Shard(name, nodes[0], tuple(nodes[1:]))
 
     def _check_beside_hosts(self, node: Node, levels: Sequence[_Level]) -> None:
         for field in ("primary", "replicas"):
@@ -169,12 +174,14 @@ class ShardBuilder:
         return any(_WHERE & set(node.lost) for node in nodes if node is not None)
 
 
-def _joined(hosts: Node, levels: Sequence[_Level]) -> dict[str, str]:
-    """Hosts and ports as libpq wants them: one list each, of the same length."""
-    port = _last([level.connect.at("port") for level in levels if level.connect is not None])
-    default = "5432" if port is None else port.text
-    pairs = [(_text(host.at("host")), _text(host.at("port")) or default) for host in hosts.items]
-    return {"host": ",".join(host for host, _ in pairs), "port": ",".join(port for _, port in pairs)}
+def _place(host: Node) -> dict[str, str]:
+    """Where one of a shard's hosts is; its port is that of the shard when it gives none."""
+    port = _text(host.at("port"))
+    return {"host": _text(host.at("host")), **({"port": port} if port else {})}
+
+
+def _params_at(shared: Endpoint, place: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted({**dict(shared.params), **place}.items()))
 
 
 def _databases(endpoint: Endpoint) -> list[tuple[str, str, str]]:

@@ -1,0 +1,209 @@
+"""Looks in the background whether a server is there: callers are never the ones who find out."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+
+from .._breaker import is_alive, is_timeout
+from .._concurrency import AsyncNap, async_spawn
+from ..errors import ShardpoolError
+
+if TYPE_CHECKING:
+    from .connector import AsyncConnector
+    from .pools import AsyncEndpointPool
+
+# Seconds between two looks at a server that is not well, jittered between the two: back is noticed within a second.
+_SOONEST, _LATEST = 0.2, 0.4
+# Seconds between two looks at a node whose role or lag has to be known.
+_PERIOD = 0.4
+# Seconds that a look may take at least and at most: many times what connecting usually takes. Every fourth look at
+# a server that is not well has the time of a caller instead, for one that has become slow.
+_SHORTEST_LOOK, _LONGEST_LOOK = 0.3, 1.0
+_TIMES_USUAL = 20
+_PATIENT = 4
+# Seconds between two suspicions: of those that find the server well each next one comes later.
+_CALM_MIN, _CALM_MAX = 0.5, 10.0
+# Timeouts in a row after which a node that nobody uses counts as not there.
+_MISSED = 2
+
+_STATE_QUERY = """
+    select in_recovery,
+           case when in_recovery then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_lsn() end
+             - '0/0'::pg_catalog.pg_lsn,
+           case when in_recovery then null
+                else ('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))
+                  ::pg_catalog.bit(32)::pg_catalog.int4 end
+    from (select pg_catalog.pg_is_in_recovery() as in_recovery) r
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a node told: `lsn` in bytes of WAL, written by a primary or replayed by a standby; a primary's timeline."""
+
+    at: float
+    is_standby: bool
+    lsn: int | None
+    timeline: int
+
+
+class AsyncLookout:
+    """One look after another at the server of one endpoint, for as long as there is a reason.
+
+    The reasons: a call has been going on for long (`look_soon`), the breaker is open (`wake`), or somebody has to know
+    the node's role and position all the time (`follow`).
+    """
+
+    def __init__(self, pool: AsyncEndpointPool, connector: AsyncConnector) -> None:
+        self._pool = pool
+        self._connector = connector
+        self._nap = AsyncNap()
+        self._lock = threading.Lock()
+        self._running = False
+        self._suspicious = False
+        self._missed = 0
+        self._looks = 0
+        self._calm_until = 0.0
+        self._calm = 0.0
+        self._conn: AsyncConnection[Any] | None = None
+        self._report: Callable[[Seen | None], None] | None = None
+        self._cancel: Callable[[], None] | None = None
+
+    def look_soon(self, answered_at: float) -> None:
+        """Look once, unless the server answered somebody just now, or was looked at for the same reason shortly ago."""
+        now = monotonic()
+        if self._suspicious or now < self._calm_until or now - answered_at < 0.05:
+            return
+        self._suspicious = True
+        self.wake()
+
+    def look_now(self) -> None:
+        """Look once, whatever is known."""
+        self._suspicious = True
+        self.wake()
+
+    def follow(self, report: Callable[[Seen | None], None]) -> None:
+        """Tell `report` what the node says, again and again, and None when it says nothing; once for each look."""
+        new, self._report = self._report is None, report
+        if new:
+            self.wake()
+
+    @property
+    def follows(self) -> bool:
+        return self._report is not None
+
+    def wake(self) -> None:
+        """Look now."""
+        with self._lock:
+            if self._running:
+                self._nap.wake()
+                return
+            self._running = True
+        self._cancel = async_spawn(self._run, f"shardpool-lookout-{self._pool.name}")
+
+    def stop(self) -> None:
+        """End at the next opportunity; the pool is retired by then."""
+        self._nap.wake()
+        if self._cancel is not None:
+            self._cancel()
+
+    async def _run(self) -> None:
+        try:
+            while self._has_reason():
+                await self._look()
+                if not self._has_reason():
+                    continue
+                refused = self._pool.breaker.is_open
+                await self._nap.sleep(random.uniform(_SOONEST, _LATEST) if refused else _PERIOD)
+        finally:
+            conn, self._conn = self._conn, None
+            self._running = False
+            if conn is not None:
+                await conn.close()
+
+    def _has_reason(self) -> bool:
+        with self._lock:
+            open_ = self._pool.breaker.is_open
+            if not self._pool.retired and (self._suspicious or open_ or self._report is not None):
+                return True
+            self._running = False
+            return False
+
+    async def _look(self) -> None:
+        begun = monotonic()
+        suspicious = self._suspicious
+        try:
+            seen = await self._ask(begun)
+        except (psycopg.Error, ShardpoolError, OSError) as error:
+            self._failed(error, begun, suspicious)
+            seen = None
+        else:
+            self._missed = self._looks = 0
+            self._pool.is_well()
+            if suspicious:
+                self._calm = min(max(2 * self._calm, _CALM_MIN), _CALM_MAX)
+        self._calm_until = monotonic() + self._calm
+        self._suspicious = False
+        if self._report is not None:
+            self._report(seen)
+
+    def _failed(self, error: Exception, begun: float, suspicious: bool) -> None:
+        self._calm = 0.0
+        if is_alive(error):
+            return
+        self._missed += 1
+        self._looks += 1
+        # Calls that have had answers meanwhile show that it is the look that was slow.
+        if self._pool.answered_at > begun:
+            return
+        if suspicious or self._missed >= _MISSED or not is_timeout(error):
+            self._pool.trip(error)
+
+    async def _ask(self, begun: float) -> Seen:
+        if self._conn is not None:
+            try:
+                return await self._state(self._conn, begun + self._seconds())
+            except psycopg.Error:
+                # Lost since the last look, maybe long ago: that says nothing of now.
+                conn, self._conn = self._conn, None
+                await conn.close()
+        conn = await self._connector.look(self._seconds())
+        try:
+            seen = await self._state(conn, monotonic() + self._seconds())
+        except BaseException:
+            await conn.close()
+            raise
+        if self._report is None or self._pool.retired:
+            await conn.close()
+        else:
+            self._conn = conn
+        return seen
+
+    async def _state(self, conn: AsyncConnection[Any], until: float) -> Seen:
+        """What the server says on this connection, or psycopg's error; the answer comes by `until`."""
+        at = monotonic()
+        watch = self._pool.watchdog.watch(conn, until)
+        try:
+            cursor = conn.cursor(row_factory=tuple_row)
+            await cursor.execute(_STATE_QUERY)
+            row = await cursor.fetchone()
+        finally:
+            cut = not self._pool.watchdog.release(watch)
+        if cut or row is None:
+            raise psycopg.errors.ConnectionTimeout("the server does not answer")
+        return Seen(at, row[0], None if row[1] is None else int(row[1]), row[2] or 0)
+
+    def _seconds(self) -> float:
+        if self._looks % _PATIENT == _PATIENT - 1:
+            return self._connector.connect_seconds
+        usual = self._connector.usual_seconds
+        return min(max(_TIMES_USUAL * usual, _SHORTEST_LOOK), _LONGEST_LOOK, self._connector.connect_seconds)
