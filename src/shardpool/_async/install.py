@@ -78,6 +78,9 @@ async def init(router: AsyncRouter, timeout: float) -> dict[str, str]:
         await _on_all(shards, [shard.commit for shard in shards], "run init again: it completes what is missing")
     finally:
         await async_run_all([shard.close for shard in shards])
+    for pools in router._state.pools.values():
+        for pool in pools.endpoints:
+            pool.is_well()  # what was refused for want of the schema is tried again at once
     return {shard.name: shard.outcome for shard in shards}
 
 

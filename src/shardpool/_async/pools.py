@@ -447,7 +447,7 @@ def scatter_size(settings: PoolSettings) -> int:
 
 
 async def _closed(pool: AsyncConnectionPool[Any]) -> None:
-    await pool.close(timeout=0)
+    await pool.close(timeout=5)
 
 
 async def _put(pool: AsyncConnectionPool[Any], conn: AsyncConnection[Any]) -> None:

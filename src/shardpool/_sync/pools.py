@@ -448,7 +448,7 @@ def scatter_size(settings: PoolSettings) -> int:
 
 
 def _closed(pool: ConnectionPool[Any]) -> None:
-    pool.close(timeout=0)
+    pool.close(timeout=5)
 
 
 def _put(pool: ConnectionPool[Any], conn: Connection[Any]) -> None:
