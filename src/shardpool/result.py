@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -70,6 +70,8 @@ class Result:
         bound: Bound | None = None,
     ) -> None:
         self.shards = shards
+        # Of a partial answer: the shards that it is without, and why.
+        self.missing: dict[str, BaseException] = {}
         self._bound = bound
         self._planned: Plan | None = None
         self._pgresult = pgresult
@@ -216,3 +218,11 @@ class Result:
 
     def __repr__(self) -> str:
         return f"<Result {self.statusmessage!r} from {', '.join(self.shards)}>"
+
+
+class ByShard(dict[str, Any]):
+    """What each shard gave, by its name; `missing` holds, by name, why others gave nothing."""
+
+    def __init__(self, results: Mapping[str, Any], missing: Mapping[str, BaseException] | None = None) -> None:
+        super().__init__(results)
+        self.missing = dict(missing or {})

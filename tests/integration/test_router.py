@@ -288,7 +288,10 @@ def test_a_write_that_was_cut_says_that_it_may_be_applied(router: Router) -> Non
     assert raised.value.applied == "unknown"
     with pytest.raises(DeadlineExceeded) as raised:
         route.execute("select pg_sleep(30)", timeout=0.2)
-    assert raised.value.applied == "unknown"  # a function of a SELECT may write
+    assert raised.value.applied == "no"
+    with pytest.raises(DeadlineExceeded) as raised:
+        route.execute("select set_config('shop.seen', 'yes', false), pg_sleep(30)", timeout=0.2)
+    assert raised.value.applied == "unknown"  # a function of a SELECT may leave something behind
 
 
 def test_waiting_for_a_connection_ends_at_the_deadline(router: Router) -> None:

@@ -13,7 +13,8 @@ from ..query.bound import Bound, Fanout, check_atomic, check_fanout
 from ..query.merging import NotHere
 from ..query.plan import Shipped
 from ..result import Result
-from . import gathering, planning, shipping, writing
+from . import gather, gathering, planning, shipping, writing
+from .gather import Missing
 from .lease import Params
 from .planning import Planned
 
@@ -38,28 +39,41 @@ async def execute(
     fanout: Fanout,
     strategy: str | None,
     atomic: bool,
+    missing: Missing | None,
 ) -> Result:
-    """Run a statement wherever its rows are."""
-    found = await planning.planned(router, query, params, deadline, strategy)
-    handle = _routed(found, params) if found.lookup is not None else None
-    if handle is None:
-        bound = await planning.bound(router, found, params, deadline, strategy)
-        if bound.strategy != "one":
-            check_fanout(bound, fanout)
-            if atomic:
-                check_atomic(bound)
-            await planning.check_alike(router, bound.shards, deadline)
-            router._counts.add(bound.strategy)
-            return await _scattered(
-                router, found, bound, query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
-            )
-        handle = router.shard(bound.shards[0] if bound.shards else planning.any_shard(router))
-    router._counts.add("one")
-    result = await handle._execute_until(
-        query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+    """Run a statement wherever its rows are; again when a reload has placed them elsewhere before it was sent."""
+    while True:
+        found = await planning.planned(router, query, params, deadline, strategy)
+        handle = _routed(found, params) if found.lookup is not None else None
+        if handle is None:
+            bound = await planning.bound(router, found, params, deadline, strategy)
+            if bound.strategy != "one":
+                check_fanout(bound, fanout)
+                if atomic:
+                    check_atomic(bound)
+                if missing is not None and bound.plan.writes:
+                    raise _partial_write(bound)
+                try:
+                    await planning.check_alike(router, bound.shards, deadline, partial=missing is not None)
+                    router._counts.add(bound.strategy)
+                    options: dict[str, Any] = {"binary": binary, "row_factory": row_factory}
+                    return await _scattered(router, found, bound, query, params, deadline, readonly, missing, options)
+                except gather.Moved:
+                    continue
+            handle = router.shard(bound.shards[0] if bound.shards else planning.any_shard(router))
+        router._counts.add("one")
+        result = await handle._execute_until(
+            query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+        )
+        result._planned = found.plan
+        return result
+
+
+def _partial_write(bound: Bound) -> UnsupportedQuery:
+    return UnsupportedQuery(
+        f"{bound.plan.verb} on {len(bound.shards)} shards cannot be partial",
+        hint="Leave out partial=True: a write is done on every shard that it concerns, or told by shard.",
     )
-    result._planned = found.plan
-    return result
 
 
 def _routed(found: Planned, params: Params | None) -> AsyncHandle | None:
@@ -84,19 +98,19 @@ async def _scattered(
     query: Any,
     params: Params | None,
     deadline: float,
-    *,
     readonly: bool,
-    binary: bool,
-    row_factory: RowFactory[Any] | None,
+    missing: Missing | None,
+    options: dict[str, Any],
 ) -> Result:
     plan = bound.plan.scattered
-    options: dict[str, Any] = {"binary": binary, "row_factory": row_factory}
     try:
         if isinstance(plan, Shipped):
-            return await shipping.execute(router, found, bound, query, params, deadline, **options)
+            return await shipping.execute(router, found, bound, query, params, deadline, missing=missing, **options)
         if plan is not None and plan.name in ("write", "split"):
             return await writing.execute(router, found, bound, query, params, deadline, **options)
-        return await gathering.execute(router, found, bound, query, params, deadline, readonly=readonly, **options)
+        return await gathering.execute(
+            router, found, bound, query, params, deadline, readonly=readonly, missing=missing, **options
+        )
     except (NotHere, TypesDiffer) as reason:
         if plan is not None and plan.name == "pull":
             raise _unlike(reason) from reason
@@ -106,9 +120,11 @@ async def _scattered(
     except planning.DDL_ERRORS:
         planning.forget_catalog(router)
         raise
+    if missing is not None:
+        missing.clear()
     found = await planning.pulled(router, query, params, deadline)
     bound = await planning.bound(router, found, params, deadline, "pull")
-    return await shipping.execute(router, found, bound, query, params, deadline, **options)
+    return await shipping.execute(router, found, bound, query, params, deadline, missing=missing, **options)
 
 
 def _unlike(reason: Exception) -> UnsupportedQuery:

@@ -38,6 +38,7 @@ async def execute(
     deadline: float,
     *,
     readonly: bool,
+    missing: gather.Missing | None,
     binary: bool,
     row_factory: RowFactory[Any] | None,
 ) -> Result:
@@ -48,7 +49,7 @@ async def execute(
     limit, offset = bound_value(plan.limit, values), bound_value(plan.offset, values) or 0
     if plan.add and binary:
         raise NotHere("values are added as texts")
-    taken = await gather.take_all(router, bound.shards, deadline, readonly)
+    taken = await gather.take_all(router, bound.shards, deadline, readonly, topology=found.topology, missing=missing)
     legs: list[Leg] = []
     try:
         statements = gather.Statements(query, params, binary)
@@ -57,13 +58,20 @@ async def execute(
                 await conn.set_autocommit(True)
             statement = local(plan, bound, statements.on(conn))
             legs.append(Leg(name, conn, statement, gather.overdue(name, pool, reads=True)))
-        failed = partial(_any_failed, legs)
-        await async_drive(((leg.pgconn.socket, leg.step()) for leg in legs), deadline, failed)
+        steps = ((leg.pgconn.socket, leg.step()) for leg in legs)
+        if missing is None:
+            await async_drive(steps, deadline, partial(_any_failed, legs))
+        else:
+            await async_drive(steps, deadline)
     finally:
         await _freed(legs)
         await give_all(taken.values())
     failures = gather.failures_of(legs, taken, may_be_applied=False)
-    if failures:
+    if missing is not None and gather.may_be_missing(failures, len(legs)):
+        missing.update(failures)
+        legs = [leg for leg in legs if leg.error is None]
+        bound = replace(bound, shards=tuple(leg.shard for leg in legs))
+    elif failures:
         raise gather.several(failures, len(taken))
     pgresults = [leg.pgresult for leg in legs]
     conn = legs[0].conn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial as bind_arguments
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,14 @@ from .._concurrency import async_run_all
 from ..errors import RoutingError, ScatterError, ShardError, UnsupportedQuery
 from ..keys import KeyType
 from ..query import catalog as catalogs
+from ..query import purity
 from ..query.bound import Bound, Incomplete, bind
 from ..query.catalog import Catalog
 from ..query.placeholders import Converted, convert
 from ..query.plan import Plan
 from ..query.planner import completed
 from ..query.planner import plan as make_plan
+from ..query.statement import parse
 from ..topology import Topology
 from .lease import Params
 
@@ -163,6 +165,15 @@ def is_ddl(status: bytes | None) -> bool:
     return status is not None and status.startswith((b"CREATE", b"ALTER", b"DROP"))
 
 
+def may_write(router: AsyncRouter, query: Any) -> bool:
+    """Whether a statement may write; told by its text and the catalog, if that is known. No I/O."""
+    try:
+        trees = parse(_text(query, True)[0])
+    except Exception:
+        return True
+    return any(purity.may_write(tree, router._knowledge.catalog) for tree in trees)
+
+
 def forget_catalog(router: AsyncRouter) -> None:
     """Read it again before the next statement is planned: DDL was run, or what it says turned out to be wrong."""
     router._knowledge.catalog = None
@@ -202,19 +213,25 @@ async def _catalog(router: AsyncRouter, deadline: float) -> Catalog:
     return known.catalog
 
 
-async def check_alike(router: AsyncRouter, names: Sequence[str], deadline: float) -> None:
-    """Raise `UnsupportedQuery` unless the shards have the same tables, functions and settings."""
+async def check_alike(router: AsyncRouter, names: Sequence[str], deadline: float, *, partial: bool = False) -> None:
+    """Raise `UnsupportedQuery` unless the shards have the same tables, functions and settings.
+
+    With `partial` a shard that does not answer is none that differs: it will be missing.
+    """
     known = router._knowledge
     unknown = [name for name in names if name not in known.alike]
     if not unknown:
         return
-    outcomes = await async_run_all([partial(_told, router, name, deadline) for name in unknown])
+    until = (monotonic() + deadline) / 2 if partial else deadline
+    outcomes = await async_run_all([bind_arguments(_told, router, name, until) for name in unknown])
     failures = {name: error for name, (_, error) in zip(unknown, outcomes, strict=True) if error is not None}
-    if failures:
+    if failures and not (partial and all(isinstance(error, ShardError) for error in failures.values())):
         raise ScatterError(f"{len(failures)} of {len(names)} shards failed", failures=failures) from next(
             iter(failures.values())
         )
     for name, (told, _) in zip(unknown, outcomes, strict=True):
+        if name in failures:
+            continue
         differing = list(catalogs.differences(router._state.topology, known.told, told))
         if differing:
             by = known.by

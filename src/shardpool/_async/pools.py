@@ -21,7 +21,7 @@ from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._slots import AsyncSlots, QueueFull, SentAway
 from .._watchdog import AsyncWatchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
-from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused
+from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused, Retried
 from ..topology import Endpoint, PoolSettings, Topology
 from .connector import AsyncConnectOptions, AsyncConnector
 from .lookout import AsyncLookout
@@ -239,6 +239,11 @@ class AsyncEndpointPool:
         self._observe(DeadlineCut(shard=self.shard, endpoint=self.endpoint.name))
         self._broken_at = monotonic()
         self.lookout.look_soon(self.answered_at)
+
+    def retried(self, error: BaseException) -> None:
+        """A call that lost its connection is made once more."""
+        state = error.sqlstate if isinstance(error, psycopg.Error) else None
+        self._observe(Retried(shard=self.shard, endpoint=self.endpoint.name, sqlstate=state))
 
     def was_lost(self, error: BaseException | None) -> None:
         """A call lost its connection, or was told that it is not the primary's."""

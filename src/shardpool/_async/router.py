@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import RowFactory
 
 from .. import config
+from .._budget import Budget
 from .._concurrency import AsyncHome, async_run_all
 from .._watchdog import AsyncWatchdog
 from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology
@@ -23,7 +24,7 @@ from ..partitioning import Range
 from ..query.bound import Bound, Fanout
 from ..query.counts import Counts
 from ..report import Report
-from ..result import Result
+from ..result import ByShard, Result
 from ..topology import Topology, placements_differ, succeed
 from . import batch, check, copying, dispatch, gather, install, planning, streaming, waiting
 from .connector import AsyncConnectOptions
@@ -77,6 +78,7 @@ class AsyncRouter:
         self._swapping = threading.Lock()
         self._turn = 0
         self._knowledge = Knowledge()
+        self._retries = Budget()
         self._counts = Counts()
         self._fanout: Fanout = fanout
         self.max_pull_rows = max_pull_rows
@@ -99,7 +101,7 @@ class AsyncRouter:
         """
         self._closed = True
         pools = [pool for shard in self._state.pools.values() for pool in shard.endpoints]
-        await async_run_all([partial(pool.close, timeout) for pool in pools])
+        await async_run_all([functools.partial(pool.close, timeout) for pool in pools])
         self._watchdog.close()
 
     async def __aenter__(self) -> AsyncRouter:
@@ -233,6 +235,7 @@ class AsyncRouter:
         fanout: Fanout | None = None,
         strategy: str | None = None,
         atomic: bool = False,
+        partial: bool = False,
     ) -> Result:
         """Run one statement: on the shard of `key`; without one, wherever the rows are that it reads or writes.
 
@@ -243,6 +246,8 @@ class AsyncRouter:
         `"all"` everything (default: the router's). `timeout` seconds (default: the topology's) covers everything.
         A write on several shards is one transaction on each, begun on all and committed when all have done their part;
         with `atomic` it is refused. `strategy="pull"` answers a SELECT the slow way that everything else is tested by.
+        With `partial` shards that cannot be reached, are busy or do not answer in time are left out of a SELECT on
+        several: the result's `missing` says which, and why.
 
         psycopg's errors pass through; when shards fail, `ScatterError`. See `AsyncHandle.execute` for the rest.
         """
@@ -251,7 +256,8 @@ class AsyncRouter:
                 query, params, timeout=timeout, readonly=readonly, binary=binary, row_factory=row_factory
             )
         self._check_usable()
-        return await dispatch.execute(
+        missing: dict[str, BaseException] | None = {} if partial else None
+        result = await dispatch.execute(
             self,
             query,
             params,
@@ -262,7 +268,11 @@ class AsyncRouter:
             fanout=fanout or self._fanout,
             strategy=strategy,
             atomic=atomic,
+            missing=missing,
         )
+        if missing:
+            result.missing = missing
+        return result
 
     def stream(
         self,
@@ -329,7 +339,8 @@ class AsyncRouter:
         readonly: bool = False,
         binary: bool = False,
         row_factory: RowFactory[Any] | None = None,
-    ) -> dict[str, Any]:
+        partial: bool = False,
+    ) -> ByShard:
         """Run the same statement, or `query(conn)` when it is a function, on many shards at once: {shard: result}.
 
         The shards are all, those named, or those that own one of the `keys`. A statement runs in autocommit on each,
@@ -337,22 +348,39 @@ class AsyncRouter:
         transaction on each. A statement is sent to none unless every shard has given a connection.
 
         Waits for all; raises `ScatterError` with every shard's failure, and the results of the others, when any failed.
-        `timeout` seconds (default: the topology's) covers everything.
+        With `partial`, shards that cannot be reached, are busy or do not answer in time are in the result's `missing`
+        instead, with their errors, as long as one has answered. `timeout` seconds (default: the topology's) covers
+        everything.
         """
-        names = gather.targets(self, shards, keys, keyspace, table)
         deadline = self._deadline(timeout)
-        if callable(query):
-            return await gather.call(self, names, query, deadline, readonly=readonly)
-        try:
-            results = await gather.execute(
-                self, names, query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
-            )
-        except ScatterError:
-            planning.forget_catalog(self)  # some shards may have done what others have not
-            raise
-        if any(planning.is_ddl(result._pgresult.command_status) for result in results.values()):
-            planning.forget_catalog(self)
-        return results
+        missing: dict[str, BaseException] | None = {} if partial else None
+        while True:
+            topology = self._state.topology
+            names = gather.targets(self, shards, keys, keyspace, table)
+            if callable(query):
+                called = await gather.call(self, names, query, deadline, readonly=readonly, missing=missing)
+                return ByShard(called, missing)
+            try:
+                results = await gather.execute(
+                    self,
+                    names,
+                    query,
+                    params,
+                    deadline,
+                    readonly=readonly,
+                    binary=binary,
+                    row_factory=row_factory,
+                    topology=topology,
+                    missing=missing,
+                )
+            except gather.Moved:
+                continue
+            except ScatterError:
+                planning.forget_catalog(self)  # some shards may have done what others have not
+                raise
+            if any(planning.is_ddl(result._pgresult.command_status) for result in results.values()):
+                planning.forget_catalog(self)
+            return ByShard(results, missing)
 
     async def map(
         self,

@@ -45,14 +45,18 @@ async def execute(
     params: Params | None,
     deadline: float,
     *,
+    missing: gather.Missing | None,
     binary: bool,
     row_factory: RowFactory[Any] | None,
 ) -> Result:
     """Bring the rows to one shard and run the final statement there."""
-    taken = await gather.take_all(router, bound.shards, deadline, readonly=False)
+    taken = await gather.take_all(
+        router, bound.shards, deadline, readonly=False, topology=found.topology, missing=missing
+    )
     conns = {name: conn for name, (_, conn) in taken.items()}
     prepared: Prepared | None = None
     try:
+        _check_homes(bound, missing or {})
         for conn in conns.values():
             if not conn.autocommit:
                 await conn.set_autocommit(True)
@@ -61,7 +65,7 @@ async def execute(
             prepared.plan, prepared.sources, conns, prepared.at, prepared.original, prepared.final, prepared.copied
         )
         pgresult = await async_drive_flow(flow, deadline)
-        return Result(pgresult, conns[prepared.at], bound.shards, row_factory, bound=bound)
+        return Result(pgresult, conns[prepared.at], tuple(conns), row_factory, bound=bound)
     except Overdue:
         await rolled_back(conns.values(), attempts=1)
         raise DeadlineExceeded(
@@ -105,15 +109,22 @@ def prepare(
     plan = bound.plan.scattered
     assert isinstance(plan, Shipped)
     homes = {use.shard for use in bound.plan.uses if use.shard}
-    at = next(iter(homes)) if len(homes) == 1 else _middle(router, bound.shards)
+    at = next(iter(homes)) if len(homes) == 1 else _middle(router, list(conns))
     original = gather.statement_on(conns[at], query, params, binary)
     literals = _literals(conns[at], found, params, original.types)
     sources = [
-        Sources(ship, literals, frozenset().union(*(bound.shards_by_use[use] for use in ship.uses)))
+        Sources(ship, literals, frozenset(conns) & frozenset().union(*(bound.shards_by_use[use] for use in ship.uses)))
         for ship in plan.ships
     ]
     copied = Copied(router.max_pull_rows, router.max_pull_bytes, lambda limit: _too_much(bound, limit))
     return Prepared(plan, at, sources, original if len(homes) <= 1 else None, _final(plan, original), copied)
+
+
+def _check_homes(bound: Bound, missing: gather.Missing) -> None:
+    """A table that is on one shard alone is not there in part."""
+    failures = {use.shard: missing[use.shard] for use in bound.plan.uses if use.shard in missing}
+    if failures:
+        raise ScatterError("a table of the statement is on a shard that is missing", failures=failures)
 
 
 async def rolled_back(conns: Iterable[AsyncConnection[Any]], *, attempts: int = 4) -> None:

@@ -39,7 +39,7 @@ async def execute(
     row_factory: RowFactory[Any] | None,
 ) -> Result:
     """Write on every shard of the bound plan; on none when one of them refuses."""
-    taken = await gather.take_all(router, bound.shards, deadline, readonly=False)
+    taken = await gather.take_all(router, bound.shards, deadline, readonly=False, topology=found.topology)
     try:
         statements = {name: gather.statement_on(conn, query, params, binary) for name, (_, conn) in taken.items()}
         if isinstance(bound.plan.scattered, Split):

@@ -14,7 +14,8 @@ from ..query.bound import Bound, Fanout, check_atomic, check_fanout
 from ..query.merging import NotHere
 from ..query.plan import Shipped
 from ..result import Result
-from . import gathering, planning, shipping, writing
+from . import gather, gathering, planning, shipping, writing
+from .gather import Missing
 from .lease import Params
 from .planning import Planned
 
@@ -39,26 +40,41 @@ def execute(
     fanout: Fanout,
     strategy: str | None,
     atomic: bool,
+    missing: Missing | None,
 ) -> Result:
-    """Run a statement wherever its rows are."""
-    found = planning.planned(router, query, params, deadline, strategy)
-    handle = _routed(found, params) if found.lookup is not None else None
-    if handle is None:
-        bound = planning.bound(router, found, params, deadline, strategy)
-        if bound.strategy != "one":
-            check_fanout(bound, fanout)
-            if atomic:
-                check_atomic(bound)
-            planning.check_alike(router, bound.shards, deadline)
-            router._counts.add(bound.strategy)
-            return _scattered(
-                router, found, bound, query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
-            )
-        handle = router.shard(bound.shards[0] if bound.shards else planning.any_shard(router))
-    router._counts.add("one")
-    result = handle._execute_until(query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory)
-    result._planned = found.plan
-    return result
+    """Run a statement wherever its rows are; again when a reload has placed them elsewhere before it was sent."""
+    while True:
+        found = planning.planned(router, query, params, deadline, strategy)
+        handle = _routed(found, params) if found.lookup is not None else None
+        if handle is None:
+            bound = planning.bound(router, found, params, deadline, strategy)
+            if bound.strategy != "one":
+                check_fanout(bound, fanout)
+                if atomic:
+                    check_atomic(bound)
+                if missing is not None and bound.plan.writes:
+                    raise _partial_write(bound)
+                try:
+                    planning.check_alike(router, bound.shards, deadline, partial=missing is not None)
+                    router._counts.add(bound.strategy)
+                    options: dict[str, Any] = {"binary": binary, "row_factory": row_factory}
+                    return _scattered(router, found, bound, query, params, deadline, readonly, missing, options)
+                except gather.Moved:
+                    continue
+            handle = router.shard(bound.shards[0] if bound.shards else planning.any_shard(router))
+        router._counts.add("one")
+        result = handle._execute_until(
+            query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+        )
+        result._planned = found.plan
+        return result
+
+
+def _partial_write(bound: Bound) -> UnsupportedQuery:
+    return UnsupportedQuery(
+        f"{bound.plan.verb} on {len(bound.shards)} shards cannot be partial",
+        hint="Leave out partial=True: a write is done on every shard that it concerns, or told by shard.",
+    )
 
 
 def _routed(found: Planned, params: Params | None) -> Handle | None:
@@ -83,19 +99,19 @@ def _scattered(
     query: Any,
     params: Params | None,
     deadline: float,
-    *,
     readonly: bool,
-    binary: bool,
-    row_factory: RowFactory[Any] | None,
+    missing: Missing | None,
+    options: dict[str, Any],
 ) -> Result:
     plan = bound.plan.scattered
-    options: dict[str, Any] = {"binary": binary, "row_factory": row_factory}
     try:
         if isinstance(plan, Shipped):
-            return shipping.execute(router, found, bound, query, params, deadline, **options)
+            return shipping.execute(router, found, bound, query, params, deadline, missing=missing, **options)
         if plan is not None and plan.name in ("write", "split"):
             return writing.execute(router, found, bound, query, params, deadline, **options)
-        return gathering.execute(router, found, bound, query, params, deadline, readonly=readonly, **options)
+        return gathering.execute(
+            router, found, bound, query, params, deadline, readonly=readonly, missing=missing, **options
+        )
     except (NotHere, TypesDiffer) as reason:
         if plan is not None and plan.name == "pull":
             raise _unlike(reason) from reason
@@ -105,9 +121,11 @@ def _scattered(
     except planning.DDL_ERRORS:
         planning.forget_catalog(router)
         raise
+    if missing is not None:
+        missing.clear()
     found = planning.pulled(router, query, params, deadline)
     bound = planning.bound(router, found, params, deadline, "pull")
-    return shipping.execute(router, found, bound, query, params, deadline, **options)
+    return shipping.execute(router, found, bound, query, params, deadline, missing=missing, **options)
 
 
 def _unlike(reason: Exception) -> UnsupportedQuery:

@@ -19,16 +19,20 @@ from .._leg import Leg, Statement
 from ..errors import DeadlineExceeded, ScatterError, ShardError, ShardUnavailable, UnsupportedQuery
 from ..query.placeholders import Converted, convert
 from ..result import Result
+from ..topology import Topology, placements_differ
 from .lease import Params, explain, is_lost
 from .pools import EndpointPool, Retired, give_all
 
 if TYPE_CHECKING:
     from .router import Router
+    from .state import State
 
 # Types below have the same oid on every server; those of enums, composites and extensions differ.
 _FIRST_NORMAL_OID = 16384
 
 Taken = dict[str, tuple[EndpointPool, Connection[Any]]]
+# The shards that a partial answer is without, and why.
+Missing = dict[str, BaseException]
 
 
 def targets(
@@ -58,6 +62,7 @@ def call(
     deadline: float,
     *,
     readonly: bool,
+    missing: Missing | None = None,
 ) -> dict[str, Any]:
     """`function(conn)` in one transaction on each shard, side by side."""
 
@@ -68,7 +73,7 @@ def call(
     outcomes = run_all([partial(one, name) for name in names])
     results = {name: value for name, (value, error) in zip(names, outcomes, strict=True) if error is None}
     failures = {name: error for name, (_, error) in zip(names, outcomes, strict=True) if error is not None}
-    return _all_or_raise(names, results, failures)
+    return _all_or_raise(names, results, failures, missing)
 
 
 def execute(
@@ -81,9 +86,11 @@ def execute(
     readonly: bool,
     binary: bool,
     row_factory: RowFactory[Any] | None,
+    topology: Topology | None = None,
+    missing: Missing | None = None,
 ) -> dict[str, Result]:
     """The same statement on each shard: sent to all before any is read."""
-    taken = take_all(router, names, deadline, readonly)
+    taken = take_all(router, names, deadline, readonly, topology=topology, missing=missing)
     legs: list[Leg] = []
     results: dict[str, Result] = {}
     try:
@@ -102,7 +109,8 @@ def execute(
                 conn.close()
         give_all(taken.values())
     failures = failures_of(legs, taken, may_be_applied=True)
-    return _all_or_raise(names, {name: results[name] for name in names if name in results}, failures)
+    found = {name: results[name] for name in names if name in results}
+    return _all_or_raise(names, found, failures, missing)
 
 
 def _answer(leg: Leg, results: dict[str, Result], row_factory: RowFactory[Any] | None) -> Step:
@@ -112,17 +120,38 @@ def _answer(leg: Leg, results: dict[str, Result], row_factory: RowFactory[Any] |
         results[leg.shard] = Result(leg.pgresult, leg.conn, (leg.shard,), row_factory)
 
 
-def take_all(router: Router, names: Sequence[str], deadline: float, readonly: bool) -> Taken:
+class Moved(Exception):
+    """Keys are elsewhere by now than where the call was routed: a reload came between. Nothing was sent; plan again."""
+
+
+def take_all(
+    router: Router,
+    names: Sequence[str],
+    deadline: float,
+    readonly: bool,
+    *,
+    topology: Topology | None = None,
+    missing: Missing | None = None,
+) -> Taken:
     """A connection of each shard, or none.
 
     The places in the pools are taken one after another in the order of the topology, so that two scatters never hold
-    what the other waits for; connections that must be made first are then made side by side.
+    what the other waits for; connections that must be made first are then made side by side. With `missing`, shards
+    that give none are written there instead, as long as one gives one.
+
+    `topology` is what the call was routed by: raises `Moved` unless it still says where every key is, so that the
+    shards that are asked own every bucket at one epoch.
     """
     while True:
         router._check_usable()
-        pools = [_endpoint(router, name, deadline, readonly) for name in names]
+        state = router._state
+        if topology is not None and has_moved(state.topology, topology):
+            raise Moved
+        for name in names:
+            state.topology.shard(name)
+        pools = [_endpoint(state, name, deadline, readonly) for name in names]
         try:
-            return _take_each(names, pools, deadline)
+            taken = _take_each(names, pools, deadline, missing)
         except Retired:
             if monotonic() >= deadline:
                 raise _nothing_begun(_retired(names, pools)) from None
@@ -131,6 +160,16 @@ def take_all(router: Router, names: Sequence[str], deadline: float, readonly: bo
             # Nothing was sent: where primaries are found by asking, others may come.
             if not all(_may_change(router, name, failure) for name, failure in error.failures.items()):
                 raise
+        else:
+            if topology is not None and has_moved(router._state.topology, topology):
+                give_all(taken.values())
+                raise Moved
+            return taken
+
+
+def has_moved(now: Topology, then: Topology) -> bool:
+    """Whether what was routed by the one topology may be elsewhere by the other."""
+    return now is not then and placements_differ(now, then)
 
 
 def _may_change(router: Router, name: str, failure: BaseException) -> bool:
@@ -142,48 +181,65 @@ def _retired(names: Sequence[str], pools: Sequence[EndpointPool]) -> dict[str, B
     return {name: pool.overdue("its pool is closed") for name, pool in zip(names, pools, strict=True) if pool.retired}
 
 
-def _endpoint(router: Router, name: str, deadline: float, readonly: bool) -> EndpointPool:
-    shard = router._state.pools[name]
+def _endpoint(state: State, name: str, deadline: float, readonly: bool) -> EndpointPool:
+    shard = state.pools[name]
     return shard.readonly(deadline) if readonly else shard.writable(deadline)
 
 
-def _take_each(names: Sequence[str], pools: Sequence[EndpointPool], deadline: float) -> Taken:
-    reserved: list[EndpointPool] = []
-    outcomes: list[tuple[Any, BaseException | None]] = [(None, None)] * len(pools)
+def _take_each(names: Sequence[str], pools: Sequence[EndpointPool], deadline: float, missing: Missing | None) -> Taken:
+    reserved: dict[str, EndpointPool] = {}
+    failures: dict[str, BaseException] = {}
+    conns: dict[str, Connection[Any]] = {}
+    # Those that answer need time, too, when the others have not given a connection.
+    until = deadline if missing is None else (monotonic() + deadline) / 2
 
-    def connect(number: int) -> None:
+    def connect(name: str) -> None:
         # Written down at once: when the caller is interrupted, what the others have got has to be given back.
         try:
-            outcomes[number] = pools[number].connect(deadline), None
+            conns[name] = reserved[name].connect(until)
         except Exception as error:
-            outcomes[number] = None, error
+            failures[name] = error
 
     try:
         for name, pool in zip(names, pools, strict=True):
             try:
-                pool.reserve_for_scatter(deadline)
+                pool.reserve_for_scatter(until)
             except Exception as error:
-                raise _nothing_begun({name: error}) from error
-            reserved.append(pool)
-        if all(pool.is_warm for pool in pools):
-            for number in range(len(pools)):
-                connect(number)
+                failures[name] = error
+                if missing is None:
+                    raise _nothing_begun({name: error}) from error
+            else:
+                reserved[name] = pool
+        if all(pool.is_warm for pool in reserved.values()):
+            for name in reserved:
+                connect(name)
         else:
-            run_all([partial(connect, number) for number in range(len(pools))])
-        failures = {name: error for name, (_, error) in zip(names, outcomes, strict=True) if error is not None}
-        retired = [error for error in failures.values() if isinstance(error, Retired)]
-        if retired:
-            raise retired[0]
-        if failures:
-            raise _nothing_begun(failures)
+            run_all([partial(connect, name) for name in reserved])
+        _judge(failures, missing, bool(conns))
     except BaseException:
-        for pool, (conn, _) in zip(reserved, outcomes, strict=False):
-            if conn is None:
+        for name, pool in reserved.items():
+            if name not in conns:
                 pool.release()
                 pool.release_scatter()
-        give_all([(pool, conn) for pool, (conn, _) in zip(reserved, outcomes, strict=False) if conn is not None])
+        give_all([(reserved[name], conn) for name, conn in conns.items()])
         raise
-    return {name: (pool, outcome[0]) for name, pool, outcome in zip(names, pools, outcomes, strict=True)}
+    for name in failures:
+        if name in reserved:
+            reserved[name].release()
+            reserved[name].release_scatter()
+    return {name: (reserved[name], conns[name]) for name in names if name in conns}
+
+
+def _judge(failures: dict[str, BaseException], missing: Missing | None, any_taken: bool) -> None:
+    """Raise what the failures mean, unless they may be missing."""
+    if not failures:
+        return
+    for error in failures.values():
+        if isinstance(error, Retired):
+            raise error
+    if missing is None or not any_taken or not all(isinstance(error, ShardError) for error in failures.values()):
+        raise _nothing_begun(failures)
+    missing.update(failures)
 
 
 def statement_on(conn: Connection[Any], query: Any, params: Params | None, binary: bool) -> Statement:
@@ -298,10 +354,27 @@ def _nothing_begun(failures: dict[str, BaseException]) -> ScatterError:
     )
 
 
-def _all_or_raise(names: Sequence[str], results: dict[str, Any], failures: dict[str, BaseException]) -> dict[str, Any]:
+def may_be_missing(failures: dict[str, BaseException], asked: int) -> bool:
+    """Whether the answer of the others is a partial one: some did answer, and none has found fault with the call."""
+    return len(failures) < asked and all(
+        isinstance(error, ShardError) or _is_lost(error) for error in failures.values()
+    )
+
+
+def _is_lost(error: BaseException) -> bool:
+    """psycopg's error of a connection that broke: of class 08 or 57P, or of none."""
+    return isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(("08", "57P"))
+
+
+def _all_or_raise(
+    names: Sequence[str], results: dict[str, Any], failures: dict[str, BaseException], missing: Missing | None
+) -> dict[str, Any]:
     for error in failures.values():
         if not isinstance(error, Exception):
             raise error
+    if missing is not None and may_be_missing(failures, len(names)):
+        missing.update(failures)
+        return results
     if failures:
         raise ScatterError(
             f"{len(failures)} of {len(names)} shards failed", failures=failures, results=results

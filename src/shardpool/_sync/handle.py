@@ -10,16 +10,17 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import Connection
 from psycopg.pq import TransactionStatus
-from psycopg.rows import RowFactory
+from psycopg.rows import RowFactory, tuple_row
 
 from .._concurrency import sleep
 from .._leg import LEFT_OPEN
 from ..errors import RouterMisuse, ShardUnavailable
 from ..result import Result
+from ..tokens import Token
 from .lease import Lease, Params, deadline_after, explain, is_lost
-from .planning import forget_catalog, is_ddl
+from .planning import forget_catalog, is_ddl, may_write
 from .pools import EndpointPool, Retired
 from .shards import ShardPools
 
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A statement that begins so, and is alone, cannot have written. SELECT can: by a function, or by one that follows it.
-_READS = ("show",)
+_WRITTEN_QUERY = "select pg_catalog.pg_current_wal_lsn() - '0/0'::pg_catalog.pg_lsn"
+_REPLAYED_QUERY = """
+    select pg_catalog.pg_is_in_recovery()
+       and pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn >= %s::numeric
+"""
 INTRANS = TransactionStatus.INTRANS
 _RETRY_PAUSE = 0.005
 _LENDER = "_shardpool_lender"
@@ -46,12 +50,16 @@ class Handle(ABC):
     def _current_pools(self) -> ShardPools:
         """The pools of the shard that is meant, in the topology of this moment."""
 
-    def _take(self, readonly: bool, deadline: float) -> tuple[EndpointPool, Connection[Any]]:
+    def _take(
+        self, readonly: bool, deadline: float, after: Token | None = None
+    ) -> tuple[EndpointPool, Connection[Any]]:
         """A connection of the right endpoint, of the topology of this moment."""
         while True:
             self._router._check_usable()
             pools = self._current_pools()
             if readonly:
+                if after is not None:
+                    return self._take_after(pools, deadline, after.for_shard(pools.name))
                 pool = pools.readonly(deadline)
             else:
                 pool = pools.writable(deadline) if pools.leaderless else pools.primary
@@ -61,27 +69,78 @@ class Handle(ABC):
                 continue
             except ShardUnavailable:
                 # Nothing was sent: where the primary is found by asking, another one may come.
-                if not pools.lost_primary(pool):
+                if readonly or not pools.lost_primary(pool):
                     raise
 
+    def _take_after(self, pools: ShardPools, deadline: float, lsn: int) -> tuple[EndpointPool, Connection[Any]]:
+        """A connection of a replica that has replayed all up to there; of the primary when none is found at once."""
+        pool = pools.readonly(deadline, lsn)
+        if pool is pools.primary and (pool := pools.readonly(deadline)) is not pools.primary:
+            # It may have got there since it was looked at.
+            conn = pool.take(deadline)
+            try:
+                has_replayed = self._has_replayed(pool, conn, deadline, lsn)
+            except BaseException:
+                pool.give(conn)
+                raise
+            if has_replayed:
+                return pool, conn
+            pool.give(conn)
+            return self._take(False, deadline)
+        return pool, pool.take(deadline)
+
+    def _has_replayed(self, pool: EndpointPool, conn: Connection[Any], deadline: float, lsn: int) -> bool:
+        watch = pool.watchdog.watch(conn, deadline, pool)
+        try:
+            if not conn.autocommit:
+                conn.set_autocommit(True)
+            cursor = conn.cursor(row_factory=tuple_row)
+            cursor.execute(_REPLAYED_QUERY, (lsn,))
+            row = cursor.fetchone()
+            return bool(row and row[0])
+        except psycopg.Error:
+            return False
+        finally:
+            if not pool.watchdog.release(watch):
+                conn.close()
+
+    def token(self, *, timeout: float | None = None) -> Token:
+        """Where the shard's primary has got to by now: pass it as `after` to a read that is to see what was written.
+
+        One round trip to the primary. Positions are of one shard; `str(token)` fits into a cookie.
+        """
+        result = self.execute(_WRITTEN_QUERY, timeout=timeout, row_factory=tuple_row)
+        return Token(result.shards[0], int(result.rows[0][0]))
+
     def connection(
-        self, *, readonly: bool = False, timeout: float | None = None, deadline: float | None = None
+        self,
+        *,
+        readonly: bool = False,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        after: Token | None = None,
     ) -> Lease:
         """A context manager that gives a psycopg connection of the primary: commit on success, rollback on error.
 
         `timeout` seconds is the wait for a connection (default: the topology's); `deadline` seconds bounds the whole
         block, kept by shutting the socket (default: no bound). With `readonly` a replica within its lag limit is taken
-        when there is one; nothing keeps you from writing on the primary when there is none.
+        when there is one; nothing keeps you from writing on the primary when there is none. With `after`, a `token()`,
+        it has everything that was written before that; only for `readonly`.
         Raises `ShardUnavailable`, `ShardBusy`, `DeadlineExceeded`, and `CommitUnknown` when the connection is lost
         while COMMIT is under way.
         """
-        return Lease(self, readonly=readonly, wait=timeout, until=deadline_after(deadline), explicit=False)
+        return Lease(self, readonly=readonly, wait=timeout, until=deadline_after(deadline), explicit=False, after=after)
 
     def transaction(
-        self, *, readonly: bool = False, timeout: float | None = None, deadline: float | None = None
+        self,
+        *,
+        readonly: bool = False,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        after: Token | None = None,
     ) -> Lease:
         """Like `connection`, with the block as one transaction: `commit()` and `rollback()` inside it are errors."""
-        return Lease(self, readonly=readonly, wait=timeout, until=deadline_after(deadline), explicit=True)
+        return Lease(self, readonly=readonly, wait=timeout, until=deadline_after(deadline), explicit=True, after=after)
 
     def getconn(self, timeout: float | None = None, *, readonly: bool = False) -> Connection[Any]:
         """A connection for as long as you like, which must be given back with `putconn`; prefer `connection()`.
@@ -119,12 +178,14 @@ class Handle(ABC):
         prepare: bool | None = None,
         binary: bool = False,
         row_factory: RowFactory[Any] | None = None,
+        after: Token | None = None,
     ) -> Result:
         """Run one statement in autocommit, in one round trip, and give its `Result`; of several, the last one's.
 
         `timeout` seconds (default: the topology's) covers everything. `RouterMisuse` is raised for a statement that
         leaves a transaction open, which is rolled back. psycopg's errors pass through with a note that
-        names the shard; when the connection is lost under a statement that may write, `CommitUnknown`.
+        names the shard; when the connection is lost under a statement that may write, `CommitUnknown`. A statement
+        that only reads is then run once more, on another node when it is `readonly`.
         """
         return self._execute_until(
             query,
@@ -134,6 +195,7 @@ class Handle(ABC):
             prepare=prepare,
             binary=binary,
             row_factory=row_factory,
+            after=after,
         )
 
     def _execute_until(
@@ -146,10 +208,11 @@ class Handle(ABC):
         prepare: bool | None = None,
         binary: bool = False,
         row_factory: RowFactory[Any] | None = None,
+        after: Token | None = None,
     ) -> Result:
-        pool, conn = self._take(readonly, deadline)
+        self._router._retries.earn()
+        pool, conn = self._take(readonly, deadline, after)
         watch = pool.watchdog.watch(conn, deadline, pool)
-        failure: BaseException | None = None
         try:
             if not conn.autocommit:
                 conn.set_autocommit(True)
@@ -167,18 +230,29 @@ class Handle(ABC):
             return Result(pgresult, conn, (pool.shard,), row_factory, cursor._tx)
         except psycopg.Error as error:
             failure = error
-            raise
+            lost = is_lost(conn)
         finally:
             cut = not pool.watchdog.release(watch)
-            lost = failure is not None and is_lost(conn)
             if cut:
                 conn.close()
             pool.give(conn)
-            if failure is not None:
-                wrote = _may_write(query)
-                explained = explain(failure, pool, cut=cut, lost=lost, phase="query", may_be_applied=wrote)
-                if explained is not None and explained is not failure:
-                    raise explained from failure
+        wrote = (cut or lost) and may_write(self._router, query)
+        explained = explain(failure, pool, cut=cut, lost=lost, phase="query", may_be_applied=wrote)
+        if lost and not cut and not wrote and self._router._retries.spend():
+            pool.retried(failure)
+            return self._execute_until(
+                query,
+                params,
+                deadline,
+                readonly=readonly,
+                prepare=prepare,
+                binary=binary,
+                row_factory=row_factory,
+                after=after,
+            )
+        if explained is not None and explained is not failure:
+            raise explained from failure
+        raise failure
 
     def run(
         self,
@@ -196,6 +270,7 @@ class Handle(ABC):
         return self._run_until(function, self._router._deadline(timeout), readonly=readonly)
 
     def _run_until(self, function: Callable[[Connection[Any]], T], until: float, *, readonly: bool) -> T:
+        self._router._retries.earn()
         attempt = 0
         while True:
             try:
@@ -204,15 +279,7 @@ class Handle(ABC):
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
                 # Full jitter: two transactions that met once must not meet again.
                 pause = random.uniform(0, min(1.0, _RETRY_PAUSE * 2**attempt))
-                if monotonic() + pause >= until:
+                if monotonic() + pause >= until or not self._router._retries.spend():
                     raise
                 sleep(pause)
                 attempt += 1
-
-
-def _may_write(query: Any) -> bool:
-    if isinstance(query, sql.Composable):
-        query = query.as_bytes(None)
-    if isinstance(query, bytes):
-        query = query.decode(errors="replace")
-    return not (isinstance(query, str) and query.lstrip("( \t\r\n").lower().startswith(_READS) and ";" not in query)

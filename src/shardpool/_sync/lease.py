@@ -14,6 +14,7 @@ from psycopg.pq import TransactionStatus
 
 from .._watchdog import Watch
 from ..errors import Applied, CommitUnknown, DeadlineExceeded, first_line
+from ..tokens import Token
 
 if TYPE_CHECKING:
     from .handle import Handle
@@ -29,6 +30,7 @@ class Lease:
     """The context manager behind `connection()` and `transaction()`; `until` is the block's end, monotonic seconds."""
 
     __slots__ = (
+        "_after",
         "_conn",
         "_explicit",
         "_handle",
@@ -42,13 +44,21 @@ class Lease:
     )
 
     def __init__(
-        self, handle: Handle, *, readonly: bool, wait: float | None, until: float | None, explicit: bool
+        self,
+        handle: Handle,
+        *,
+        readonly: bool,
+        wait: float | None,
+        until: float | None,
+        explicit: bool,
+        after: Token | None = None,
     ) -> None:
         self._handle = handle
         self._readonly = readonly
         self._wait = wait
         self._until = until
         self._explicit = explicit
+        self._after = after
         self._watch: Watch | None = None
         self._phase = "query"
 
@@ -56,7 +66,7 @@ class Lease:
         deadline = self._handle._router._deadline(self._wait)
         if self._until is not None and self._until < deadline:
             deadline = self._until
-        self._pool, self._conn = pool, conn = self._handle._take(self._readonly, deadline)
+        self._pool, self._conn = pool, conn = self._handle._take(self._readonly, deadline, self._after)
         try:
             wanted = self._explicit or pool.autocommit
             if conn.autocommit is not wanted:

@@ -29,7 +29,7 @@ _PERIOD = 0.4
 # Seconds that a look may take at least and at most: many times what connecting usually takes. Every fourth look at
 # a server that is not well has the time of a caller instead, for one that has become slow.
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.3, 1.0
-_TIMES_USUAL = 20
+_TIMES_USUAL = 10
 _PATIENT = 4
 # Seconds between two suspicions: of those that find the server well each next one comes later.
 _CALM_MIN, _CALM_MAX = 0.5, 10.0

@@ -17,7 +17,7 @@ from .._concurrency import Overdue, drive_flow
 from .._flow import begun, chunks
 from .._leg import Statement
 from .._ship import brought, check_types
-from ..errors import DeadlineExceeded, ScatterError
+from ..errors import DeadlineExceeded, ScatterError, StaleTopology
 from ..query.bound import Bound, Fanout, check_fanout
 from ..query.merger import Merger
 from ..query.merging import NotHere, bound_value, row_keys
@@ -76,7 +76,13 @@ def stream(
     router._counts.add(bound.strategy)
     names = bound.shards or (planning.any_shard(router),)
     shipped = isinstance(bound.scattered, Shipped)
-    taken = gather.take_all(router, names, deadline(), readonly and not shipped)
+    try:
+        taken = gather.take_all(router, names, deadline(), readonly and not shipped, topology=found.topology)
+    except gather.Moved:
+        raise StaleTopology(
+            "the topology was reloaded between the plan of this stream and its beginning",
+            hint="Start it again: nothing was read.",
+        ) from None
     conns = {name: conn for name, (_, conn) in taken.items()}
     reader = _Reader(bound, deadline, size, binary, row_factory)
     try:

@@ -155,6 +155,37 @@ def _check_function(parts: list[str], catalog: Catalog) -> None:
 _RUNS_SQL = frozenset("ts_rewrite ts_stat query_to_xml table_to_xml cursor_to_xml schema_to_xml".split())
 
 
+# Functions that everybody uses, known as what they are without a catalog.
+_USUAL = frozenset(
+    "abs array_agg avg bool_and bool_or ceil coalesce concat count date_part date_trunc floor greatest json_agg "
+    "json_build_object jsonb_agg jsonb_build_object least length lower max min nullif pg_sleep round row_number "
+    "row_to_json string_agg substring sum to_char to_json to_jsonb trim upper now".split()
+)
+
+
+def may_write(tree: Any, catalog: Catalog | None) -> bool:
+    """Whether a statement may leave something behind: all may but SELECT and SHOW without a function that might."""
+    if kind(tree) == "VariableShowStmt":
+        return False
+    if kind(tree) != "SelectStmt":
+        return True
+    for found in walk(tree):
+        if kind(found) in ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "IntoClause", "LockingClause"):
+            return True
+        if kind(found) == "FuncCall" and not _only_reads(strings(found.funcname)[-1], catalog):
+            return True
+    return False
+
+
+def _only_reads(name: str, catalog: Catalog | None) -> bool:
+    if catalog is None:
+        return name in _USUAL
+    function = catalog.functions.get(name)
+    return function is not None and (
+        function.volatility == "i" or (function.built_in and (name in _BY_SETTINGS or name in _ANYWHERE))
+    )
+
+
 def refuse_system_columns(tree: Any) -> None:
     """Raise `UnsupportedQuery` for ctid and its like: they are of one server's files."""
     for found in walk(tree):
