@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-# The share of calls that may be repeated, and how many may be before there were that many calls.
-SHARE = 0.1
+# How many calls may be repeated before there were as many calls as that takes.
 BURST = 10.0
 
 
 class Budget:
-    """Earned by calls, spent by repetitions. Not locked: a race gives or takes a repetition, no more."""
+    """Earned by calls, spent by repetitions: a `share` of the calls. Not locked: a race costs or gives a repetition."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("_left", "_share")
 
-    def __init__(self) -> None:
+    def __init__(self, share: float) -> None:
+        self._share = share
         self._left = BURST
 
     def earn(self) -> None:
         """A call has begun."""
         if self._left < BURST:
-            self._left += SHARE
+            self._left += self._share
 
     def spend(self) -> bool:
         """Whether one more may be made; if so it is counted."""

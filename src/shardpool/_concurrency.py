@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import queue
 import select
 import threading
 import time
@@ -388,6 +389,58 @@ async def async_owned(
 
         task.add_done_callback(ended)
         raise
+
+
+def hedged(first: Callable[[], T], second: Callable[[], T], delay: float, may: Callable[[], bool]) -> T:
+    """What the first of two functions to succeed gives; the second is begun after `delay` seconds, if it `may`.
+
+    Each runs in a thread. The one that is late goes on to its end, and is not waited for.
+    """
+    outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+
+    def begin(function: Callable[[], T]) -> None:
+        context = contextvars.copy_context()
+        work = lambda: outcomes.put(context.run(_outcome, function))  # noqa: E731
+        threading.Thread(target=work, name="shardpool-hedge", daemon=True).start()
+
+    begin(first)
+    try:
+        value, error = outcomes.get(timeout=delay)
+    except queue.Empty:
+        if may():
+            begin(second)
+            value, error = outcomes.get()
+            if error is not None:
+                value, error = outcomes.get()
+        else:
+            value, error = outcomes.get()
+    if error is not None:
+        raise error
+    return cast("T", value)
+
+
+async def async_hedged(
+    first: Callable[[], Awaitable[T]], second: Callable[[], Awaitable[T]], delay: float, may: Callable[[], bool]
+) -> T:
+    """What the first of two coroutine functions to succeed gives; the other is cancelled, and not waited for."""
+    tasks = {asyncio.ensure_future(first())}
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=delay)
+        if not done and may():
+            tasks.add(asyncio.ensure_future(second()))
+        while True:
+            done, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            well = next((task for task in done if not task.exception()), None)
+            if well is not None:
+                return well.result()
+            if not left:
+                return done.pop().result()
+    finally:
+        for task in tasks:
+            if not task.done():
+                _finishing.add(task)
+                task.add_done_callback(_finishing.discard)
+                task.cancel()
 
 
 # The loop itself keeps only weak references to its tasks.

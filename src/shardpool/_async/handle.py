@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +14,7 @@ from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 from psycopg.rows import RowFactory, tuple_row
 
-from .._concurrency import async_sleep
+from .._concurrency import async_hedged, async_sleep
 from .._leg import LEFT_OPEN
 from ..errors import RouterMisuse, ShardUnavailable
 from ..result import Result
@@ -50,9 +51,11 @@ class AsyncHandle(ABC):
         """The pools of the shard that is meant, in the topology of this moment."""
 
     async def _take(
-        self, readonly: bool, deadline: float, after: Token | None = None
+        self, readonly: bool, deadline: float, after: Token | None = None, chosen: AsyncEndpointPool | None = None
     ) -> tuple[AsyncEndpointPool, AsyncConnection[Any]]:
-        """A connection of the right endpoint, of the topology of this moment."""
+        """A connection of the right endpoint, of the topology of this moment; of the one that was chosen already."""
+        if chosen is not None and not chosen.retired:
+            return chosen, await chosen.take(deadline)
         while True:
             self._router._check_usable()
             pools = self._current_pools()
@@ -186,24 +189,68 @@ class AsyncHandle(ABC):
         binary: bool = False,
         row_factory: RowFactory[Any] | None = None,
         after: Token | None = None,
+        hedge: bool = False,
     ) -> Result:
         """Run one statement in autocommit, in one round trip, and give its `Result`; of several, the last one's.
 
         `timeout` seconds (default: the topology's) covers everything. `RouterMisuse` is raised for a statement that
         leaves a transaction open, which is rolled back. psycopg's errors pass through with a note that
         names the shard; when the connection is lost under a statement that may write, `CommitUnknown`. A statement
-        that only reads is then run once more, on another node when it is `readonly`.
+        that only reads is then run once more, on another node when it is `readonly`. With `hedge` a `readonly`
+        statement that takes longer than 19 of 20 do is asked of another node as well, at most one in twenty, and the
+        first answer counts.
         """
+        deadline = self._router._deadline(timeout)
+        if hedge and readonly:
+            return await self._hedged(query, params, deadline, prepare, binary, row_factory, after)
         return await self._execute_until(
             query,
             params,
-            self._router._deadline(timeout),
+            deadline,
             readonly=readonly,
             prepare=prepare,
             binary=binary,
             row_factory=row_factory,
             after=after,
         )
+
+    async def _hedged(
+        self,
+        query: Any,
+        params: Params | None,
+        deadline: float,
+        prepare: bool | None,
+        binary: bool,
+        row_factory: RowFactory[Any] | None,
+        after: Token | None,
+    ) -> Result:
+        self._router._check_usable()
+        pools = self._current_pools()
+        pools.hedges.earn()
+
+        def on(chosen: AsyncEndpointPool | None) -> Awaitable[Result]:
+            return self._execute_until(
+                query,
+                params,
+                deadline,
+                readonly=True,
+                prepare=prepare,
+                binary=binary,
+                row_factory=row_factory,
+                after=after,
+                chosen=chosen,
+            )
+
+        begun = monotonic()
+        first = await pools.readonly(deadline, None if after is None else after.for_shard(pools.name))
+        other = pools.another(first) if after is None else None
+        usual = pools.usual.value
+        if other is None or usual is None:
+            result = await on(None if after is not None else first)
+        else:
+            result = await async_hedged(partial(on, first), partial(on, other), usual, pools.hedges.spend)
+        pools.usual.add(monotonic() - begun)
+        return result
 
     async def _execute_until(
         self,
@@ -216,9 +263,10 @@ class AsyncHandle(ABC):
         binary: bool = False,
         row_factory: RowFactory[Any] | None = None,
         after: Token | None = None,
+        chosen: AsyncEndpointPool | None = None,
     ) -> Result:
         self._router._retries.earn()
-        pool, conn = await self._take(readonly, deadline, after)
+        pool, conn = await self._take(readonly, deadline, after, chosen)
         watch = pool.watchdog.watch(conn, deadline, pool)
         try:
             if not conn.autocommit:

@@ -78,7 +78,7 @@ class AsyncRouter:
         self._swapping = threading.Lock()
         self._turn = 0
         self._knowledge = Knowledge()
-        self._retries = Budget()
+        self._retries = Budget(0.1)
         self._counts = Counts()
         self._fanout: Fanout = fanout
         self.max_pull_rows = max_pull_rows

@@ -8,8 +8,10 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from .._budget import Budget
 from .._concurrency import sleep
 from .._lag import LagGauge
+from .._quantile import RunningQuantile
 from .._watchdog import Watchdog
 from ..errors import DeadlineExceeded, ShardUnavailable
 from ..events import PrimaryChanged
@@ -60,6 +62,9 @@ class ShardPools:
         self._choosing = threading.Lock()
         self._seen: dict[str, Seen | None] = {}
         self.lag = LagGauge()
+        # Of hedged reads: how long all but one in twenty take, and how many may be asked twice.
+        self.usual = RunningQuantile(0.95)
+        self.hedges = Budget(0.05)
         if old is not None and old.finds_primary and self.finds_primary and old.primary in self.endpoints:
             self.primary, self._timeline, self.leaderless = old.primary, old._timeline, old.leaderless
         if any(pool.lookout.follows for pool in self.endpoints):
@@ -192,6 +197,13 @@ class ShardPools:
         if fresh:
             return min(fresh, key=lambda replica: replica.in_flight)
         return self.writable(deadline)
+
+    def another(self, pool: EndpointPool) -> EndpointPool | None:
+        """Another endpoint that may be read from now, rather a replica; None when there is none."""
+        fresh = [other for other in self.endpoints if other is not pool and self.is_fresh(other)]
+        if not fresh and pool is not self.primary and not self.leaderless and not self.primary.breaker.is_open:
+            return self.primary
+        return min(fresh, key=lambda replica: replica.in_flight, default=None)
 
     def _first_look(self, deadline: float) -> None:
         self.follow()

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Literal
 
 import psycopg
@@ -286,8 +286,18 @@ class Server:
 
     def remove(self) -> None:
         """Remove the data of a server that does not run."""
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
+        for pause in (0.05, 0.2, 1.0, 0.0):
+            try:
+                shutil.rmtree(self.folder)
+            except FileNotFoundError:
+                return
+            except OSError:
+                # What the killed programs had begun is still being written.
+                if not pause:
+                    raise
+                sleep(pause)
+            else:
+                return
 
 
 _HBA = """\
