@@ -351,7 +351,8 @@ def is_contended(pool: Any) -> bool:
 
 def async_is_contended(pool: Any) -> bool:
     """Whether giving a connection back to a psycopg pool would wait, for its lock or to hand the connection over."""
-    return bool(pool._lock.locked() or pool._waiting)
+    # A lock that has just been released is not locked, and still another's turn.
+    return bool(pool._lock.locked() or pool._lock._waiters or pool._waiting)
 
 
 def uninterrupted(function: Callable[[Any], None], argument: Any) -> None:
@@ -365,30 +366,6 @@ async def async_uninterrupted(function: Callable[[Any], Awaitable[None]], argume
     _finishing.add(task)
     task.add_done_callback(_finishing.discard)
     await asyncio.shield(task)
-
-
-def owned(function: Callable[[float], T], argument: float, undo: Callable[[T], None]) -> T:
-    """Call a function; a thread is not cancelled."""
-    return function(argument)
-
-
-async def async_owned(
-    function: Callable[[float], Awaitable[T]], argument: float, undo: Callable[[T], Awaitable[None]]
-) -> T:
-    """What a coroutine function gives, made in a task of its own: `undo` gets it when the caller was cancelled."""
-    task = asyncio.ensure_future(function(argument))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        _finishing.add(task)
-
-        def ended(_: Any) -> None:
-            _finishing.discard(task)
-            if not task.cancelled() and task.exception() is None:
-                async_spawn(lambda: undo(task.result()), "undo")
-
-        task.add_done_callback(ended)
-        raise
 
 
 def hedged(first: Callable[[], T], second: Callable[[], T], delay: float, may: Callable[[], bool]) -> T:

@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from .._breaker import Breaker
-from .._concurrency import async_is_contended, async_owned, async_spawn, async_uninterrupted
+from .._concurrency import async_is_contended, async_spawn, async_uninterrupted
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._slots import AsyncSlots, QueueFull, SentAway
 from .._watchdog import AsyncWatchdog
@@ -183,15 +183,6 @@ class AsyncEndpointPool:
         pool = self._pool
         if pool is None or pool.closed:
             pool = await self._open()
-        if not self.is_warm or async_is_contended(pool):
-            # A task that is cancelled as a connection is handed to it would lose it to nobody.
-            return await async_owned(self._connect, deadline, self._give_unused)
-        return await self._connect(deadline)
-
-    async def _connect(self, deadline: float) -> AsyncConnection[Any]:
-        pool = self._pool
-        if pool is None:
-            pool = await self._open()
         connector = self._connector
         if connector.error is not None and connector.is_pausing and not self.is_warm:
             raise self._unavailable(connector.error)
@@ -221,11 +212,6 @@ class AsyncEndpointPool:
                 raise self._unavailable(connector.error)
             if left <= 0:
                 raise self.overdue("no connection could be made in time")
-
-    async def _give_unused(self, conn: AsyncConnection[Any]) -> None:
-        """Back into the pool, from one who has gone away and whose place is given up by then."""
-        setattr(conn, GIVEN_BACK, monotonic())
-        await cast("AsyncConnectionPool[Any]", conn._pool).putconn(conn)
 
     # -- health --------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from .._breaker import Breaker
-from .._concurrency import is_contended, owned, spawn, uninterrupted
+from .._concurrency import is_contended, spawn, uninterrupted
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._slots import QueueFull, SentAway, Slots
 from .._watchdog import Watchdog
@@ -184,15 +184,6 @@ class EndpointPool:
         pool = self._pool
         if pool is None or pool.closed:
             pool = self._open()
-        if not self.is_warm or is_contended(pool):
-            # A task that is cancelled as a connection is handed to it would lose it to nobody.
-            return owned(self._connect, deadline, self._give_unused)
-        return self._connect(deadline)
-
-    def _connect(self, deadline: float) -> Connection[Any]:
-        pool = self._pool
-        if pool is None:
-            pool = self._open()
         connector = self._connector
         if connector.error is not None and connector.is_pausing and not self.is_warm:
             raise self._unavailable(connector.error)
@@ -222,11 +213,6 @@ class EndpointPool:
                 raise self._unavailable(connector.error)
             if left <= 0:
                 raise self.overdue("no connection could be made in time")
-
-    def _give_unused(self, conn: Connection[Any]) -> None:
-        """Back into the pool, from one who has gone away and whose place is given up by then."""
-        setattr(conn, GIVEN_BACK, monotonic())
-        cast("ConnectionPool[Any]", conn._pool).putconn(conn)
 
     # -- health --------------------------------------------------------------------------------------------------
 
