@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from statistics import quantiles
@@ -97,7 +97,8 @@ class Workload:
         self.timeout = timeout
         self._calls = calls
         self._owners = {key: shard for shard, keys in keys_by_shard.items() for key in keys}
-        self._keys = list(self._owners)
+        # Of each shard in turn.
+        self._keys = [key for keys in zip(*keys_by_shard.values(), strict=True) for key in keys]
         self._ids = itertools.count(1)
         self._turns = itertools.count()
         self._callers = callers
@@ -147,23 +148,23 @@ class Workload:
     async def _caller(self, number: int) -> None:
         rng = random.Random(f"{self._random.random()} {number}")
         while not self._ended:
-            due = await self._due(rng)
-            key = rng.choice(self._keys)
+            due, key = await self._next(rng)
             if rng.random() < self._writes:
                 await self._write(rng.choice(WRITES), key, due)
             else:
                 await self._read(rng.choice(("execute", "query")), key, next(self._ids), due)
 
-    async def _due(self, rng: random.Random) -> float:
-        """When the next call of this caller is due, which is now or was before."""
+    async def _next(self, rng: random.Random) -> tuple[float, int]:
+        """When the next call of this caller is due, which is now or was before, and its key."""
         if self._rate is None:
             await self._calls.pause(self._think * rng.uniform(0.5, 1.5))
-            return monotonic()
-        due = self._begun + next(self._turns) / self._rate
+            return monotonic(), rng.choice(self._keys)
+        turn = next(self._turns)
+        due = self._begun + turn / self._rate
         left = due - monotonic()
         if left > 0:
             await self._calls.pause(left)
-        return due
+        return due, self._keys[turn % len(self._keys)]
 
     async def _write(self, verb: str, key: int, due: float) -> None:
         row = key, next(self._ids)
@@ -215,10 +216,3 @@ def _outcome(error: BaseException) -> Outcome:
 def percentile(seconds: Sequence[float], percent: int) -> float:
     """0 when there are fewer than two values."""
     return quantiles(seconds, n=100)[percent - 1] if len(seconds) > 1 else 0.0
-
-
-def windows(begin: float, end: float, length: float) -> Iterator[tuple[float, float]]:
-    """Consecutive windows of time."""
-    while begin + length <= end:
-        yield begin, begin + length
-        begin += length
