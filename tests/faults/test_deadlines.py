@@ -66,9 +66,7 @@ def test_every_verb_ends_by_its_deadline(
     assert not late, f"later than {ALLOWED} s in each of {TRIES} tries"
 
 
-def _outcomes(
-    calls: Calls, fleet: FaultFleet, when: str, fault: str
-) -> dict[str, tuple[float, BaseException | None]]:
+def _outcomes(calls: Calls, fleet: FaultFleet, when: str, fault: str) -> dict[str, tuple[float, BaseException | None]]:
     """All verbs at once, on one sick shard: how long each took, and its error."""
     keys = fleet.keys(3)
     if when != "before the first connection":
