@@ -52,7 +52,7 @@ class ThreadCalls:
         self.router.close(1.0)
 
     async def pause(self, seconds: float) -> None:
-        sleep(seconds)
+        sleep(seconds)  # noqa: ASYNC251
 
     async def execute(self, key: int, sql: str, params: Params = None, **options: Any) -> list[Any]:
         return self.router.for_key(key).execute(sql, params, **options).rows

@@ -100,7 +100,9 @@ async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
 async def _settled(router: AsyncRouter) -> None:
     """What a cancelled call has left to be done in the background gets some time."""
     end = monotonic() + 3
-    while monotonic() < end and any(shard["primary"]["in_flight"] for shard in router.stats()["shards"].values()):
+    while monotonic() < end and any(  # noqa: ASYNC110
+        shard["primary"]["in_flight"] for shard in router.stats()["shards"].values()
+    ):
         await asyncio.sleep(0.02)
 
 
@@ -121,6 +123,52 @@ async def _serves_all_at_once(router: AsyncRouter, name: str) -> None:
                 await together.wait()
 
     await asyncio.gather(*(one() for _ in range(MAX_SIZE)))
+
+
+@pytest.mark.parametrize("verb", ["execute", "run", "connection", "scatter", "query", "stream"])
+async def test_a_call_that_is_cancelled_on_a_frozen_server_ends_by_its_deadline(verb: str, fleet: FaultFleet) -> None:
+    key = fleet.keys(1)["s1"][0]
+    async with AsyncRouter(fleet.topology(direct=tuple(fleet.servers))) as router:
+        await VERBS[verb](router, key)
+        await router.scatter("select 1")
+        fleet.servers["s1"].pause()
+        begun = monotonic()
+        with suppress(TimeoutError, ShardpoolError, psycopg.Error):
+            async with asyncio.timeout(0.3):
+                await _UNDER_A_SECOND[verb](router, key)
+        seconds = monotonic() - begun
+        fleet.servers["s1"].resume()
+        await _settled(router)
+        assert router.stats()["shards"]["s1"]["primary"]["in_flight"] == 0
+    assert seconds < 1.1
+
+
+async def _run_in_a_second(router: AsyncRouter, key: int) -> None:
+    async def function(conn: Any) -> None:
+        await conn.execute("select 1")
+
+    await router.for_key(key).run(function, timeout=1)
+
+
+async def _connection_in_a_second(router: AsyncRouter, key: int) -> None:
+    async with router.for_key(key).connection(timeout=1, deadline=1) as conn:
+        await conn.execute("select 1")
+
+
+async def _stream_in_a_second(router: AsyncRouter, key: int) -> None:
+    async with aclosing(router.stream("select id from ledger order by id", timeout=1)) as rows:
+        async for _ in rows:
+            pass
+
+
+_UNDER_A_SECOND: dict[str, Verb] = {
+    "execute": lambda router, key: router.for_key(key).execute("select 1", timeout=1),
+    "query": lambda router, key: router.execute("select count(*) from ledger", timeout=1),
+    "run": _run_in_a_second,
+    "scatter": lambda router, key: router.scatter("select 1", timeout=1),
+    "connection": _connection_in_a_second,
+    "stream": _stream_in_a_second,
+}
 
 
 # -- fork ------------------------------------------------------------------------------------------------------------

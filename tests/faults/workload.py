@@ -43,6 +43,7 @@ class Call:
     seconds: float
     outcome: Outcome
     error: BaseException | None = None
+    is_read: bool = False
 
     @property
     def is_well(self) -> bool:
@@ -59,7 +60,7 @@ class Ledger:
     wrong: list[str] = field(default_factory=list)
 
     def violations(self, rows: Mapping[str, Counter[tuple[int, int]]], owners: Mapping[int, str]) -> list[str]:
-        """What is on the servers against what was told."""
+        """What is on the servers against what was told; rows of other keys are somebody else's."""
         found = list(self.wrong)
         for name, least, most in (("acknowledged", 1, 1), ("refused", 0, 0), ("unknown", 0, 1)):
             for row in getattr(self, name):
@@ -69,8 +70,8 @@ class Ledger:
                     found.append(f"{name} {row} is {count} times on {home}")
         told = {*self.acknowledged, *self.refused, *self.unknown}
         for shard, counts in rows.items():
-            found += [f"{row} is on {shard}" for row in counts if owners[row[0]] != shard]
-            found += [f"{row} on {shard} was never told" for row in counts if row not in told]
+            found += [f"{row} is on {shard}" for row in counts if owners.get(row[0], shard) != shard]
+            found += [f"{row} on {shard} was never told" for row in counts if row[0] in owners and row not in told]
         return found
 
 
@@ -195,15 +196,23 @@ class Workload:
             outcome = _outcome(error)
             if outcome == "surprise":
                 self.ledger.wrong.append(f"{verb}: {error!r}")
-            self._note(verb, key, due, outcome, error)
+            self._note(verb, key, due, outcome, error, is_read=True)
         else:
-            self._note(verb, key, due, "acknowledged", None)
+            self._note(verb, key, due, "acknowledged", None, is_read=True)
             for row in rows:
                 if row[:2] != (nonce, key):
                     self.ledger.wrong.append(f"the read {nonce} of key {key} on {self._owners[key]} gave {row}")
 
-    def _note(self, verb: str, key: int, due: float, outcome: Outcome, error: BaseException | None) -> None:
-        self.calls.append(Call(self._owners[key], verb, due, monotonic() - due, outcome, error))
+    def _note(
+        self,
+        verb: str,
+        key: int,
+        due: float,
+        outcome: Outcome,
+        error: BaseException | None,
+        is_read: bool = False,
+    ) -> None:
+        self.calls.append(Call(self._owners[key], verb, due, monotonic() - due, outcome, error, is_read))
 
 
 def _outcome(error: BaseException) -> Outcome:
