@@ -13,7 +13,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="how long (default: ten minutes)")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     violations = soak(given.seconds, given.seed, lambda line: print(line, flush=True))
     for violation in violations[:50]:
         print(f"VIOLATION: {violation}")

@@ -18,8 +18,8 @@ FAULT_SECONDS = float(os.environ.get("SHARDPOOL_FAULT_SECONDS", "2"))
 
 @pytest.fixture(autouse=True)
 def _quiet_pools(caplog: pytest.LogCaptureFixture) -> None:
-    """psycopg_pool warns of every connection that a test breaks on purpose."""
-    caplog.set_level(logging.ERROR, logger="psycopg.pool")
+    """psycopg warns of every connection that a test breaks on purpose."""
+    caplog.set_level(logging.ERROR, logger="psycopg")
 
 
 @pytest.fixture(scope="session")

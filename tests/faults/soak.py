@@ -45,7 +45,7 @@ class Sample:
     at: float
     outcomes: Counter[str]
     others: int
-    late: int
+    late: Counter[str]
     slowest: float
     memory: float
     descriptors: int
@@ -57,8 +57,9 @@ class Sample:
         counts = self.outcomes
         return (
             f"{self.at:6.0f} {counts['written']:8} {counts['refused']:8} {counts['unknown']:8} {counts['read']:7} "
-            f"{self.others:7} {self.late:5} {self.slowest:6.2f} {self.memory:6.0f} {self.descriptors:5} "
+            f"{self.others:7} {self.late.total():5} {self.slowest:6.2f} {self.memory:6.0f} {self.descriptors:5} "
             f"{self.threads:7} {len(self.violations):6}  {', '.join(self.faults)}"
+            + "".join(f"\n       late: {verb}, {count} times" for verb, count in self.late.items())
         )
 
 
@@ -114,7 +115,7 @@ def _round(
     ended = Event()
     with ExitStack() as stack:
         workloads: list[Workload] = []
-        others: list[Future[tuple[int, list[str], list[float]]]] = []
+        others: list[Future[tuple[list[str], list[tuple[str, float]]]]] = []
         for kind, calls in opened.items():
             own = {shard: found[halves[kind]] for shard, found in keys.items()}
             workload = Workload(calls, own, callers=6, think=0.01, timeout=TIMEOUT, seed=epoch)
@@ -123,22 +124,22 @@ def _round(
             stack.callback(ended.set)
         faults = _faults(fleet, opened, rng, length, epoch)
     asked = [future.result(30) for future in others]
-    violations = [wrong for _, found, _ in asked for wrong in found]
+    violations = [wrong for found, _ in asked for wrong in found]
     rows = fleet.rows()
     for workload in workloads:
         violations += workload.violations(rows)
     violations += _in_flight(opened)
-    times = [call.seconds for workload in workloads for call in workload.calls]
-    times += [seconds for _, _, found in asked for seconds in found]
-    violations += [f"a call took {seconds:.1f} s" for seconds in times if seconds > HANG_SECONDS]
+    times = [(call.verb, call.seconds) for workload in workloads for call in workload.calls]
+    times += [time for _, found in asked for time in found]
+    violations += [f"{verb} took {seconds:.1f} s" for verb, seconds in times if seconds > HANG_SECONDS]
     outcomes = Counter(_outcome(call) for workload in workloads for call in workload.calls)
-    late = sum(1 for seconds in times if seconds > TIMEOUT + 0.1)
-    count = sum(number for number, _, _ in asked)
+    late = Counter(verb for verb, seconds in times if seconds > TIMEOUT + 0.1)
+    count = sum(len(found) for _, found in asked)
     del workloads, rows
     fleet.heal()
     gc.collect()
     memory, descriptors, threads = _resources(fleet)
-    slowest = max(times, default=0.0)
+    slowest = max((seconds for _, seconds in times), default=0.0)
     return Sample(monotonic() - begun, outcomes, count, late, slowest, memory, descriptors, threads, faults, violations)
 
 
@@ -167,33 +168,35 @@ def _faults(fleet: FaultFleet, opened: dict[str, Calls], rng: random.Random, len
 
 async def _others(
     calls: Calls, keys: dict[str, list[int]], ended: Event, rng: random.Random
-) -> tuple[int, list[str], list[float]]:
-    """What asks all shards, over and over: how often, what was wrong, and how long each took."""
+) -> tuple[list[str], list[tuple[str, float]]]:
+    """What asks all shards, over and over: what was wrong, and how long each call took."""
     items = [key for found in keys.values() for key in found[:2]]
-    verbs: list[Callable[[], Any]] = [
-        lambda: calls.query(COUNT, timeout=TIMEOUT),
-        lambda: calls.query("select id from ledger order by id limit 10", timeout=TIMEOUT),
-        lambda: calls.query(COUNT, timeout=TIMEOUT, strategy="pull"),
-        lambda: calls.scatter(COUNT, timeout=TIMEOUT),
-        lambda: calls.scatter_function(COUNT, timeout=TIMEOUT),
-        lambda: calls.stream("select id from ledger order by id limit 2000", timeout=TIMEOUT),
-        lambda: calls.map(COUNT, items, timeout=TIMEOUT),
-        lambda: calls.query("update ledger set id = id where id < 0", timeout=TIMEOUT),
-        lambda: calls.copy_into([], timeout=TIMEOUT),
-    ]
+    sorted_ids = "select id from ledger order by id"
+    verbs: dict[str, Callable[[], Any]] = {
+        "execute that adds": lambda: calls.query(COUNT, timeout=TIMEOUT),
+        "execute that merges": lambda: calls.query(f"{sorted_ids} limit 10", timeout=TIMEOUT),
+        "execute that pulls": lambda: calls.query(COUNT, timeout=TIMEOUT, strategy="pull"),
+        "execute that writes": lambda: calls.query("update ledger set id = id where id < 0", timeout=TIMEOUT),
+        "scatter": lambda: calls.scatter(COUNT, timeout=TIMEOUT),
+        "scatter of a function": lambda: calls.scatter_function(COUNT, timeout=TIMEOUT),
+        "stream": lambda: calls.stream(f"{sorted_ids} limit 2000", timeout=TIMEOUT),
+        "map": lambda: calls.map(COUNT, items, timeout=TIMEOUT),
+        "copy_into": lambda: calls.copy_into([], timeout=TIMEOUT),
+    }
     wrong: list[str] = []
-    times: list[float] = []
+    times: list[tuple[str, float]] = []
     while not ended.is_set():
+        verb, call = rng.choice(list(verbs.items()))
         begun = monotonic()
         try:
-            await rng.choice(verbs)()
+            await call()
         except _EXPECTED:
             pass
         except Exception as error:
-            wrong.append(f"a call on all shards: {error!r}")
-        times.append(monotonic() - begun)
+            wrong.append(f"{verb}: {error!r}")
+        times.append((verb, monotonic() - begun))
         await calls.pause(0.03)
-    return len(times), wrong, times
+    return wrong, times
 
 
 def _in_flight(opened: dict[str, Calls]) -> list[str]:
