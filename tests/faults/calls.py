@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, closing
 from time import sleep
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from shardpool import AsyncRouter, Router
 
@@ -80,13 +80,16 @@ class ThreadCalls:
     async def scatter_function(self, sql: str, **options: Any) -> Any:
         return self.router.scatter(lambda conn: conn.execute(sql).rowcount, **options)
 
+    def _stream(self, sql: str, **options: Any) -> Generator[Any, None, None]:
+        return cast("Generator[Any, None, None]", self.router.stream(sql, **options))
+
     async def stream(self, sql: str, **options: Any) -> list[Any]:
-        with closing(self.router.stream(sql, **options)) as rows:
+        with closing(self._stream(sql, **options)) as rows:
             return list(rows)
 
     async def stream_one(self, sql: str, **options: Any) -> Any:
         """The first row of a stream that is left then."""
-        with closing(self.router.stream(sql, **options)) as rows:
+        with closing(self._stream(sql, **options)) as rows:
             return next(rows)
 
     async def map(self, sql: str, keys: Iterable[int], **options: Any) -> list[Any]:
@@ -171,13 +174,16 @@ class TaskCalls:
 
         return await self.router.scatter(function, **options)
 
+    def _stream(self, sql: str, **options: Any) -> AsyncGenerator[Any, None]:
+        return cast("AsyncGenerator[Any, None]", self.router.stream(sql, **options))
+
     async def stream(self, sql: str, **options: Any) -> list[Any]:
-        async with aclosing(self.router.stream(sql, **options)) as rows:
+        async with aclosing(self._stream(sql, **options)) as rows:
             return [row async for row in rows]
 
     async def stream_one(self, sql: str, **options: Any) -> Any:
         """The first row of a stream that is left then."""
-        async with aclosing(self.router.stream(sql, **options)) as rows:
+        async with aclosing(self._stream(sql, **options)) as rows:
             return await anext(rows)
 
     async def map(self, sql: str, keys: Iterable[int], **options: Any) -> list[Any]:

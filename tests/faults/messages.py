@@ -29,7 +29,11 @@ class Frontend:
         found: list[tuple[int, bytes]] = []
         begin = 0
         while (end := self._end(begin)) is not None:
-            sql = self._statement(begin, end) if self._started else self._start(begin)
+            sql = None
+            if self._started:
+                sql = self._statement(begin, end)
+            else:
+                self._start(begin)
             if sql is not None:
                 found.append((max(0, begin - before), sql))
             begin = end
@@ -50,7 +54,7 @@ class Frontend:
         self._started = code not in _ASKS_FOR_ENCRYPTION
 
     def _statement(self, begin: int, end: int) -> bytes | None:
-        kind = self._buffer[begin : begin + 1]
+        kind = bytes(self._buffer[begin : begin + 1])
         if kind not in (b"Q", b"P", b"B"):
             return None
         body = bytes(self._buffer[begin + 5 : end])

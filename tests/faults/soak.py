@@ -152,7 +152,7 @@ def _outcome(call: Any) -> str:
 def _faults(fleet: FaultFleet, opened: dict[str, Calls], rng: random.Random, length: float, epoch: int) -> list[str]:
     """One fault after another for a round, and a reload in its midst; gives what was done."""
     end = monotonic() + length
-    done = []
+    done: list[str] = []
     while (left := end - monotonic()) > 1.0:
         name, shard = rng.choice(list(FAULTS)), rng.choice(list(fleet.servers))
         with FAULTS[name](fleet, shard):

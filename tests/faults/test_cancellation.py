@@ -43,7 +43,7 @@ async def _connection(router: AsyncRouter, key: int) -> None:
 
 
 async def _stream(router: AsyncRouter, key: int) -> None:
-    rows = router.stream("select tenant_id, id from ledger order by id", size=5, timeout=20)
+    rows: Any = router.stream("select tenant_id, id from ledger order by id", size=5, timeout=20)
     async with aclosing(rows):
         async for _ in rows:
             pass
@@ -156,7 +156,8 @@ async def _connection_in_a_second(router: AsyncRouter, key: int) -> None:
 
 
 async def _stream_in_a_second(router: AsyncRouter, key: int) -> None:
-    async with aclosing(router.stream("select id from ledger order by id", timeout=1)) as rows:
+    rows: Any = router.stream("select id from ledger order by id", timeout=1)
+    async with aclosing(rows):
         async for _ in rows:
             pass
 

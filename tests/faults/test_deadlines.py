@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Event
 from time import monotonic
 from typing import Any
@@ -45,13 +45,16 @@ VERBS: dict[str, Verb] = {
     "scatter": lambda calls, keys: calls.scatter(COUNT, timeout=LIMIT),
     "scatter of a function": lambda calls, keys: calls.scatter_function(COUNT, timeout=LIMIT),
     "stream": lambda calls, keys: calls.stream("select id from ledger order by id", timeout=LIMIT),
+    "stream that pulls": lambda calls, keys: calls.stream(COUNT, timeout=LIMIT, strategy="pull"),
     "map": lambda calls, keys: calls.map(COUNT, _items(keys), timeout=LIMIT),
     "copy_into": lambda calls, keys: calls.copy_into([(key, 1) for key in _items(keys)], timeout=LIMIT),
 }
 
 
 @pytest.mark.parametrize("fault", ["frozen", "black hole"])
-@pytest.mark.parametrize("when", ["before the call", "in the call", "before the first connection"])
+@pytest.mark.parametrize(
+    "when", ["before the call", "in the call", "in the call, elsewhere", "before the first connection"]
+)
 def test_every_verb_ends_by_its_deadline(
     when: str, fault: str, fleet: FaultFleet, open_calls: Callable[..., Calls]
 ) -> None:
@@ -73,12 +76,15 @@ def _outcomes(calls: Calls, fleet: FaultFleet, when: str, fault: str) -> dict[st
     keys = fleet.keys(3)
     if when != "before the first connection":
         _warm(calls, keys)
-    if when == "in the call":
-        with _locked(fleet):
+    if when.startswith("in the call"):
+        # Elsewhere: what waits for one shard has to be ended on those that are done, and frozen meanwhile.
+        sick = [SICK] if when == "in the call" else [name for name in fleet.servers if name != SICK]
+        with _locked(fleet), ExitStack() as stack:
             running = {verb: calls.spawn(_timed(call(calls, keys))) for verb, call in VERBS.items()}
             Event().wait(LIMIT / 3)
-            with FAULTS[fault](fleet, SICK):
-                return {verb: future.result(20) for verb, future in running.items()}
+            for name in sick:
+                stack.enter_context(FAULTS[fault](fleet, name))
+            return {verb: future.result(20) for verb, future in running.items()}
     with FAULTS[fault](fleet, SICK):
         running = {verb: calls.spawn(_timed(call(calls, keys))) for verb, call in VERBS.items()}
         return {verb: future.result(20) for verb, future in running.items()}

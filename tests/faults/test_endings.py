@@ -14,6 +14,7 @@ from shardpool import RouterMisuse, ScatterError, ShardpoolError
 
 from .calls import Calls
 from .fleet import FaultFleet
+from .processes import FAULTS
 from .proxy import Cut
 
 COUNT = "select count(*) from ledger"
@@ -67,22 +68,23 @@ def test_a_write_on_several_shards_cut_at_one_commit_tells_what_is_applied_where
     fleet.proxies["s1"].set(Cut(b"commit", answer=answer))
     with pytest.raises(ScatterError) as raised:
         calls.go(calls.query(f"insert into ledger values {rows}"))
-    assert {shard: error.applied for shard, error in raised.value.failures.items()} == {"s1": "unknown"}
+    applied = {shard: getattr(error, "applied", None) for shard, error in raised.value.failures.items()}
+    assert applied == {"s1": "unknown"}
     assert set(raised.value.results) == {"s0", "s2", "s3"}
     found = {name: sum(counts.values()) for name, counts in fleet.rows().items()}
     assert found == {"s0": 1, "s1": int(answer), "s2": 1, "s3": 1}
 
 
-def test_a_write_on_several_shards_that_one_did_not_get_is_on_none(fleet: FaultFleet, calls: Calls) -> None:
+@pytest.mark.parametrize("fault", ["frozen", "cut before insert"])
+def test_a_write_on_several_shards_that_one_did_not_get_is_on_none(fault: str, fleet: FaultFleet, calls: Calls) -> None:
     keys = {name: key for name, (key,) in fleet.keys(1).items()}
     rows = ", ".join(f"({key}, 7)" for key in keys.values())
     calls.go(calls.query(COUNT))
-    fleet.proxies["s1"].set(Cut(b"insert"))
-    with pytest.raises(ScatterError) as raised:
+    with FAULTS[fault](fleet, "s1"), pytest.raises(ScatterError) as raised:
         calls.go(calls.query(f"insert into ledger values {rows}"))
     assert set(raised.value.failures) == {"s1"}
-    assert getattr(raised.value.failures["s1"], "applied", "no") == "no"
     assert all(not counts for counts in fleet.rows().values())
+    assert getattr(raised.value.failures["s1"], "applied", "no") == "no", "no COMMIT was sent"
 
 
 def test_close_in_the_midst_of_calls_ends_all_of_them(fleet: FaultFleet, open_calls: Callable[..., Calls]) -> None:

@@ -13,6 +13,8 @@ from time import monotonic
 
 import pytest
 
+from shardpool import ShardError
+
 from .calls import Calls
 from .fleet import FaultFleet
 from .processes import FAULTS
@@ -49,6 +51,22 @@ def test_healthy_shards_keep_their_throughput_and_latency(
             return
         fleet.heal()
     raise AssertionError(f"(throughput, p99) against before, in {TRIES} tries: {tried}")
+
+
+def test_what_any_shard_can_answer_is_not_asked_of_a_sick_one(fleet: FaultFleet, calls: Calls) -> None:
+    calls.go(calls.query("select 1"))
+    with FAULTS["frozen"](fleet, SICK):
+        key = fleet.keys(1)[SICK][0]
+        for _ in range(3):
+            with pytest.raises(ShardError):
+                calls.go(calls.execute(key, "select 1", timeout=0.3))
+        failed = 0
+        for _ in range(20):
+            try:
+                assert calls.go(calls.query("select 1", timeout=0.3)) == [(1,)]
+            except ShardError:
+                failed += 1
+    assert failed == 0
 
 
 def _ratios(calls: Calls, fleet: FaultFleet, fault: str, settling: float, seconds: float) -> tuple[float, float]:
