@@ -4,8 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # More arguments for pytest, such as PYTEST='-k copy -x'.
 PYTEST ?= -n 2
+# How long `make soak` lasts.
+SECONDS ?= 600
 
-.PHONY: demo test check oracle bench sync clean
+.PHONY: demo test check oracle bench soak sync clean
 
 # The stamp is newer than what it was made from, so that an edit of pyproject.toml installs again.
 $(VENV)/.installed: pyproject.toml
@@ -41,6 +43,9 @@ oracle: $(VENV)/.installed  ## many more random statements, and TPC-H at a large
 bench: $(VENV)/.installed  ## ratios against baselines, on real servers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
 	$(BIN)/python -m benchmarks
+
+soak: $(VENV)/.installed  ## random faults on real servers under load: SECONDS=, ten minutes if not given
+	$(BIN)/python -m tests.faults --seconds $(SECONDS)
 
 sync: $(VENV)/.installed  ## generate what is generated
 	$(BIN)/python tools/unasync.py

@@ -1,0 +1,166 @@
+"""Calls that meet each other, are left in the middle, are cut between two COMMITs, or meet close() or DDL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import psycopg
+import pytest
+
+from shardpool import RouterMisuse, ScatterError, ShardpoolError
+
+from .calls import Calls
+from .fleet import FaultFleet
+from .processes import FAULTS
+from .proxy import Cut
+
+COUNT = "select count(*) from ledger"
+
+
+def _in_flight(calls: Calls) -> dict[str, int]:
+    return {name: shard["primary"]["in_flight"] for name, shard in calls.router.stats()["shards"].items()}
+
+
+def test_calls_on_all_shards_with_pools_of_one_never_wait_for_each_other(
+    fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    calls = open_calls(fleet.topology(pool="{max_size: 1}", timeout=15.0))
+    keys = [key for keys in fleet.keys(2).values() for key in keys]
+
+    async def caller(number: int) -> None:
+        for _ in range(6):
+            # Half of them name the shards in the opposite order.
+            await calls.scatter("select 1", shards=sorted(fleet.servers, reverse=bool(number % 2)))
+            await calls.query(COUNT)
+            await calls.query(COUNT, strategy="pull")
+            await calls.stream("select id from ledger order by id")
+            await calls.copy_into([(key, number) for key in keys])
+            await calls.query("update ledger set id = id where id = %s", (number,))
+
+    for future in [calls.spawn(caller(number)) for number in range(8)]:
+        future.result(30)
+    assert set(_in_flight(calls).values()) == {0}
+
+
+@pytest.mark.parametrize("sql", ["select id from ledger", "select id from ledger order by id"])
+def test_a_stream_left_in_the_middle_gives_its_connections_back(
+    sql: str, fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    calls = open_calls(fleet.topology(pool="{max_size: 1}"))
+    keys = [key for keys in fleet.keys(2).values() for key in keys]
+    calls.go(calls.copy_into([(keys[number % len(keys)], number) for number in range(40_000)], timeout=10))
+    for _ in range(5):
+        assert calls.go(calls.stream_one(sql, size=10)) is not None
+        assert set(_in_flight(calls).values()) == {0}
+    assert calls.go(calls.query(COUNT)) == [(40_000,)]
+
+
+@pytest.mark.parametrize("answer", [False, True], ids=["before the COMMIT", "after the COMMIT"])
+def test_a_write_on_several_shards_cut_at_one_commit_tells_what_is_applied_where(
+    answer: bool, fleet: FaultFleet, calls: Calls
+) -> None:
+    keys = {name: key for name, (key,) in fleet.keys(1).items()}
+    rows = ", ".join(f"({key}, 7)" for key in keys.values())
+    calls.go(calls.query(COUNT))
+    fleet.proxies["s1"].set(Cut(b"commit", answer=answer))
+    with pytest.raises(ScatterError) as raised:
+        calls.go(calls.query(f"insert into ledger values {rows}"))
+    applied = {shard: getattr(error, "applied", None) for shard, error in raised.value.failures.items()}
+    assert applied == {"s1": "unknown"}
+    assert set(raised.value.results) == {"s0", "s2", "s3"}
+    found = {name: sum(counts.values()) for name, counts in fleet.rows().items()}
+    assert found == {"s0": 1, "s1": int(answer), "s2": 1, "s3": 1}
+
+
+@pytest.mark.parametrize("fault", ["frozen", "cut before insert"])
+def test_a_write_on_several_shards_that_one_did_not_get_is_on_none(fault: str, fleet: FaultFleet, calls: Calls) -> None:
+    keys = {name: key for name, (key,) in fleet.keys(1).items()}
+    rows = ", ".join(f"({key}, 7)" for key in keys.values())
+    calls.go(calls.query(COUNT))
+    with FAULTS[fault](fleet, "s1"), pytest.raises(ScatterError) as raised:
+        calls.go(calls.query(f"insert into ledger values {rows}"))
+    assert set(raised.value.failures) == {"s1"}
+    assert all(not counts for counts in fleet.rows().values())
+    assert getattr(raised.value.failures["s1"], "applied", "no") == "no", "no COMMIT was sent"
+
+
+def test_close_in_the_midst_of_calls_ends_all_of_them(fleet: FaultFleet, open_calls: Callable[..., Calls]) -> None:
+    calls = open_calls()
+    calls.go(calls.query(COUNT))
+    keys = [key for keys in fleet.keys(2).values() for key in keys]
+    before = threading.active_count()
+    ended: list[BaseException] = []
+
+    async def caller(number: int) -> None:
+        while True:
+            try:
+                await calls.execute(keys[number % len(keys)], "select pg_sleep(0.01)")
+                await calls.scatter("select 1")
+                await calls.query(COUNT)
+            except Exception as error:
+                ended.append(error)
+                return
+
+    running = [calls.spawn(caller(number)) for number in range(8)]
+    threading.Event().wait(0.3)
+    begun = monotonic()
+    calls.go(calls.close())
+    for future in running:
+        future.result(5)
+    assert monotonic() - begun < 3
+    assert [repr(error) + str(error) for error in ended if not isinstance(error, RouterMisuse)] == []
+    end = monotonic() + 3
+    while threading.active_count() > before and monotonic() < end:
+        threading.Event().wait(0.02)
+    assert threading.active_count() <= before
+    assert all(fleet.sessions(name) == [] for name in fleet.servers)
+
+
+VERBS = ("execute of a route", "execute of a key in the SQL", "scatter", "execute of all shards", "stream")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_prepared_statements_outlive_ddl_that_others_have_run(
+    verb: str, fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    """Else PostgreSQL says that a cached plan must not change its result type."""
+    calls = open_calls(fleet.topology(pool="{max_size: 1}"))
+    key = fleet.keys(1)["s1"][0]
+    fleet_rows = [(key, 1)]
+    with fleet.connect("s1") as conn:
+        conn.execute("insert into ledger values (%s, 1)", (key,))
+
+    def ask() -> Any:
+        one = "select * from ledger where tenant_id = %s"
+        if verb == "execute of a route":
+            return calls.go(calls.execute(key, one, (key,)))
+        if verb == "execute of a key in the SQL":
+            return calls.go(calls.query(one, (key,)))
+        if verb == "scatter":
+            return calls.go(calls.scatter("select * from ledger where id > %s", (0,)))["s1"].rows
+        if verb == "execute of all shards":
+            return calls.go(calls.query("select * from ledger where id > %s", (0,)))
+        return calls.go(calls.stream("select * from ledger where id > 0"))
+
+    for _ in range(8):
+        assert ask() == fleet_rows
+    try:
+        for name in fleet.servers:
+            with fleet.connect(name) as conn:
+                conn.execute("alter table ledger add column more int default 5")
+        errors = []
+        found = None
+        for _ in range(3):
+            try:
+                found = ask()
+            except (psycopg.Error, ShardpoolError) as error:
+                errors.append(error)
+        assert errors == []
+        assert found == [(key, 1, 5)]
+    finally:
+        for name in fleet.servers:
+            with fleet.connect(name) as conn:
+                conn.execute("alter table ledger drop column if exists more")

@@ -1,0 +1,86 @@
+"""G8: a scatter is all, or a partial answer that names what is missing; a fleet starts with a shard down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from shardpool import ScatterError, ShardError
+
+from .calls import Calls
+from .fleet import FaultFleet
+from .processes import FAULTS
+
+SICK = "s1"
+WELL = {"s0", "s2", "s3"}
+COUNT = "select count(*) from ledger"
+
+
+def _write_one_row_each(fleet: FaultFleet) -> None:
+    for name, (key,) in fleet.keys(1).items():
+        with fleet.connect(name) as conn:
+            conn.execute("insert into ledger values (%s, 1)", (key,))
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+def test_a_scatter_without_one_shard_is_an_error_that_names_it(fault: str, fleet: FaultFleet, calls: Calls) -> None:
+    calls.go(calls.query(COUNT))
+    with FAULTS[fault](fleet, SICK):
+        with pytest.raises(ScatterError) as raised:
+            calls.go(calls.scatter(COUNT, timeout=0.5))
+        assert set(raised.value.failures) == {SICK}
+        with pytest.raises((ScatterError, ShardError)) as asked:
+            calls.go(calls.query(COUNT, timeout=0.5))
+        assert SICK in str(asked.value)
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+def test_a_partial_scatter_gives_the_others_and_names_the_missing(fault: str, fleet: FaultFleet, calls: Calls) -> None:
+    calls.go(calls.scatter(COUNT))
+    _write_one_row_each(fleet)
+    with FAULTS[fault](fleet, SICK):
+        found = calls.go(calls.scatter(COUNT, timeout=1.0, partial=True))
+        assert {name: result.one() for name, result in found.items()} == dict.fromkeys(WELL, (1,))
+        assert set(found.missing) == {SICK} and isinstance(found.missing[SICK], ShardError)
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [(COUNT, [(3,)]), ("select id from ledger", [(1,)] * 3), ("select id from ledger order by id", [(1,)] * 3)],
+    ids=["added", "concatenated", "merged"],
+)
+def test_a_partial_answer_has_the_rows_of_the_others_and_names_the_missing(
+    sql: str, rows: list[tuple[int]], fault: str, fleet: FaultFleet, calls: Calls
+) -> None:
+    _write_one_row_each(fleet)
+    whole = calls.go(calls.result(sql, partial=True))
+    assert not whole.missing
+    with FAULTS[fault](fleet, SICK):
+        found = calls.go(calls.result(sql, timeout=1.0, partial=True))
+        assert found.rows == rows
+        assert set(found.missing) == {SICK} and isinstance(found.missing[SICK], ShardError)
+        assert set(found.shards) == WELL
+
+
+def test_a_write_is_never_partial(fleet: FaultFleet, calls: Calls) -> None:
+    _write_one_row_each(fleet)
+    calls.go(calls.query(COUNT))
+    with FAULTS["killed"](fleet, SICK), pytest.raises(Exception) as raised:
+        calls.go(calls.result("update ledger set id = 2", timeout=1.0, partial=True))
+    assert not isinstance(raised.value, TypeError), "partial= is not known"
+    assert all(row[1] == 1 for rows in fleet.rows().values() for row in rows)
+
+
+def test_a_fleet_with_one_shard_down_starts_and_serves_the_others(
+    fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    keys = fleet.keys(1)
+    with FAULTS["frozen"](fleet, SICK):
+        calls = open_calls()
+        for name in WELL:
+            assert calls.go(calls.execute(keys[name][0], "select 1", timeout=0.5)) == [(1,)]
+            # Found in the SQL, which asks a shard for its catalog first.
+            assert calls.go(calls.query("select id from ledger where tenant_id = %s", keys[name], timeout=2.0)) == []
+        assert set(calls.go(calls.scatter(COUNT, shards=sorted(WELL), timeout=0.5))) == WELL

@@ -1,0 +1,130 @@
+"""G6 and G7: down is told at once, back is back at once, and nothing is ever stuck for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from threading import Event
+from time import monotonic
+from typing import Any
+
+import psycopg
+import pytest
+
+from shardpool import ShardpoolError
+
+from .calls import Calls
+from .fleet import FaultFleet
+from .processes import FAULTS
+from .workload import Workload
+
+SICK = "s1"
+TIMEOUT = 1.0
+# The breaker may take one deadline to be sure.
+OPEN_SECONDS = TIMEOUT + 0.3
+REFUSAL_SECONDS = 0.0002
+FIRST_SECONDS = 1.0
+STEADY_SECONDS = 2.0
+
+
+class _Callers:
+    """Some callers of one key, one call after another: (begun, error) of each call."""
+
+    def __init__(self, calls: Calls, key: int, count: int = 4) -> None:
+        self.made: list[tuple[float, BaseException | None]] = []
+        self._calls = calls
+        self._key = key
+        self._ended = False
+        self._running = [calls.spawn(self._call()) for _ in range(count)]
+
+    async def _call(self) -> None:
+        while not self._ended:
+            begun = monotonic()
+            error: BaseException | None = None
+            try:
+                await self._calls.execute(self._key, "select 1", timeout=TIMEOUT)
+            except Exception as raised:
+                error = raised
+            self.made.append((begun, error))
+            await self._calls.pause(0.02)
+
+    def end(self) -> None:
+        self._ended = True
+        for caller in self._running:
+            caller.result(10)
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen", "black hole", "unreachable", "refused"])
+def test_a_shard_that_is_down_refuses_at_once_and_answers_soon_after_it_is_back(
+    fault: str, fleet: FaultFleet, calls: Calls, seconds: float
+) -> None:
+    key = fleet.keys(1)[SICK][0]
+    callers = _Callers(calls, key)
+    Event().wait(0.3)
+    with FAULTS[fault](fleet, SICK):
+        Event().wait(OPEN_SECONDS)
+        refusals = calls.go(_refusals(calls, key))
+        Event().wait(max(0.0, seconds - OPEN_SECONDS))
+    back = monotonic()
+    Event().wait(STEADY_SECONDS + 0.5)
+    callers.end()
+    well = [begun - back for begun, error in callers.made if error is None and begun >= back]
+    sick = [begun - back for begun, error in callers.made if error is not None and begun >= back]
+    problems = []
+    if median(refusals) >= REFUSAL_SECONDS:
+        problems.append(f"a refusal takes {median(refusals) * 1000:.3f} ms ({len(refusals)} calls)")
+    if not well or min(well) > FIRST_SECONDS:
+        problems.append(f"the first success came after {min(well, default=None)} s")
+    if max(sick, default=0.0) > STEADY_SECONDS:
+        problems.append(f"there were errors until {max(sick):.1f} s after the end")
+    assert problems == []
+
+
+async def _refusals(calls: Calls, key: int) -> list[float]:
+    """The seconds of up to 300 calls one after another, for at most a second and a half."""
+    found: list[float] = []
+    end = monotonic() + 1.5
+    while monotonic() < end and len(found) < 300:
+        begun = monotonic()
+        with pytest.raises((ShardpoolError, psycopg.Error)):
+            await calls.execute(key, "select 1", timeout=TIMEOUT)
+        found.append(monotonic() - begun)
+    return found
+
+
+def test_ten_times_killed_and_started_a_shard_answers_each_time(fleet: FaultFleet, calls: Calls) -> None:
+    key = fleet.keys(1)[SICK][0]
+    with Workload(calls, fleet.keys(5), callers=6, think=0.01) as workload:
+        for cycle in range(10):
+            with FAULTS["killed"](fleet, SICK):
+                Event().wait(0.1)
+            assert _answers_within(calls, key, STEADY_SECONDS), f"stuck after {cycle + 1} times"
+    assert workload.violations(fleet.rows()) == [], workload.account()
+
+
+def _answers_within(calls: Calls, key: int, seconds: float) -> bool:
+    end = monotonic() + seconds
+    while monotonic() < end:
+        try:
+            calls.go(calls.execute(key, "select 1", timeout=TIMEOUT))
+        except (ShardpoolError, psycopg.Error):
+            Event().wait(0.02)
+        else:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("fault", ["frozen", "black hole"])
+def test_a_full_queue_is_empty_again_after_the_fault(
+    fault: str, fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    calls = open_calls(fleet.topology(pool="{max_size: 2, max_waiting: 2}"))
+    key = fleet.keys(1)[SICK][0]
+    callers = _Callers(calls, key, count=12)
+    Event().wait(0.2)
+    with FAULTS[fault](fleet, SICK):
+        Event().wait(1.5)
+    callers.end()
+    assert _answers_within(calls, key, STEADY_SECONDS)
+    stats: dict[str, Any] = calls.router.stats()["shards"][SICK]["primary"]
+    assert (stats["in_flight"], stats["waiting"]) == (0, 0)

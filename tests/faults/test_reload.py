@@ -1,0 +1,96 @@
+"""G9: a reload never breaks a running call, and a bad file changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from shardpool import ConfigError, StaleTopology
+
+from .calls import Calls
+from .fleet import FaultFleet
+from .workload import Workload
+
+RELOADS = 100
+
+
+@pytest.mark.parametrize("change", ["pool sizes", "addresses"])
+def test_a_hundred_reloads_under_load_break_no_call(
+    change: str, fleet: FaultFleet, open_calls: Callable[..., Calls], tmp_path: Path
+) -> None:
+    """Addresses: a shard moves from its proxy to the server itself and back, which is another endpoint."""
+    file = tmp_path / "topology.yaml"
+    file.write_text(fleet.text())
+    calls = open_calls(str(file))
+    with Workload(calls, fleet.keys(5), callers=8, think=0.004, timeout=5.0) as workload:
+        for number in range(RELOADS):
+            if change == "pool sizes":
+                text = fleet.text(epoch=number + 2, pool=f"{{max_size: {(2, 8, 5)[number % 3]}}}")
+            else:
+                text = fleet.text(epoch=number + 2, direct=("s2",) if number % 2 else ())
+            file.write_text(text)
+            calls.go(calls.reload())
+            Event().wait(0.005)
+    failed = [(call.verb, call.shard, repr(call.error)) for call in workload.calls if not call.is_well]
+    assert failed == []
+    assert workload.violations(fleet.rows()) == []
+    assert len(workload.calls) > 300
+    assert calls.router.topology.epoch == RELOADS + 1
+    in_flight = {name: shard["primary"]["in_flight"] for name, shard in calls.router.stats()["shards"].items()}
+    assert set(in_flight.values()) == {0}
+
+
+def test_scatters_streams_and_loads_go_on_over_reloads(
+    fleet: FaultFleet, open_calls: Callable[..., Calls], tmp_path: Path
+) -> None:
+    file = tmp_path / "topology.yaml"
+    file.write_text(fleet.text())
+    calls = open_calls(str(file))
+    ended = Event()
+
+    async def ask() -> int:
+        times = 0
+        while not ended.is_set():
+            assert len(await calls.scatter("select 1", timeout=5.0)) == 4
+            await calls.stream("select id from ledger order by id", timeout=5.0)
+            await calls.query("select count(*) from ledger", timeout=5.0)
+            assert len(await calls.copy_into([(key, key) for key in range(20)], timeout=5.0)) == 4
+            times += 1
+        return times
+
+    running = [calls.spawn(ask()) for _ in range(3)]
+    for number in range(50):
+        file.write_text(fleet.text(epoch=number + 2, direct=("s2",) if number % 2 else ()))
+        calls.go(calls.reload())
+        Event().wait(0.01)
+    ended.set()
+    assert min(future.result(20) for future in running) > 3
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("shards: [", ConfigError),
+        ("", ConfigError),
+        ("version: 1\nfleet: other\nepoch: 9\nshards: {s0: {primary: {host: 127.0.0.1}}}\n", StaleTopology),
+    ],
+    ids=["not YAML", "empty", "another fleet"],
+)
+def test_a_bad_file_changes_nothing(
+    text: str, error: type[Exception], fleet: FaultFleet, open_calls: Callable[..., Calls], tmp_path: Path
+) -> None:
+    file = tmp_path / "topology.yaml"
+    file.write_text(fleet.text(epoch=5))
+    calls = open_calls(str(file))
+    with Workload(calls, fleet.keys(2), callers=2, timeout=5.0) as workload:
+        before = calls.router.topology
+        for bad in (text, fleet.text(epoch=4)):
+            file.write_text(bad)
+            with pytest.raises(error if bad is text else StaleTopology):
+                calls.go(calls.reload())
+        Event().wait(0.1)
+        assert calls.router.topology is before
+    assert all(call.is_well for call in workload.calls)
