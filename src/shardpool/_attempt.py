@@ -1,4 +1,4 @@
-"""An attempt to connect that ends when it is told to; psycopg's own limit is of whole seconds, and cannot be moved."""
+"""Connections that do not wait for a server that is gone: neither when they are made, nor when a call is cancelled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from typing import Any
 
 import psycopg
 
+from ._watchdog import shut
 from .errors import ShardUnavailable
+
+# Seconds for which a call that is cancelled waits for its server to be told; then its connection is cut.
+_CANCEL_SECONDS = 0.4
 
 
 class Unanswered(ShardUnavailable):
@@ -45,21 +49,40 @@ _current: ContextVar[Attempt | None] = ContextVar("shardpool_attempt", default=N
 
 @cache
 def bounded(connection_class: type[Any]) -> type[Any]:
-    """The class with a `connect()` that ends with the attempt that has begun; connections are of the class itself.
+    """A subclass of which `connect()` ends with the attempt that has begun, and cancelling does not wait for long.
 
-    psycopg waits for each step of a connection that is being made, for a tenth of a second at a time; so the step is
-    where an end is noticed, in threads and in tasks.
+    psycopg's own limit for an attempt is of whole seconds, and cannot be moved. It waits for each step of a connection
+    that is being made, for a tenth of a second at a time; so the step is where an end is noticed, in threads and in
+    tasks. A call that is cancelled, or interrupted, waits up to five seconds for the server to be told, and again as
+    long for its answer.
     """
 
     class Bounded(connection_class):  # type: ignore[misc]
         @classmethod
         def _connect_gen(cls, *args: Any, **kwargs: Any) -> Any:
-            steps = connection_class._connect_gen(*args, **kwargs)
+            steps = super()._connect_gen(*args, **kwargs)
             attempt = _current.get()
             return steps if attempt is None else _until_over(steps, attempt)
 
+    cancel: Any = _cancel_task if issubclass(connection_class, psycopg.AsyncConnection) else _cancel_thread
+    Bounded._try_cancel = cancel
     Bounded.__name__ = Bounded.__qualname__ = connection_class.__name__
+    Bounded.__module__ = connection_class.__module__
     return Bounded
+
+
+async def _cancel_task(conn: Any, *, timeout: float = 0.0) -> None:
+    try:
+        await conn.cancel_safe(timeout=_CANCEL_SECONDS)
+    except Exception:
+        shut(conn)
+
+
+def _cancel_thread(conn: Any, *, timeout: float = 0.0) -> None:
+    try:
+        conn.cancel_safe(timeout=_CANCEL_SECONDS)
+    except Exception:
+        shut(conn)
 
 
 def _until_over(steps: Generator[Any, Any, Any], attempt: Attempt) -> Generator[Any, Any, Any]:

@@ -19,7 +19,7 @@ from .._leg import LEFT_OPEN
 from ..errors import RouterMisuse, ShardUnavailable
 from ..result import Result
 from ..tokens import Token
-from .lease import AsyncLease, Params, deadline_after, explain, is_lost
+from .lease import AsyncLease, Params, deadline_after, explain, is_lost, is_outdated
 from .planning import forget_catalog, is_ddl, may_write
 from .pools import AsyncEndpointPool, Retired
 from .shards import AsyncShardPools
@@ -282,6 +282,7 @@ class AsyncHandle(ABC):
             assert pgresult is not None
             if not pgresult.nfields and is_ddl(pgresult.command_status):
                 forget_catalog(self._router)
+                await pool.drain()
             return Result(pgresult, conn, (pool.shard,), row_factory, cursor._tx)
         except psycopg.Error as error:
             failure = error
@@ -293,7 +294,10 @@ class AsyncHandle(ABC):
             await pool.give(conn)
         wrote = (cut or lost) and may_write(self._router, query)
         explained = explain(failure, pool, cut=cut, lost=lost, phase="query", may_be_applied=wrote)
-        if lost and not cut and not wrote and self._router._retries.spend():
+        outdated = is_outdated(failure)
+        if outdated:
+            await pool.drain()
+        if (outdated or (lost and not cut and not wrote)) and self._router._retries.spend():
             pool.retried(failure)
             return await self._execute_until(
                 query,

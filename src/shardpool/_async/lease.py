@@ -132,6 +132,8 @@ class AsyncLease:
         cut = self._watch is not None and not self._pool.watchdog.release(self._watch)
         if cut:
             await self._conn.close()
+        if is_outdated(error):
+            await self._pool.drain()
         await self._pool.give(self._conn)
         if error is None and self._phase == "commit":
             # Confirmed: that the deadline came at the same time changes nothing.
@@ -151,6 +153,13 @@ def is_idle(conn: AsyncConnection[Any]) -> bool:
 
 def is_lost(conn: AsyncConnection[Any]) -> bool:
     return conn.pgconn.transaction_status == UNKNOWN
+
+
+def is_outdated(error: BaseException | None) -> bool:
+    """Whether a statement that was prepared on the connection gives other columns by now; nothing was done then."""
+    return (
+        isinstance(error, psycopg.errors.FeatureNotSupported) and error.diag.source_function == "RevalidateCachedQuery"
+    )
 
 
 def explain(

@@ -113,6 +113,7 @@ class AsyncEndpointPool:
         try:
             await self._scatter_slots.acquire(deadline)
         except QueueFull:
+            self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="busy"))
             raise self._busy() from None
         except SentAway:
             raise self.refusal() from None
@@ -221,10 +222,13 @@ class AsyncEndpointPool:
             self.lookout.look_soon(self.answered_at)
 
     def was_cut(self) -> None:
-        """A call was ended at its deadline."""
+        """A call was ended at its deadline: it may have been slow, or the server is gone without a word."""
         self._observe(DeadlineCut(shard=self.shard, endpoint=self.endpoint.name))
         self._broken_at = monotonic()
-        self.lookout.look_soon(self.answered_at)
+        if self.breaker.counts(TimeoutError("calls in a row had no answer by their deadlines")):
+            self.trip(TimeoutError("calls in a row had no answer by their deadlines"))
+        elif not self.breaker.is_open:
+            self.lookout.look_now()
 
     def retried(self, error: BaseException) -> None:
         """A call that lost its connection is made once more."""
@@ -251,6 +255,12 @@ class AsyncEndpointPool:
         self._slots.send_away()
         self._scatter_slots.send_away()
         self.lookout.wake()
+
+    async def drain(self) -> None:
+        """Replace every connection, those in use when they are given back: what they have prepared is out of date."""
+        pool = self._pool
+        if pool is not None and not pool.closed:
+            await pool.drain()
 
     def discard(self) -> None:
         """Close the idle connections in the background, and those in use when they are given back."""

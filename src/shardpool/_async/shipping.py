@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _TEXT_OID = 25
 _ROLLBACK_SECONDS = 1.0
+# What a last attempt may take when the deadline has passed.
+_LAST_SECONDS = 0.04
 _FIRST_NORMAL_OID = 16384
 
 
@@ -67,7 +69,7 @@ async def execute(
         pgresult = await async_drive_flow(flow, deadline)
         return Result(pgresult, conns[prepared.at], tuple(conns), row_factory, bound=bound)
     except Overdue:
-        await rolled_back(conns.values(), attempts=1)
+        await rolled_back(conns.values(), deadline)
         raise DeadlineExceeded(
             "the deadline passed while rows were brought to one shard",
             shard=prepared.at if prepared is not None else bound.shards[0],
@@ -80,7 +82,7 @@ async def execute(
             raise ScatterError(f"{len(failures)} of {len(conns)} shards failed", failures=failures) from error
         raise
     finally:
-        await rolled_back(conns.values())
+        await rolled_back(conns.values(), deadline)
         await give_all(taken.values())
 
 
@@ -127,14 +129,15 @@ def _check_homes(bound: Bound, missing: gather.Missing) -> None:
         raise ScatterError("a table of the statement is on a shard that is missing", failures=failures)
 
 
-async def rolled_back(conns: Iterable[AsyncConnection[Any]], *, attempts: int = 4) -> None:
-    """Leave no transaction open, and nothing running."""
+async def rolled_back(conns: Iterable[AsyncConnection[Any]], deadline: float) -> None:
+    """Leave no transaction open, and nothing running; by the deadline, or shortly after when that has passed."""
     conns = list(conns)
-    await give_up(conns, attempts)
+    until = max(monotonic() + _LAST_SECONDS, min(deadline, monotonic() + _ROLLBACK_SECONDS))
+    await give_up(conns, until)
     for conn in conns:
         if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             try:
-                await async_drive_flow(run(conn, "ROLLBACK"), monotonic() + _ROLLBACK_SECONDS)
+                await async_drive_flow(run(conn, "ROLLBACK"), max(until, monotonic() + _LAST_SECONDS / 2))
             except (Overdue, psycopg.Error):
                 await conn.close()
 

@@ -114,7 +114,7 @@ async def stream(
             raise ScatterError(f"{len(failures)} of {len(taken)} shards failed", failures=failures) from error
         raise
     finally:
-        await shipping.rolled_back([conn for _, conn in taken.values()])
+        await shipping.rolled_back([conn for _, conn in taken.values()], deadline())
         await give_all(taken.values())
 
 

@@ -70,7 +70,7 @@ async def _run(taken: gather.Taken, statements: Mapping[str, Statement], deadlin
     for name, (pool, conn) in taken.items():
         if not conn.autocommit:
             await conn.set_autocommit(True)
-        legs.append(Leg(name, conn, statements[name], gather.overdue(name, pool), begin=begin))
+        legs.append(Leg(name, conn, statements[name], gather.overdue(name, pool, reads=begin), begin=begin))
     await async_drive(((leg.pgconn.socket, leg.step()) for leg in legs), deadline)
     for leg in legs:
         if not leg.reusable:

@@ -20,15 +20,19 @@ _ATTEMPTS = (0.05, 0.1, 0.2, 0.4)
 _SINCE = 170000
 
 
-def give_up(conns: Iterable[Connection[Any]], attempts: int = len(_ATTEMPTS)) -> None:
-    """Cancel what runs on the connections and make them ready for others; those that do not answer are closed."""
+def give_up(conns: Iterable[Connection[Any]], until: float) -> None:
+    """Cancel what runs on the connections and make them ready for others; those that do not answer are closed.
+
+    Takes no longer than to `until` (monotonic seconds), or for a twentieth of a second when that has passed.
+    """
     busy = [conn for conn in conns if conn.pgconn.transaction_status == TransactionStatus.ACTIVE]
     if psycopg.pq.version() >= _SINCE:
-        for seconds in _ATTEMPTS[:attempts]:
-            if not busy:
-                return
+        until = max(until, monotonic() + _ATTEMPTS[0])
+        for seconds in _ATTEMPTS:
+            if not busy or monotonic() >= until:
+                break
             with suppress(Overdue, psycopg.Error):
-                drive_flow(cancelled(busy), monotonic() + seconds)
+                drive_flow(cancelled(busy), min(until, monotonic() + seconds))
             busy = [conn for conn in busy if conn.pgconn.transaction_status == TransactionStatus.ACTIVE]
     for conn in busy:
         conn.close()

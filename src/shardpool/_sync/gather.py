@@ -16,7 +16,7 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import Step, drive, run_all, sleep
 from .._leg import Leg, Statement
-from ..errors import DeadlineExceeded, ScatterError, ShardError, ShardUnavailable, UnsupportedQuery
+from ..errors import DeadlineExceeded, ScatterError, ShardError, ShardUnavailable, UnsupportedQuery, first_line
 from ..query.placeholders import Converted, convert
 from ..result import Result
 from ..topology import Topology, placements_differ
@@ -361,6 +361,19 @@ def may_be_missing(failures: dict[str, BaseException], asked: int) -> bool:
     )
 
 
+def as_missing(failures: dict[str, BaseException]) -> dict[str, BaseException]:
+    """Why shards are missing, each as a `ShardError`."""
+    return {name: error if isinstance(error, ShardError) else _gone(name, error) for name, error in failures.items()}
+
+
+def _gone(name: str, error: BaseException) -> ShardUnavailable:
+    found = ShardUnavailable(
+        f"the connection to shard {name} was lost", shard=name, phase="query", detail=first_line(error)
+    )
+    found.__cause__ = error
+    return found
+
+
 def _is_lost(error: BaseException) -> bool:
     """psycopg's error of a connection that broke: of class 08 or 57P, or of none."""
     return isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(("08", "57P"))
@@ -373,7 +386,7 @@ def _all_or_raise(
         if not isinstance(error, Exception):
             raise error
     if missing is not None and may_be_missing(failures, len(names)):
-        missing.update(failures)
+        missing.update(as_missing(failures))
         return results
     if failures:
         raise ScatterError(

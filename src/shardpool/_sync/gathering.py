@@ -12,7 +12,6 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import drive
 from .._leg import Leg, Statement
-from ..errors import DeadlineExceeded
 from ..query.bound import Bound
 from ..query.merging import NotHere, added, bound_value, merged_order
 from ..query.plan import Gathered
@@ -65,11 +64,11 @@ def execute(
         else:
             drive(steps, deadline)
     finally:
-        _freed(legs)
+        _freed(legs, deadline)
         give_all(taken.values())
     failures = gather.failures_of(legs, taken, may_be_applied=False)
     if missing is not None and gather.may_be_missing(failures, len(legs)):
-        missing.update(failures)
+        missing.update(gather.as_missing(failures))
         legs = [leg for leg in legs if leg.error is None]
         bound = replace(bound, shards=tuple(leg.shard for leg in legs))
     elif failures:
@@ -91,10 +90,9 @@ def _any_failed(legs: Sequence[Leg]) -> bool:
     return any(leg.error is not None for leg in legs)
 
 
-def _freed(legs: Sequence[Leg]) -> None:
-    """The answers of the others are of no use when one shard has failed; at the deadline there is little time left."""
-    overdue = any(isinstance(leg.error, DeadlineExceeded) for leg in legs)
-    give_up((leg.conn for leg in legs if not leg.reusable), attempts=1 if overdue else 4)
+def _freed(legs: Sequence[Leg], deadline: float) -> None:
+    """The answers of the others are of no use when one shard has failed."""
+    give_up((leg.conn for leg in legs if not leg.reusable), deadline)
     for leg in legs:
         if not leg.reusable and not is_idle(leg.conn):
             leg.conn.close()

@@ -20,7 +20,7 @@ from .._leg import LEFT_OPEN
 from ..errors import RouterMisuse, ShardUnavailable
 from ..result import Result
 from ..tokens import Token
-from .lease import Lease, Params, deadline_after, explain, is_lost
+from .lease import Lease, Params, deadline_after, explain, is_lost, is_outdated
 from .planning import forget_catalog, is_ddl, may_write
 from .pools import EndpointPool, Retired
 from .shards import ShardPools
@@ -275,6 +275,7 @@ class Handle(ABC):
             assert pgresult is not None
             if not pgresult.nfields and is_ddl(pgresult.command_status):
                 forget_catalog(self._router)
+                pool.drain()
             return Result(pgresult, conn, (pool.shard,), row_factory, cursor._tx)
         except psycopg.Error as error:
             failure = error
@@ -286,7 +287,10 @@ class Handle(ABC):
             pool.give(conn)
         wrote = (cut or lost) and may_write(self._router, query)
         explained = explain(failure, pool, cut=cut, lost=lost, phase="query", may_be_applied=wrote)
-        if lost and not cut and not wrote and self._router._retries.spend():
+        outdated = is_outdated(failure)
+        if outdated:
+            pool.drain()
+        if (outdated or (lost and not cut and not wrote)) and self._router._retries.spend():
             pool.retried(failure)
             return self._execute_until(
                 query,

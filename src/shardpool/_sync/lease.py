@@ -133,6 +133,8 @@ class Lease:
         cut = self._watch is not None and not self._pool.watchdog.release(self._watch)
         if cut:
             self._conn.close()
+        if is_outdated(error):
+            self._pool.drain()
         self._pool.give(self._conn)
         if error is None and self._phase == "commit":
             # Confirmed: that the deadline came at the same time changes nothing.
@@ -152,6 +154,13 @@ def is_idle(conn: Connection[Any]) -> bool:
 
 def is_lost(conn: Connection[Any]) -> bool:
     return conn.pgconn.transaction_status == UNKNOWN
+
+
+def is_outdated(error: BaseException | None) -> bool:
+    """Whether a statement that was prepared on the connection gives other columns by now; nothing was done then."""
+    return (
+        isinstance(error, psycopg.errors.FeatureNotSupported) and error.diag.source_function == "RevalidateCachedQuery"
+    )
 
 
 def explain(

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 _SOONEST, _LATEST = 0.2, 0.4
 # Seconds between two looks at a node whose role or lag has to be known.
 _PERIOD = 0.4
-# Seconds that a look may take at least and at most: many times what connecting usually takes. Every fourth look at
-# a server that is not well has the time of a caller instead, for one that has become slow.
+# Seconds that a look may take at least and at most: many times what connecting usually takes. With every fourth look
+# at a server that is not well another is begun that has the time of a caller, for one that has become slow.
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.3, 1.0
 _TIMES_USUAL = 10
 _PATIENT = 4
 # Seconds between two suspicions: of those that find the server well each next one comes later.
-_CALM_MIN, _CALM_MAX = 0.5, 10.0
+_CALM_MIN, _CALM_MAX = 0.25, 2.0
 # Timeouts in a row after which a node that nobody uses counts as not there.
 _MISSED = 2
 
@@ -73,6 +73,7 @@ class Lookout:
         self._suspicious = False
         self._missed = 0
         self._looks = 0
+        self._patient = False
         self._calm_until = 0.0
         self._calm = 0.0
         self._conn: Connection[Any] | None = None
@@ -163,6 +164,9 @@ class Lookout:
             return
         self._missed += 1
         self._looks += 1
+        if self._looks % _PATIENT == 0 and not self._patient and is_timeout(error):
+            self._patient = True
+            spawn(self._look_patiently, f"shardpool-look-{self._pool.name}")
         # Calls that have had answers meanwhile show that it is the look that was slow.
         if self._pool.answered_at > begun:
             return
@@ -203,8 +207,17 @@ class Lookout:
             raise psycopg.errors.ConnectionTimeout("the server does not answer")
         return Seen(at, row[0], None if row[1] is None else int(row[1]), row[2] or 0)
 
+    def _look_patiently(self) -> None:
+        try:
+            conn = self._connector.look(self._connector.connect_seconds)
+            conn.close()
+        except (psycopg.Error, ShardpoolError, OSError):
+            pass
+        else:
+            self._pool.is_well()
+        finally:
+            self._patient = False
+
     def _seconds(self) -> float:
-        if self._looks % _PATIENT == _PATIENT - 1:
-            return self._connector.connect_seconds
         usual = self._connector.usual_seconds
         return min(max(_TIMES_USUAL * usual, _SHORTEST_LOOK), _LONGEST_LOOK, self._connector.connect_seconds)

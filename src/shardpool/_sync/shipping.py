@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _TEXT_OID = 25
 _ROLLBACK_SECONDS = 1.0
+# What a last attempt may take when the deadline has passed.
+_LAST_SECONDS = 0.04
 _FIRST_NORMAL_OID = 16384
 
 
@@ -66,7 +68,7 @@ def execute(
         pgresult = drive_flow(flow, deadline)
         return Result(pgresult, conns[prepared.at], tuple(conns), row_factory, bound=bound)
     except Overdue:
-        rolled_back(conns.values(), attempts=1)
+        rolled_back(conns.values(), deadline)
         raise DeadlineExceeded(
             "the deadline passed while rows were brought to one shard",
             shard=prepared.at if prepared is not None else bound.shards[0],
@@ -79,7 +81,7 @@ def execute(
             raise ScatterError(f"{len(failures)} of {len(conns)} shards failed", failures=failures) from error
         raise
     finally:
-        rolled_back(conns.values())
+        rolled_back(conns.values(), deadline)
         give_all(taken.values())
 
 
@@ -126,14 +128,15 @@ def _check_homes(bound: Bound, missing: gather.Missing) -> None:
         raise ScatterError("a table of the statement is on a shard that is missing", failures=failures)
 
 
-def rolled_back(conns: Iterable[Connection[Any]], *, attempts: int = 4) -> None:
-    """Leave no transaction open, and nothing running."""
+def rolled_back(conns: Iterable[Connection[Any]], deadline: float) -> None:
+    """Leave no transaction open, and nothing running; by the deadline, or shortly after when that has passed."""
     conns = list(conns)
-    give_up(conns, attempts)
+    until = max(monotonic() + _LAST_SECONDS, min(deadline, monotonic() + _ROLLBACK_SECONDS))
+    give_up(conns, until)
     for conn in conns:
         if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             try:
-                drive_flow(run(conn, "ROLLBACK"), monotonic() + _ROLLBACK_SECONDS)
+                drive_flow(run(conn, "ROLLBACK"), max(until, monotonic() + _LAST_SECONDS / 2))
             except (Overdue, psycopg.Error):
                 conn.close()
 

@@ -115,7 +115,7 @@ def stream(
             raise ScatterError(f"{len(failures)} of {len(taken)} shards failed", failures=failures) from error
         raise
     finally:
-        shipping.rolled_back([conn for _, conn in taken.values()])
+        shipping.rolled_back([conn for _, conn in taken.values()], deadline())
         give_all(taken.values())
 
 

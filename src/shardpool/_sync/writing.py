@@ -71,7 +71,7 @@ def _run(taken: gather.Taken, statements: Mapping[str, Statement], deadline: flo
     for name, (pool, conn) in taken.items():
         if not conn.autocommit:
             conn.set_autocommit(True)
-        legs.append(Leg(name, conn, statements[name], gather.overdue(name, pool), begin=begin))
+        legs.append(Leg(name, conn, statements[name], gather.overdue(name, pool, reads=begin), begin=begin))
     drive(((leg.pgconn.socket, leg.step()) for leg in legs), deadline)
     for leg in legs:
         if not leg.reusable:
