@@ -185,7 +185,7 @@ class AsyncEndpointPool:
         if pool is None or pool.closed:
             pool = await self._open()
         connector = self._connector
-        if connector.error is not None and connector.is_pausing and not self.is_warm:
+        if connector.error is not None and connector.is_pausing and not self.is_warm and not self.retired:
             raise self._unavailable(connector.error)
         failures = connector.failures
         wait = _SHORTEST_WAIT
@@ -209,6 +209,8 @@ class AsyncEndpointPool:
                 continue
             except PoolTimeout:
                 wait = min(2 * wait, _LONGEST_WAIT)
+            if self.retired:
+                raise Retired
             if connector.failures != failures and connector.error is not None:
                 raise self._unavailable(connector.error)
             if left <= 0:
@@ -242,7 +244,7 @@ class AsyncEndpointPool:
             self.trip(error)
 
     def _connect_failed(self, error: Exception) -> None:
-        if self.breaker.counts(error):
+        if not self.retired and self.breaker.counts(error):
             self.trip(error)
 
     def trip(self, cause: BaseException) -> None:
