@@ -32,13 +32,10 @@ def broken_fleet() -> Iterator[FaultFleet]:
 
 
 @pytest.fixture
-def fleet(broken_fleet: FaultFleet) -> Iterator[FaultFleet]:
+def fleet(broken_fleet: FaultFleet) -> FaultFleet:
     """The fleet, well, with an empty ledger."""
     broken_fleet.heal()
-    try:
-        yield broken_fleet
-    finally:
-        broken_fleet.heal()
+    return broken_fleet
 
 
 @pytest.fixture

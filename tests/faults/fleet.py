@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -159,9 +158,8 @@ class FaultFleet:
             proxy = self.proxies[name]
             if proxy.target != ("127.0.0.1", server.port):
                 proxy.point_at(("127.0.0.1", server.port))
-            with suppress(psycopg.errors.LockNotAvailable):
-                self.end_sessions(name)
             with self.connect(name) as conn:
+                conn.execute(f"select pg_terminate_backend(pid, 2000) from ({_SESSIONS}) as them")
                 conn.execute("set lock_timeout = '5s'")
                 conn.execute("truncate ledger")
 
