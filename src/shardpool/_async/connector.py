@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from .. import control
+from .._meter import Meters
 from .._watchdog import AsyncWatchdog
 from ..errors import ShardUnavailable, first_line
 from ..events import Connected, ConnectFailed, Observers
@@ -34,6 +35,7 @@ class AsyncConnectOptions:
     configure: Callable[[AsyncConnection[Any]], Awaitable[None]] | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     observers: Observers = field(default_factory=Observers)
+    meters: Meters = field(default_factory=Meters)
 
 
 class AsyncConnector:

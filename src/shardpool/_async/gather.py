@@ -15,6 +15,7 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import Step, async_drive, async_run_all, async_sleep
 from .._leg import Leg, Statement
+from .._meter import TAKEN
 from ..errors import DeadlineExceeded, ScatterError, ShardError, UnsupportedQuery
 from ..query.placeholders import Converted, convert
 from ..result import Result
@@ -138,13 +139,16 @@ async def _endpoint(router: AsyncRouter, name: str, deadline: float, readonly: b
 
 
 async def _take_each(names: Sequence[str], pools: Sequence[AsyncEndpointPool], deadline: float) -> Taken:
+    begun = monotonic()
     reserved: list[AsyncEndpointPool] = []
     outcomes: list[tuple[Any, BaseException | None]] = [(None, None)] * len(pools)
 
     async def connect(number: int) -> None:
         # Written down at once: when the caller is interrupted, what the others have got has to be given back.
         try:
-            outcomes[number] = await pools[number].connect(deadline), None
+            conn = await pools[number].connect(deadline)
+            setattr(conn, TAKEN, (begun, monotonic()))
+            outcomes[number] = conn, None
         except Exception as error:
             outcomes[number] = None, error
 
@@ -233,6 +237,7 @@ def overdue(name: str, pool: AsyncEndpointPool, *, reads: bool = False) -> Calla
     """Makes the error of a leg whose time is over; what only `reads` has not been applied."""
 
     def error() -> DeadlineExceeded:
+        pool.meter.failed("DeadlineExceeded")
         return DeadlineExceeded(
             f"the deadline passed on shard {name}",
             shard=name,

@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from .._concurrency import async_is_contended, async_uninterrupted
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
+from .._meter import TAKEN
 from .._slots import AsyncSlots, QueueFull
 from .._watchdog import AsyncWatchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
@@ -62,6 +63,7 @@ class AsyncEndpointPool:
         self._slots = AsyncSlots(endpoint.pool.max_size, endpoint.pool.max_waiting)
         self._making = threading.Lock()
         self._pool: AsyncConnectionPool[Any] | None = None
+        self.meter = options.meters.of(shard, endpoint.name)
 
     async def take(self, deadline: float) -> AsyncConnection[Any]:
         """A connection that must be given back with `give`.
@@ -69,12 +71,15 @@ class AsyncEndpointPool:
         Raises `ShardBusy` at once when the queue is full, `ShardUnavailable` when connecting failed,
         `DeadlineExceeded` at the deadline (monotonic seconds), `Retired` after a reload.
         """
+        begun = monotonic()
         await self.reserve(deadline)
         try:
-            return await self.connect(deadline)
+            conn = await self.connect(deadline)
         except BaseException:
             self._slots.release()
             raise
+        setattr(conn, TAKEN, (begun, monotonic()))
+        return conn
 
     async def reserve(self, deadline: float) -> None:
         """The first half of `take`: a place among those who may hold a connection."""
@@ -97,7 +102,11 @@ class AsyncEndpointPool:
 
     async def give(self, conn: AsyncConnection[Any]) -> None:
         """Roll back what is open, and back into the pool, which replaces what is broken."""
-        setattr(conn, GIVEN_BACK, monotonic())
+        now = monotonic()
+        setattr(conn, GIVEN_BACK, now)
+        taken = conn.__dict__.get(TAKEN)
+        if taken is not None:
+            self.meter.used(taken, now)
         # A closed pool closes what it is given.
         if conn.pgconn.transaction_status in _AT_REST or cast("AsyncConnectionPool[Any]", conn._pool).closed:
             await self._put(conn)
@@ -265,9 +274,12 @@ class AsyncEndpointPool:
             "connect_failures": self._connector.failures,
             "last_error": first_line(error) if error is not None else None,
             "pool": self._pool.get_stats() if self._pool is not None else {},
+            "limits": {"min_size": _sizes(self.endpoint.pool)[0], "max_size": _sizes(self.endpoint.pool)[1]},
+            **self.meter.stats(),
         }
 
     def _unavailable(self, cause: Exception) -> ShardError:
+        self.meter.failed("ShardUnavailable")
         if isinstance(cause, ShardUnavailable):
             # Each caller gets an exception of its own: a shared one would collect the tracebacks of all of them.
             error = ShardUnavailable(
@@ -291,6 +303,7 @@ class AsyncEndpointPool:
         return error
 
     def _busy(self) -> ShardBusy:
+        self.meter.failed("ShardBusy")
         return ShardBusy(
             f"shard {self.shard} is busy",
             shard=self.shard,
@@ -302,6 +315,7 @@ class AsyncEndpointPool:
 
     def overdue(self, detail: str) -> DeadlineExceeded:
         """The error of a caller that got no connection in time."""
+        self.meter.timed_out()
         error = self._connector.error
         return DeadlineExceeded(
             f"no connection to shard {self.shard} within the deadline",

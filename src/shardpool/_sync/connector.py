@@ -15,6 +15,7 @@ from psycopg import Connection
 from psycopg.rows import tuple_row
 
 from .. import control
+from .._meter import Meters
 from .._watchdog import Watchdog
 from ..errors import ShardUnavailable, first_line
 from ..events import Connected, ConnectFailed, Observers
@@ -35,6 +36,7 @@ class ConnectOptions:
     configure: Callable[[Connection[Any]], None] | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     observers: Observers = field(default_factory=Observers)
+    meters: Meters = field(default_factory=Meters)
 
 
 class Connector:

@@ -16,6 +16,7 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import Step, drive, run_all, sleep
 from .._leg import Leg, Statement
+from .._meter import TAKEN
 from ..errors import DeadlineExceeded, ScatterError, ShardError, UnsupportedQuery
 from ..query.placeholders import Converted, convert
 from ..result import Result
@@ -139,13 +140,16 @@ def _endpoint(router: Router, name: str, deadline: float, readonly: bool) -> End
 
 
 def _take_each(names: Sequence[str], pools: Sequence[EndpointPool], deadline: float) -> Taken:
+    begun = monotonic()
     reserved: list[EndpointPool] = []
     outcomes: list[tuple[Any, BaseException | None]] = [(None, None)] * len(pools)
 
     def connect(number: int) -> None:
         # Written down at once: when the caller is interrupted, what the others have got has to be given back.
         try:
-            outcomes[number] = pools[number].connect(deadline), None
+            conn = pools[number].connect(deadline)
+            setattr(conn, TAKEN, (begun, monotonic()))
+            outcomes[number] = conn, None
         except Exception as error:
             outcomes[number] = None, error
 
@@ -234,6 +238,7 @@ def overdue(name: str, pool: EndpointPool, *, reads: bool = False) -> Callable[[
     """Makes the error of a leg whose time is over; what only `reads` has not been applied."""
 
     def error() -> DeadlineExceeded:
+        pool.meter.failed("DeadlineExceeded")
         return DeadlineExceeded(
             f"the deadline passed on shard {name}",
             shard=name,

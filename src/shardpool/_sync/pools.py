@@ -17,6 +17,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from .._concurrency import is_contended, uninterrupted
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
+from .._meter import TAKEN
 from .._slots import QueueFull, Slots
 from .._watchdog import Watchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
@@ -63,6 +64,7 @@ class EndpointPool:
         self._slots = Slots(endpoint.pool.max_size, endpoint.pool.max_waiting)
         self._making = threading.Lock()
         self._pool: ConnectionPool[Any] | None = None
+        self.meter = options.meters.of(shard, endpoint.name)
 
     def take(self, deadline: float) -> Connection[Any]:
         """A connection that must be given back with `give`.
@@ -70,12 +72,15 @@ class EndpointPool:
         Raises `ShardBusy` at once when the queue is full, `ShardUnavailable` when connecting failed,
         `DeadlineExceeded` at the deadline (monotonic seconds), `Retired` after a reload.
         """
+        begun = monotonic()
         self.reserve(deadline)
         try:
-            return self.connect(deadline)
+            conn = self.connect(deadline)
         except BaseException:
             self._slots.release()
             raise
+        setattr(conn, TAKEN, (begun, monotonic()))
+        return conn
 
     def reserve(self, deadline: float) -> None:
         """The first half of `take`: a place among those who may hold a connection."""
@@ -98,7 +103,11 @@ class EndpointPool:
 
     def give(self, conn: Connection[Any]) -> None:
         """Roll back what is open, and back into the pool, which replaces what is broken."""
-        setattr(conn, GIVEN_BACK, monotonic())
+        now = monotonic()
+        setattr(conn, GIVEN_BACK, now)
+        taken = conn.__dict__.get(TAKEN)
+        if taken is not None:
+            self.meter.used(taken, now)
         # A closed pool closes what it is given.
         if conn.pgconn.transaction_status in _AT_REST or cast("ConnectionPool[Any]", conn._pool).closed:
             self._put(conn)
@@ -266,9 +275,12 @@ class EndpointPool:
             "connect_failures": self._connector.failures,
             "last_error": first_line(error) if error is not None else None,
             "pool": self._pool.get_stats() if self._pool is not None else {},
+            "limits": {"min_size": _sizes(self.endpoint.pool)[0], "max_size": _sizes(self.endpoint.pool)[1]},
+            **self.meter.stats(),
         }
 
     def _unavailable(self, cause: Exception) -> ShardError:
+        self.meter.failed("ShardUnavailable")
         if isinstance(cause, ShardUnavailable):
             # Each caller gets an exception of its own: a shared one would collect the tracebacks of all of them.
             error = ShardUnavailable(
@@ -292,6 +304,7 @@ class EndpointPool:
         return error
 
     def _busy(self) -> ShardBusy:
+        self.meter.failed("ShardBusy")
         return ShardBusy(
             f"shard {self.shard} is busy",
             shard=self.shard,
@@ -303,6 +316,7 @@ class EndpointPool:
 
     def overdue(self, detail: str) -> DeadlineExceeded:
         """The error of a caller that got no connection in time."""
+        self.meter.timed_out()
         error = self._connector.error
         return DeadlineExceeded(
             f"no connection to shard {self.shard} within the deadline",
