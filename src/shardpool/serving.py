@@ -179,7 +179,8 @@ class Health:
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             return _plain(403, "unknown Origin")
         if self._token is not None:
-            given = (header("Authorization") or "").encode("utf-8", "replace")
+            # Headers are read as Latin-1, whatever they are.
+            given = (header("Authorization") or "").encode("latin-1", "replace")
             if not hmac.compare_digest(given, b"Bearer " + self._token.encode()):
                 return _plain(401, "a token is needed")
         return None
