@@ -36,7 +36,7 @@ def _snake(event: type[Event]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", event.__name__).lower()
 
 
-_OF_ENDPOINTS = {
+_OF_ENDPOINTS: dict[type[Event], str] = {
     event: _snake(event)
     for event in (Connected, ConnectFailed, BreakerOpened, BreakerClosed, Refused, DeadlineCut, Retried)
 }

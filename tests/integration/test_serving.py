@@ -201,7 +201,7 @@ def test_a_request_without_end_is_cut_off(health: Health) -> None:
     with socket.create_connection((host, int(port)), 10) as endless:
         endless.settimeout(5)
         sent = 0
-        with pytest.raises(OSError):  # noqa: PT011
+        with pytest.raises(OSError):
             while sent < 50_000_000:
                 endless.sendall(b"a" * 65536)
                 sent += 65536

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.rows import tuple_row
 
-from ..errors import ShardpoolError, first_line
+from ..errors import DeadlineExceeded, ShardpoolError, first_line
 from .pools import AsyncEndpointPool, Retired
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ _QUERY = """
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one look at an endpoint found at `at` (monotonic seconds), or why it found nothing.
+    """What one look at an endpoint found at `at` (monotonic seconds), or why it found nothing: `error`, with
+    `is_silent` when there was no answer in time.
 
     `ping` is the time of one round trip in seconds, `transactions` counts those of the database since its statistics
     were reset, `wal` is the place that a primary has written or a standby replayed, in bytes.
@@ -45,6 +46,7 @@ class Sample:
 
     at: float
     error: str | None = None
+    is_silent: bool = False
     ping: float | None = None
     role: str | None = None
     connections: int | None = None
@@ -63,7 +65,8 @@ async def sample(router: AsyncRouter, shard: str, endpoint: str, timeout: float)
     try:
         return await _look(pool, deadline)
     except (psycopg.Error, ShardpoolError, Retired) as error:
-        return Sample(monotonic(), error=first_line(error) or type(error).__name__)
+        silent = isinstance(error, DeadlineExceeded)
+        return Sample(monotonic(), error=first_line(error) or type(error).__name__, is_silent=silent)
 
 
 async def _look(pool: AsyncEndpointPool, deadline: float) -> Sample:

@@ -13,7 +13,7 @@ from .options import topology_option, topology_path
 _DEFAULT = "127.0.0.1:9188"
 
 
-class _QuorumType(click.ParamType):
+class _QuorumType(click.ParamType[str | int]):
     name = "quorum"
 
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> str | int:
@@ -23,6 +23,7 @@ class _QuorumType(click.ParamType):
             if int(value) >= 1:
                 return int(value)
         self.fail(f"{value!r} is not a number above 0, all or majority", param, ctx)
+        return None
 
 
 @click.command()

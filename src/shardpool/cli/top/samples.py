@@ -118,7 +118,7 @@ class Fleet:
             return Row(*where, "silent" if silent else "…", watched.endpoint.role)
         last = samples[-1]
         if last.error is not None:
-            return Row(*where, "down", watched.endpoint.role, error=last.error)
+            return Row(*where, "silent" if last.is_silent else "down", watched.endpoint.role, error=last.error)
         written = [] if primary is None or primary is watched else list(primary.samples)
         pings = sorted(seen.ping for seen in samples if seen.ping is not None)
         return Row(
