@@ -23,31 +23,26 @@ class Histogram:
     lock: threads that hold the interpreter's lock in turn lose nothing.
     """
 
-    __slots__ = ("_before", "_between", "_move_at", "counts", "total")
+    __slots__ = ("_before", "_between", "counts", "move_at", "total")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.total = 0.0
         # The counts as they were at the last two moves of the window.
         self._before = self._between = tuple(self.counts)
-        self._move_at = float("-inf")
+        self.move_at = float("-inf")
 
     def add(self, seconds: float, now: float) -> None:
         """Count one duration, which ended at `now` (monotonic seconds)."""
-        if now >= self._move_at:
-            self._move(now)
+        if now >= self.move_at:
+            self.move(now)
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.total += seconds
 
-    def add_short(self, now: float) -> None:
-        """Count one that is too short to matter: as 0, at half the price."""
-        if now >= self._move_at:
-            self._move(now)
-        self.counts[0] += 1
-
-    def _move(self, now: float) -> None:
-        idle = now >= self._move_at + PERIOD
-        self._move_at = now + PERIOD
+    def move(self, now: float) -> None:
+        """Move the window on, which is due from `move_at`."""
+        idle = now >= self.move_at + PERIOD
+        self.move_at = now + PERIOD
         counts = tuple(self.counts)
         self._before = counts if idle else self._between
         self._between = counts
@@ -61,8 +56,8 @@ class Histogram:
 
         Interpolated between two bounds, of which the upper is at most twice the lower; above all bounds it is the last.
         """
-        if now >= self._move_at:
-            self._move(now)
+        if now >= self.move_at:
+            self.move(now)
         window = [after - before for after, before in zip(self.counts, self._before, strict=True)]
         return _quantile(window, share)
 

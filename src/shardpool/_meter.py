@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import threading
+from bisect import bisect_left
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from ._histogram import LE, Histogram
+from ._histogram import BOUNDS, LE, Histogram
 from .events import (
     BreakerClosed,
     BreakerOpened,
@@ -65,14 +66,20 @@ class Meter:
 
     def used(self, taken: tuple[float, float], now: float) -> None:
         """A connection is given back `now`; `taken` is when it was asked for and when it was had."""
+        # On the hot path, so the histograms' add() is written out.
         begun, had = taken
+        waits, uses, seconds = self.wait, self.use, now - had
+        if now >= uses.move_at:
+            uses.move(now)
+            waits.move(now)
         if had - begun > _NO_WAIT:
-            self.wait.add(had - begun, now)
+            waits.add(had - begun, now)
         else:
-            self.wait.add_short(now)
-        self.use.add(now - had, now)
+            waits.counts[0] += 1
+        uses.counts[bisect_left(BOUNDS, seconds)] += 1
+        uses.total += seconds
         if self.on_use is not None:
-            self.on_use(self, had - begun, now - had)
+            self.on_use(self, had - begun, seconds)
 
     def failed(self, error: str) -> None:
         """A call had an error of that class."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardpool._histogram import BOUNDS, LE, PERIOD, Histogram
+from shardpool._meter import Meter
 
 DURATIONS = st.lists(st.floats(0, 200, allow_nan=False), min_size=1, max_size=200)
 
@@ -69,8 +70,16 @@ def test_an_empty_histogram_has_no_quantiles() -> None:
     assert (stats["count"], stats["sum"], stats["p50"], stats["p99"]) == (0, 0.0, None, None)
 
 
-def test_short_ones_are_counted_as_nothing() -> None:
-    histogram = Histogram()
-    histogram.add_short(0.0)
-    assert histogram.stats(0.0)["at_most"][0] == 1
-    assert histogram.total == 0.0
+@given(st.lists(st.tuples(st.floats(0, 0.01), st.floats(0, 200)), min_size=1, max_size=100))
+def test_a_meter_counts_as_its_histograms_would(uses: list[tuple[float, float]]) -> None:
+    meter, waits, used = Meter("s0", "primary"), Histogram(), Histogram()
+    for number, (wait, use) in enumerate(uses):
+        begun = number * 1000.0
+        had = begun + wait
+        meter.used((begun, had), had + use)
+        waits.add(had - begun if had - begun > LE[0] else 0.0, had + use)
+        used.add(had + use - had, had + use)
+    assert (meter.wait.counts, meter.use.counts) == (waits.counts, used.counts)
+    assert meter.wait.total == pytest.approx(waits.total)
+    assert meter.use.total == pytest.approx(used.total)
+    assert meter.use.stats(0.0) == used.stats(0.0)

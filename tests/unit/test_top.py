@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shardpool._sync.sampling import Sample
-from shardpool.cli.top.samples import lag, rate
+from shardpool.cli.top.samples import lag, quantile, rate
 
 
 def places(*written: tuple[float, int | None]) -> list[Sample]:
@@ -37,3 +37,10 @@ def test_the_rate_is_that_between_the_last_two_looks() -> None:
     assert rate(looks[:1]) is None
     assert rate([looks[2], Sample(5.0, transactions=1)]) == 0.0, "the statistics were reset"
     assert rate([*looks, Sample(5.0, error="down")]) == pytest.approx(30.0)
+
+
+def test_a_quantile_is_one_of_the_values_that_were_measured() -> None:
+    assert quantile([], 0.5) is None
+    assert quantile([1.0], 0.99) == 1.0
+    assert quantile([1.0, 2.0], 0.5) == 1.0
+    assert quantile([float(n) for n in range(1, 101)], 0.99) == 99.0

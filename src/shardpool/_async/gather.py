@@ -147,7 +147,7 @@ async def _take_each(names: Sequence[str], pools: Sequence[AsyncEndpointPool], d
         # Written down at once: when the caller is interrupted, what the others have got has to be given back.
         try:
             conn = await pools[number].connect(deadline)
-            setattr(conn, TAKEN, (begun, monotonic()))
+            conn.__dict__[TAKEN] = (begun, monotonic())
             outcomes[number] = conn, None
         except Exception as error:
             outcomes[number] = None, error

@@ -78,7 +78,7 @@ class AsyncEndpointPool:
         except BaseException:
             self._slots.release()
             raise
-        setattr(conn, TAKEN, (begun, monotonic()))
+        conn.__dict__[TAKEN] = (begun, monotonic())
         return conn
 
     async def reserve(self, deadline: float) -> None:

@@ -79,7 +79,7 @@ class EndpointPool:
         except BaseException:
             self._slots.release()
             raise
-        setattr(conn, TAKEN, (begun, monotonic()))
+        conn.__dict__[TAKEN] = (begun, monotonic())
         return conn
 
     def reserve(self, deadline: float) -> None:

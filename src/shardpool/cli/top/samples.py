@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -131,8 +132,8 @@ class Fleet:
             waiting=last.waiting,
             tps=rate(samples),
             lag=lag(samples, written, now) if last.role == "replica" else None,
-            ping_p50=_quantile(pings, 0.5),
-            ping_p99=_quantile(pings, 0.99),
+            ping_p50=quantile(pings, 0.5),
+            ping_p99=quantile(pings, 0.99),
         )
 
     def as_dict(self, rows: Iterable[Row]) -> dict[str, Any]:
@@ -169,6 +170,6 @@ def lag(replica: Sequence[Sample], primary: Sequence[Sample], now: float) -> flo
     return 0.0 if complete[-1] == written[-1].at and primary[-1].error is None else now - complete[-1]
 
 
-def _quantile(values: Sequence[float], share: float) -> float | None:
+def quantile(values: Sequence[float], share: float) -> float | None:
     """The smallest of the sorted values that `share` of them do not exceed."""
-    return values[min(len(values) - 1, int(share * len(values)))] if values else None
+    return values[max(0, ceil(share * len(values)) - 1)] if values else None
