@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,6 +97,12 @@ def test_metrics_are_those_of_the_router(health: Health, router: Router) -> None
     status, body, headers = ask(health.address, "/metrics")
     assert status == 200 and headers["Content-Type"].startswith("text/plain")
     assert re.search(r'^shardpool_calls_total\{.*shard="s2".*\} 1\.0$', body, re.M)
+
+
+def test_without_the_extra_metrics_say_what_to_install(health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    status, body, _ = ask(health.address, "/metrics")
+    assert status == 404 and "shardpool[prometheus]" in body
 
 
 def test_a_frozen_shard_is_told_within_the_timeout(router: Router, shardpool_fleet: Any) -> None:

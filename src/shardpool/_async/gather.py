@@ -146,9 +146,8 @@ async def _take_each(names: Sequence[str], pools: Sequence[AsyncEndpointPool], d
     async def connect(number: int) -> None:
         # Written down at once: when the caller is interrupted, what the others have got has to be given back.
         try:
-            conn = await pools[number].connect(deadline)
-            conn.__dict__[TAKEN] = (begun, monotonic())
-            outcomes[number] = conn, None
+            outcomes[number] = await pools[number].connect(deadline), None
+            outcomes[number][0].__dict__[TAKEN] = (begun, monotonic())
         except Exception as error:
             outcomes[number] = None, error
 

@@ -147,9 +147,8 @@ def _take_each(names: Sequence[str], pools: Sequence[EndpointPool], deadline: fl
     def connect(number: int) -> None:
         # Written down at once: when the caller is interrupted, what the others have got has to be given back.
         try:
-            conn = pools[number].connect(deadline)
-            conn.__dict__[TAKEN] = (begun, monotonic())
-            outcomes[number] = conn, None
+            outcomes[number] = pools[number].connect(deadline), None
+            outcomes[number][0].__dict__[TAKEN] = (begun, monotonic())
         except Exception as error:
             outcomes[number] = None, error
 
