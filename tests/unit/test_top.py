@@ -6,6 +6,7 @@ import pytest
 
 from shardpool._sync.sampling import Sample
 from shardpool.cli.top.samples import lag, quantile, rate
+from shardpool.cli.top.screen import fitting
 
 
 def places(*written: tuple[float, int | None]) -> list[Sample]:
@@ -44,3 +45,11 @@ def test_a_quantile_is_one_of_the_values_that_were_measured() -> None:
     assert quantile([1.0], 0.99) == 1.0
     assert quantile([1.0, 2.0], 0.5) == 1.0
     assert quantile([float(n) for n in range(1, 101)], 0.99) == 99.0
+
+
+def test_a_narrow_terminal_leaves_out_what_is_less_needed() -> None:
+    rows = [["s0", "primary", "ok", "primary", "2/100", "0", "0", "12.5", "", "0.31", "0.35", "127.0.0.1:5432/shop"]]
+    assert fitting(rows, 200) == list(range(12))
+    assert fitting(rows, 90) == list(range(11))
+    assert fitting(rows, 80) == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
+    assert {0, 2} <= set(fitting(rows, 20))

@@ -35,6 +35,9 @@ _COLUMNS = (
     "p99 ms",
     "address",
 )
+_STATE = _COLUMNS.index("state")
+# Left out on a narrow terminal, in this order.
+_LESS_NEEDED = ("address", "role", "p99 ms", "waiting", "conns", "endpoint")
 _NUMERIC = (False,) * 4 + (True,) * 7 + (False,)
 _COLOURS = {"ok": "green", "down": "bold red", "silent": "bold red", "other role": "yellow"}
 
@@ -55,7 +58,7 @@ def watch(fleet: Fleet) -> None:
     console = Console()
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(_table(fleet), refresh=True)
+            live.update(_table(fleet, console.width), refresh=True)
             if pressed(_REDRAW) in ("q", "Q", "\x1b", "\x04"):
                 return
 
@@ -86,7 +89,8 @@ class _Pressed:
         return os.read(self._descriptor, 1).decode(errors="replace") or "q"
 
 
-def _table(fleet: Fleet) -> Table:
+def _table(fleet: Fleet, width: int) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
@@ -99,15 +103,32 @@ def _table(fleet: Fleet) -> Table:
         caption=escape(errors) + ("\n" if errors else "") + "q leaves",
         title_justify="left",
         caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
         expand=False,
     )
-    for name, numeric in zip(_COLUMNS, _NUMERIC, strict=True):
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        cells = [escape(str(cell)) if cell is not None else "" for cell in _cells(row)]
-        cells[2] = f"[{_COLOURS.get(row.state, 'dim')}]{cells[2]}[/]"
-        table.add_row(*cells)
+    texts = [["" if cell is None else str(cell) for cell in _cells(row)] for row in rows]
+    shown = fitting(texts, width)
+    for place in shown:
+        table.add_column(_COLUMNS[place], justify="right" if _NUMERIC[place] else "left", no_wrap=True)
+    for row, cells in zip(rows, texts, strict=True):
+        colour = _COLOURS.get(row.state, "dim")
+        coloured = [escape(cell) if place != _STATE else f"[{colour}]{cell}[/]" for place, cell in enumerate(cells)]
+        table.add_row(*[coloured[place] for place in shown])
     return table
+
+
+def fitting(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The places of the columns that a terminal of that width has room for, the less needed ones left out."""
+    shown = list(range(len(_COLUMNS)))
+    # Two blanks between two columns, of which the first has none before it.
+    taken = {place: 2 + max(len(_COLUMNS[place]), *(len(row[place]) for row in rows)) for place in shown}
+    for name in _LESS_NEEDED:
+        if sum(taken[place] for place in shown) <= width:
+            break
+        shown.remove(_COLUMNS.index(name))
+    return shown
 
 
 def _cells(row: Row) -> tuple[str | int | None, ...]:
