@@ -35,6 +35,7 @@ check: $(VENV)/.installed  ## types, lint, import contracts, generated files
 	$(BIN)/python tools/cli_reference.py --check
 	$(BIN)/python tools/config_reference.py --check
 	$(BIN)/python tools/limits.py --check
+	$(BIN)/python tools/dashboard.py --check
 
 oracle: $(VENV)/.installed  ## many more random statements, and TPC-H at a larger scale
 	SHARDPOOL_ORACLE_STATEMENTS=50000 SHARDPOOL_ORACLE_SEED=$${SEED:-$$(date +%j)} SHARDPOOL_TPCH_SCALE=0.1 \
@@ -53,6 +54,7 @@ sync: $(VENV)/.installed  ## generate what is generated
 	$(BIN)/python tools/cli_reference.py
 	$(BIN)/python tools/config_reference.py
 	$(BIN)/python tools/limits.py
+	$(BIN)/python tools/dashboard.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -114,6 +114,14 @@ class Observers:
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = tuple(observers)
 
+    def add(self, observer: Observer) -> None:
+        """Tell one more from now on."""
+        self._observers = (*self._observers, observer)
+
+    def remove(self, observer: Observer) -> None:
+        """Tell it no more."""
+        self._observers = tuple(other for other in self._observers if other is not observer)
+
     def observe(self, event: Event) -> None:
         for observer in self._observers:
             try:

@@ -33,13 +33,13 @@ _PATIENCE = 20.0
 class Terminal:
     """A process on a pseudo-terminal; what it writes is read without the escapes that move and colour."""
 
-    def __init__(self, cli: Cli, *arguments: str) -> None:
+    def __init__(self, cli: Cli, *arguments: str, command: str = "shell") -> None:
         self._master, slave = pty.openpty()
         ioctl(slave, TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
         # The report of the cursor's place is an answer that a real terminal would give.
         environment = {**cli.environment, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
         self.process = subprocess.Popen(
-            [*COMMAND, "shell", *arguments],
+            [*COMMAND, command, *arguments],
             env=environment,
             cwd=cli.folder,
             stdin=slave,

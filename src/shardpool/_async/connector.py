@@ -15,6 +15,7 @@ from psycopg.rows import tuple_row
 
 from .. import control
 from .._attempt import Attempt, Unanswered, bounded
+from .._meter import Meters
 from .._watchdog import AsyncWatchdog
 from ..errors import ShardUnavailable, first_line
 from ..events import Connected, ConnectFailed, Observers
@@ -42,6 +43,7 @@ class AsyncConnectOptions:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     observers: Observers = field(default_factory=Observers)
     max_held: int = 1000
+    meters: Meters = field(default_factory=Meters)
 
 
 class AsyncConnector:

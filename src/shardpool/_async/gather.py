@@ -15,6 +15,7 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import Step, async_drive, async_run_all, async_sleep
 from .._leg import Leg, Statement
+from .._meter import TAKEN
 from ..errors import DeadlineExceeded, ScatterError, ShardError, ShardUnavailable, UnsupportedQuery, first_line
 from ..query.placeholders import Converted, convert
 from ..result import Result
@@ -193,11 +194,13 @@ async def _take_each(
     conns: dict[str, AsyncConnection[Any]] = {}
     # Those that answer need time, too, when the others have not given a connection.
     until = deadline if missing is None else (monotonic() + deadline) / 2
+    begun = monotonic()
 
     async def connect(name: str) -> None:
         # Written down at once: when the caller is interrupted, what the others have got has to be given back.
         try:
             conns[name] = await reserved[name].connect(until)
+            conns[name].__dict__[TAKEN] = (begun, monotonic())
         except Exception as error:
             failures[name] = error
 
@@ -301,6 +304,7 @@ def overdue(name: str, pool: AsyncEndpointPool, *, reads: bool = False) -> Calla
     """Makes the error of a leg whose time is over; what only `reads` has not been applied."""
 
     def error() -> DeadlineExceeded:
+        pool.meter.failed("DeadlineExceeded")
         return DeadlineExceeded(
             f"the deadline passed on shard {name}",
             shard=name,

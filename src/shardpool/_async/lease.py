@@ -166,6 +166,9 @@ def explain(
     error: BaseException | None, pool: AsyncEndpointPool, *, cut: bool, lost: bool, phase: str, may_be_applied: bool
 ) -> BaseException | None:
     """What an error on a connection of the pool means: `DeadlineExceeded`, `CommitUnknown`, or itself with a note."""
+    pool.meter.failed(
+        "DeadlineExceeded" if cut else "CommitUnknown" if lost and may_be_applied else type(error).__name__
+    )
     where: dict[str, Any] = {"shard": pool.shard, "endpoint": pool.endpoint.name, "phase": phase}
     applied: Applied = "unknown" if may_be_applied else "no"
     cause = first_line(error) if error is not None else None

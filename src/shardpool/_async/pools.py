@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from .._breaker import Breaker
 from .._concurrency import async_is_contended, async_spawn, async_uninterrupted
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
+from .._meter import TAKEN
 from .._slots import AsyncSlots, QueueFull, SentAway
 from .._watchdog import AsyncWatchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
@@ -74,6 +75,7 @@ class AsyncEndpointPool:
         # When a call last had its answer, and when a connection was last found broken; monotonic seconds.
         self.answered_at = 0.0
         self._broken_at = 0.0
+        self.meter = options.meters.of(shard, endpoint.name)
 
     async def take(self, deadline: float) -> AsyncConnection[Any]:
         """A connection that must be given back with `give`.
@@ -81,12 +83,15 @@ class AsyncEndpointPool:
         Raises `ShardBusy` at once when the queue is full, `ShardUnavailable` when connecting failed,
         `DeadlineExceeded` at the deadline (monotonic seconds), `Retired` after a reload.
         """
+        begun = monotonic()
         await self.reserve(deadline)
         try:
-            return await self.connect(deadline)
+            conn = await self.connect(deadline)
         except BaseException:
             self._slots.release()
             raise
+        conn.__dict__[TAKEN] = (begun, monotonic())
+        return conn
 
     async def reserve(self, deadline: float) -> None:
         """The first half of `take`: a place among those who may hold a connection."""
@@ -144,6 +149,9 @@ class AsyncEndpointPool:
             self.answered_at = now
             if self.breaker.failures and not self.breaker.is_open:
                 self.breaker.failures = 0
+        taken = conn.__dict__.get(TAKEN)
+        if taken is not None:
+            self.meter.used(taken, now)
         # A closed pool closes what it is given.
         if status in _AT_REST or cast("AsyncConnectionPool[Any]", conn._pool).closed:
             await self._put(conn)
@@ -397,9 +405,12 @@ class AsyncEndpointPool:
             "connect_failures": self._connector.failures,
             "last_error": first_line(error) if error is not None else None,
             "pool": self._pool.get_stats() if self._pool is not None else {},
+            "limits": {"min_size": _sizes(self.endpoint.pool)[0], "max_size": _sizes(self.endpoint.pool)[1]},
+            **self.meter.stats(),
         }
 
     def _unavailable(self, cause: Exception) -> ShardError:
+        self.meter.failed("ShardUnavailable")
         if isinstance(cause, ShardUnavailable):
             # Each caller gets an exception of its own: a shared one would collect the tracebacks of all of them.
             error = ShardUnavailable(
@@ -423,6 +434,7 @@ class AsyncEndpointPool:
         return error
 
     def _busy(self) -> ShardBusy:
+        self.meter.failed("ShardBusy")
         return ShardBusy(
             f"shard {self.shard} is busy",
             shard=self.shard,
@@ -434,6 +446,7 @@ class AsyncEndpointPool:
 
     def overdue(self, detail: str) -> DeadlineExceeded:
         """The error of a caller that got no connection in time."""
+        self.meter.timed_out()
         error = self._connector.error
         return DeadlineExceeded(
             f"no connection to shard {self.shard} within the deadline",

@@ -19,6 +19,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 from .._breaker import Breaker
 from .._concurrency import is_contended, spawn, uninterrupted
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
+from .._meter import TAKEN
 from .._slots import QueueFull, SentAway, Slots
 from .._watchdog import Watchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
@@ -75,6 +76,7 @@ class EndpointPool:
         # When a call last had its answer, and when a connection was last found broken; monotonic seconds.
         self.answered_at = 0.0
         self._broken_at = 0.0
+        self.meter = options.meters.of(shard, endpoint.name)
 
     def take(self, deadline: float) -> Connection[Any]:
         """A connection that must be given back with `give`.
@@ -82,12 +84,15 @@ class EndpointPool:
         Raises `ShardBusy` at once when the queue is full, `ShardUnavailable` when connecting failed,
         `DeadlineExceeded` at the deadline (monotonic seconds), `Retired` after a reload.
         """
+        begun = monotonic()
         self.reserve(deadline)
         try:
-            return self.connect(deadline)
+            conn = self.connect(deadline)
         except BaseException:
             self._slots.release()
             raise
+        conn.__dict__[TAKEN] = (begun, monotonic())
+        return conn
 
     def reserve(self, deadline: float) -> None:
         """The first half of `take`: a place among those who may hold a connection."""
@@ -145,6 +150,9 @@ class EndpointPool:
             self.answered_at = now
             if self.breaker.failures and not self.breaker.is_open:
                 self.breaker.failures = 0
+        taken = conn.__dict__.get(TAKEN)
+        if taken is not None:
+            self.meter.used(taken, now)
         # A closed pool closes what it is given.
         if status in _AT_REST or cast("ConnectionPool[Any]", conn._pool).closed:
             self._put(conn)
@@ -398,9 +406,12 @@ class EndpointPool:
             "connect_failures": self._connector.failures,
             "last_error": first_line(error) if error is not None else None,
             "pool": self._pool.get_stats() if self._pool is not None else {},
+            "limits": {"min_size": _sizes(self.endpoint.pool)[0], "max_size": _sizes(self.endpoint.pool)[1]},
+            **self.meter.stats(),
         }
 
     def _unavailable(self, cause: Exception) -> ShardError:
+        self.meter.failed("ShardUnavailable")
         if isinstance(cause, ShardUnavailable):
             # Each caller gets an exception of its own: a shared one would collect the tracebacks of all of them.
             error = ShardUnavailable(
@@ -424,6 +435,7 @@ class EndpointPool:
         return error
 
     def _busy(self) -> ShardBusy:
+        self.meter.failed("ShardBusy")
         return ShardBusy(
             f"shard {self.shard} is busy",
             shard=self.shard,
@@ -435,6 +447,7 @@ class EndpointPool:
 
     def overdue(self, detail: str) -> DeadlineExceeded:
         """The error of a caller that got no connection in time."""
+        self.meter.timed_out()
         error = self._connector.error
         return DeadlineExceeded(
             f"no connection to shard {self.shard} within the deadline",

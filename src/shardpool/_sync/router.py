@@ -18,6 +18,7 @@ from psycopg.rows import RowFactory
 from .. import config
 from .._budget import Budget
 from .._concurrency import Home, run_all
+from .._meter import Meters
 from .._watchdog import Watchdog
 from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology
 from ..events import Observer, Observers, Reloaded
@@ -70,8 +71,11 @@ class Router:
     ) -> None:
         self._path = None if isinstance(topology, Topology) else os.fspath(topology)
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
-        self._observers = Observers(observers)
-        self._options = ConnectOptions(connection_class, configure, dict(kwargs or {}), self._observers, max_held)
+        self._meters = Meters()
+        self._observers = Observers([self._meters, *observers])
+        self._options = ConnectOptions(
+            connection_class, configure, dict(kwargs or {}), self._observers, max_held, self._meters
+        )
         self._watchdog = Watchdog()
         self._home: Home | None = None
         self._closed = False
@@ -469,7 +473,10 @@ class Router:
         return check.check(self, rows, timeout)
 
     def stats(self) -> dict[str, Any]:
-        """Counters of every pool by shard and endpoint, with the fleet and its epoch. JSON-ready, without secrets."""
+        """Counters of every pool by shard and endpoint, with the fleet and its epoch. JSON-ready, without secrets.
+
+        Each field is described in docs/reference/stats.md.
+        """
         state = self._state
         return {
             "fleet": state.topology.fleet,
@@ -478,6 +485,7 @@ class Router:
                 (pool.seen_epoch for shard in state.pools.values() for pool in shard.endpoints), default=0
             ),
             "statements": self._counts.as_dict(),
+            **self._meters.stats(state.pools),
             "shards": {name: pools.stats() for name, pools in state.pools.items()},
         }
 
@@ -514,6 +522,7 @@ def _start_afresh() -> None:
     for router in list(_routers):
         _inherited.append((router._state, router._watchdog))
         router._watchdog = Watchdog()
+        router._meters.reset()
         for shard in router._state.pools.values():
             _inherited.extend(pool.start_afresh(router._watchdog) for pool in shard.endpoints)
 
