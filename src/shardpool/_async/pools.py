@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,11 +17,15 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from .._concurrency import async_is_contended, async_uninterrupted
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
+from .._session import SESSION, is_touched
 from .._slots import AsyncSlots, QueueFull
 from .._watchdog import AsyncWatchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
 from ..topology import Endpoint, PoolSettings, Topology
+from . import session
 from .connector import AsyncConnectOptions, AsyncConnector
+
+_log = logging.getLogger("shardpool")
 
 # How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
 _SHORTEST_WAIT = 0.02
@@ -96,10 +101,13 @@ class AsyncEndpointPool:
         return self._pool is not None and len(self._pool._pool) > 0
 
     async def give(self, conn: AsyncConnection[Any]) -> None:
-        """Roll back what is open, and back into the pool, which replaces what is broken."""
+        """Undo what the caller has left, and back into the pool, which replaces what is broken."""
         setattr(conn, GIVEN_BACK, monotonic())
         # A closed pool closes what it is given.
-        if conn.pgconn.transaction_status in _AT_REST or cast("AsyncConnectionPool[Any]", conn._pool).closed:
+        status = conn.pgconn.transaction_status
+        touched = conn.__dict__[SESSION].marks and status == TransactionStatus.IDLE and is_touched(conn)
+        at_rest = status in _AT_REST and not touched
+        if at_rest or cast("AsyncConnectionPool[Any]", conn._pool).closed:
             await self._put(conn)
         else:
             # Cancelled in a rollback, psycopg first asks the server to cancel it, for seconds when that is frozen.
@@ -117,9 +125,19 @@ class AsyncEndpointPool:
         try:
             with suppress(psycopg.Error):
                 await conn.rollback()
+            await self._clean(conn)
         finally:
             cut = not self.watchdog.release(watch)
             if cut or conn.pgconn.transaction_status != TransactionStatus.IDLE:
+                await conn.close()
+
+    async def _clean(self, conn: AsyncConnection[Any]) -> None:
+        if conn.pgconn.transaction_status == TransactionStatus.IDLE and is_touched(conn):
+            try:
+                await session.clean(conn, self._options.configure, self.autocommit)
+            except Exception as error:
+                # Also an error of configure(): whoever comes next makes a connection, and is told.
+                _log.warning("a connection to %s could not be reset: %s", self.name, first_line(error))
                 await conn.close()
 
     async def _put(self, conn: AsyncConnection[Any]) -> None:

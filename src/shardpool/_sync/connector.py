@@ -19,6 +19,7 @@ from .._watchdog import Watchdog
 from ..errors import ShardUnavailable, first_line
 from ..events import Connected, ConnectFailed, Observers
 from ..topology import Endpoint, Topology
+from . import session
 
 # Seconds for which callers are refused at once after a failed attempt: after the first, and at most.
 _PAUSE_MIN = 0.05
@@ -127,8 +128,7 @@ class Connector:
     def _prepare(self, conn: Connection[Any]) -> None:
         if self.topology.control == "required":
             self._check_identity(conn)
-        if self._options.configure is not None:
-            self._options.configure(conn)
+        session.begin(conn, self.endpoint.reset, self._options.configure)
 
     def _silent(self, seconds: float) -> ShardUnavailable:
         return self._unavailable("it did not answer in time", f"connected, then silent for {seconds:g} s", None)

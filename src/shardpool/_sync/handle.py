@@ -16,6 +16,7 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import sleep
 from .._leg import LEFT_OPEN
+from .._session import SESSION, note, quiet
 from ..errors import RouterMisuse
 from ..result import Result
 from .lease import Lease, Params, deadline_after, explain, is_lost
@@ -86,6 +87,7 @@ class Handle(ABC):
             if conn.autocommit is not pool.autocommit:
                 conn.set_autocommit(pool.autocommit)
             setattr(conn, _LENDER, pool)
+            conn.__dict__[SESSION].lend(conn)
         except BaseException:
             pool.give(conn)
             raise
@@ -146,6 +148,8 @@ class Handle(ABC):
         try:
             if not conn.autocommit:
                 conn.set_autocommit(True)
+            if type(query) is not str or query not in quiet:
+                note(conn, query)
             cursor = conn.cursor(binary=binary)
             cursor.execute(query, params, prepare=prepare)
             while cursor.nextset():
