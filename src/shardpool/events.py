@@ -86,6 +86,13 @@ class Retried(EndpointEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewerEpochSeen(EndpointEvent):
+    """A server said that its owners are of a newer epoch than the topology's: it has to be reloaded."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reloaded(Event):
     """Another topology is in force."""
 
@@ -113,6 +120,10 @@ class Observers:
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = tuple(observers)
+
+    def add(self, observer: Observer) -> None:
+        """One more, told after the others."""
+        self._observers += (observer,)
 
     def observe(self, event: Event) -> None:
         for observer in self._observers:

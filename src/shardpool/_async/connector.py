@@ -16,7 +16,7 @@ from psycopg.rows import tuple_row
 from .. import control
 from .._watchdog import AsyncWatchdog
 from ..errors import ShardUnavailable, first_line
-from ..events import Connected, ConnectFailed, Observers
+from ..events import Connected, ConnectFailed, NewerEpochSeen, Observers
 from ..topology import Endpoint, Topology
 from . import session
 
@@ -169,6 +169,7 @@ class AsyncConnector:
             self.seen_epoch = max(self.seen_epoch, row[3])
         newer = control.newer_epoch(row, self.topology, self.shard)
         if newer is not None:
+            self._observe(NewerEpochSeen(shard=self.shard, endpoint=self.endpoint.name, epoch=newer))
             raise self._unavailable(
                 "its owners are of a newer epoch",
                 f"its owners are of epoch {newer}, and this topology is of epoch {self.topology.epoch}",

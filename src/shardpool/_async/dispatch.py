@@ -8,7 +8,7 @@ import psycopg
 from psycopg.rows import RowFactory
 
 from .._ship import TypesDiffer
-from ..errors import InvalidKey, KeyNotCovered, UnsupportedQuery
+from ..errors import InvalidKey, KeyNotCovered, StaleTopology, UnknownShard, UnsupportedQuery
 from ..query.bound import Bound, Fanout, check_atomic, check_fanout
 from ..query.merging import NotHere
 from ..query.plan import Shipped
@@ -39,7 +39,40 @@ async def execute(
     strategy: str | None,
     atomic: bool,
 ) -> Result:
-    """Run a statement wherever its rows are."""
+    """Run a statement wherever its rows are; again when a reload has taken away a shard before anything was sent."""
+    while True:
+        state = router._state
+        try:
+            return await _execute(
+                router,
+                query,
+                params,
+                deadline,
+                readonly=readonly,
+                binary=binary,
+                row_factory=row_factory,
+                fanout=fanout,
+                strategy=strategy,
+                atomic=atomic,
+            )
+        except (StaleTopology, UnknownShard):
+            if router._state is state:
+                raise
+
+
+async def _execute(
+    router: AsyncRouter,
+    query: Any,
+    params: Params | None,
+    deadline: float,
+    *,
+    readonly: bool,
+    binary: bool,
+    row_factory: RowFactory[Any] | None,
+    fanout: Fanout,
+    strategy: str | None,
+    atomic: bool,
+) -> Result:
     found = await planning.planned(router, query, params, deadline, strategy)
     handle = _routed(found, params) if found.lookup is not None else None
     if handle is None:

@@ -15,7 +15,7 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import Step, async_drive, async_run_all, async_sleep
 from .._leg import Leg, Statement
-from ..errors import DeadlineExceeded, ScatterError, ShardError, UnsupportedQuery
+from ..errors import DeadlineExceeded, ScatterError, ShardError, StaleTopology, UnsupportedQuery
 from ..query.placeholders import Converted, convert
 from ..result import Result
 from .lease import Params, explain, is_lost
@@ -72,7 +72,7 @@ async def call(
 
 async def execute(
     router: AsyncRouter,
-    names: Sequence[str],
+    targets: Callable[[], list[str]],
     query: Any,
     params: Params | None,
     deadline: float,
@@ -81,8 +81,8 @@ async def execute(
     binary: bool,
     row_factory: RowFactory[Any] | None,
 ) -> dict[str, Result]:
-    """The same statement on each shard: sent to all before any is read."""
-    taken = await take_all(router, names, deadline, readonly)
+    """The same statement on each of the shards that `targets()` names: sent to all before any is read."""
+    names, taken = await _take_targets(router, targets, deadline, readonly)
     legs: list[Leg] = []
     results: dict[str, Result] = {}
     try:
@@ -102,6 +102,20 @@ async def execute(
         await give_all(taken.values())
     failures = failures_of(legs, taken, may_be_applied=True)
     return _all_or_raise(names, {name: results[name] for name in names if name in results}, failures)
+
+
+async def _take_targets(
+    router: AsyncRouter, targets: Callable[[], list[str]], deadline: float, readonly: bool
+) -> tuple[list[str], Taken]:
+    """`take_all` of the shards that there are, asked anew when a reload has taken one away before all were taken."""
+    while True:
+        state = router._state
+        names = targets()
+        try:
+            return names, await take_all(router, names, deadline, readonly)
+        except StaleTopology:
+            if router._state is state:
+                raise
 
 
 def _answer(leg: Leg, results: dict[str, Result], row_factory: RowFactory[Any] | None) -> Step:
@@ -133,7 +147,13 @@ def _retired(names: Sequence[str], pools: Sequence[AsyncEndpointPool]) -> dict[s
 
 
 async def _endpoint(router: AsyncRouter, name: str, deadline: float, readonly: bool) -> AsyncEndpointPool:
-    shard = router._state.pools[name]
+    shard = router._state.pools.get(name)
+    if shard is None:
+        raise StaleTopology(
+            f"shard {name} was taken away by a reload",
+            detail="The call was made under the topology before it; nothing has been sent.",
+            hint="Make the call again.",
+        )
     return await shard.readonly(deadline) if readonly else shard.primary
 
 

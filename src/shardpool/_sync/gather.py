@@ -16,7 +16,7 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import Step, drive, run_all, sleep
 from .._leg import Leg, Statement
-from ..errors import DeadlineExceeded, ScatterError, ShardError, UnsupportedQuery
+from ..errors import DeadlineExceeded, ScatterError, ShardError, StaleTopology, UnsupportedQuery
 from ..query.placeholders import Converted, convert
 from ..result import Result
 from .lease import Params, explain, is_lost
@@ -73,7 +73,7 @@ def call(
 
 def execute(
     router: Router,
-    names: Sequence[str],
+    targets: Callable[[], list[str]],
     query: Any,
     params: Params | None,
     deadline: float,
@@ -82,8 +82,8 @@ def execute(
     binary: bool,
     row_factory: RowFactory[Any] | None,
 ) -> dict[str, Result]:
-    """The same statement on each shard: sent to all before any is read."""
-    taken = take_all(router, names, deadline, readonly)
+    """The same statement on each of the shards that `targets()` names: sent to all before any is read."""
+    names, taken = _take_targets(router, targets, deadline, readonly)
     legs: list[Leg] = []
     results: dict[str, Result] = {}
     try:
@@ -103,6 +103,20 @@ def execute(
         give_all(taken.values())
     failures = failures_of(legs, taken, may_be_applied=True)
     return _all_or_raise(names, {name: results[name] for name in names if name in results}, failures)
+
+
+def _take_targets(
+    router: Router, targets: Callable[[], list[str]], deadline: float, readonly: bool
+) -> tuple[list[str], Taken]:
+    """`take_all` of the shards that there are, asked anew when a reload has taken one away before all were taken."""
+    while True:
+        state = router._state
+        names = targets()
+        try:
+            return names, take_all(router, names, deadline, readonly)
+        except StaleTopology:
+            if router._state is state:
+                raise
 
 
 def _answer(leg: Leg, results: dict[str, Result], row_factory: RowFactory[Any] | None) -> Step:
@@ -134,7 +148,13 @@ def _retired(names: Sequence[str], pools: Sequence[EndpointPool]) -> dict[str, B
 
 
 def _endpoint(router: Router, name: str, deadline: float, readonly: bool) -> EndpointPool:
-    shard = router._state.pools[name]
+    shard = router._state.pools.get(name)
+    if shard is None:
+        raise StaleTopology(
+            f"shard {name} was taken away by a reload",
+            detail="The call was made under the topology before it; nothing has been sent.",
+            hint="Make the call again.",
+        )
     return shard.readonly(deadline) if readonly else shard.primary
 
 

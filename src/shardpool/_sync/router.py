@@ -30,6 +30,7 @@ from . import batch, check, copying, dispatch, gather, install, planning, stream
 from .connector import ConnectOptions
 from .lease import Params
 from .planning import Knowledge
+from .reloading import Reloader, look
 from .route import Route, ShardHandle
 from .state import State, open_pools, retired_pools
 
@@ -51,6 +52,9 @@ class Router:
     the shards to one of them when it cannot be answered otherwise; above them it is refused.
 
     `observers` are told what happens: see `shardpool.events`.
+
+    A topology file is looked at every `reload_interval` seconds, and reloaded when it has changed; None leaves that to
+    `reload()`. A file that cannot be taken over changes nothing: see `stats()["reload"]` and `ReloadFailed`.
     """
 
     def __init__(
@@ -64,9 +68,12 @@ class Router:
         max_pull_rows: int = 1_000_000,
         max_pull_bytes: int = 256 * 2**20,
         observers: Iterable[Observer] = (),
+        reload_interval: float | None = 5.0,
     ) -> None:
         self._path = None if isinstance(topology, Topology) else os.fspath(topology)
+        seen = look(self._path) if self._path is not None else ()
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
+        self._loaded = loaded
         self._observers = Observers(observers)
         self._options = ConnectOptions(connection_class, configure, dict(kwargs or {}), self._observers)
         self._watchdog = Watchdog()
@@ -80,6 +87,10 @@ class Router:
         self._fanout: Fanout = fanout
         self.max_pull_rows = max_pull_rows
         self.max_pull_bytes = max_pull_bytes
+        self._reloader: Reloader | None = None
+        if self._path is not None and reload_interval is not None:
+            self._reloader = Reloader(self, self._path, reload_interval, seen)
+            self._observers.add(self._reloader)
         _routers.add(self)
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -90,6 +101,8 @@ class Router:
             raise RouterMisuse("this router is closed", hint="Make a new one: a closed router is not opened again.")
         if self._home is None:
             self._home = Home()
+            if self._reloader is not None:
+                self._reloader.start()
 
     def close(self, timeout: float = 5.0) -> None:
         """Close every pool, all at once, waiting at most `timeout` seconds for work in the background to end.
@@ -97,6 +110,8 @@ class Router:
         Connections that are in use are closed when they are given back.
         """
         self._closed = True
+        if self._reloader is not None:
+            self._reloader.stop(timeout)
         pools = [pool for shard in self._state.pools.values() for pool in shard.endpoints]
         run_all([partial(pool.close, timeout) for pool in pools])
         self._watchdog.close()
@@ -162,6 +177,7 @@ class Router:
         with self._swapping:
             old = self._state
             check_successor(topology, old.topology)
+            self._loaded = topology
             topology = succeed(topology, old.topology)
             pools = open_pools(topology, self._options, self._watchdog, old.pools)
             self._state = State(self, topology, pools)
@@ -338,13 +354,21 @@ class Router:
         Waits for all; raises `ScatterError` with every shard's failure, and the results of the others, when any failed.
         `timeout` seconds (default: the topology's) covers everything.
         """
-        names = gather.targets(self, shards, keys, keyspace, table)
         deadline = self._deadline(timeout)
+        shards, keys = None if shards is None else [*shards], None if keys is None else [*keys]
         if callable(query):
+            names = gather.targets(self, shards, keys, keyspace, table)
             return gather.call(self, names, query, deadline, readonly=readonly)
         try:
             results = gather.execute(
-                self, names, query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+                self,
+                partial(gather.targets, self, shards, keys, keyspace, table),
+                query,
+                params,
+                deadline,
+                readonly=readonly,
+                binary=binary,
+                row_factory=row_factory,
             )
         except ScatterError:
             planning.forget_catalog(self)  # some shards may have done what others have not
@@ -447,6 +471,7 @@ class Router:
             "newest_epoch_seen": max(
                 (pool.seen_epoch for shard in state.pools.values() for pool in shard.endpoints), default=0
             ),
+            "reload": self._reloader.stats() if self._reloader is not None else None,
             "statements": self._counts.as_dict(),
             "shards": {name: pools.stats() for name, pools in state.pools.items()},
         }
@@ -486,6 +511,8 @@ def _start_afresh() -> None:
         router._watchdog = Watchdog()
         for shard in router._state.pools.values():
             _inherited.extend(pool.start_afresh(router._watchdog) for pool in shard.endpoints)
+        if router._reloader is not None:
+            router._reloader.start_afresh()
 
 
 os.register_at_fork(after_in_child=_start_afresh)
