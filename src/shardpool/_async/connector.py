@@ -33,8 +33,10 @@ class AsyncConnectOptions:
 
     connection_class: type[AsyncConnection[Any]] = AsyncConnection
     configure: Callable[[AsyncConnection[Any]], Awaitable[None]] | None = None
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    # Not shown: there may be a password among them.
+    kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     observers: Observers = field(default_factory=Observers)
+    passwords: Callable[[str, str], Awaitable[str | None]] | None = None
 
 
 class AsyncConnector:
@@ -100,13 +102,13 @@ class AsyncConnector:
 
     async def connect_unchecked(self, deadline: float) -> AsyncConnection[Any]:
         """A new connection to whatever server is there, within the deadline (monotonic seconds) as libpq keeps it."""
-        kwargs = self._kwargs()
+        kwargs = await self._kwargs()
         seconds = max(2, int(deadline - monotonic()))
         kwargs["connect_timeout"] = min(int(kwargs.get("connect_timeout") or seconds), seconds)
         return await self._options.connection_class.connect("", **kwargs)
 
     async def _connect(self) -> AsyncConnection[Any]:
-        kwargs = self._kwargs()
+        kwargs = await self._kwargs()
         conn = await self._options.connection_class.connect("", **kwargs)
         # libpq's own timeout ends here: a server that froze now would hold the pool's one worker for good.
         seconds = _answer_seconds(kwargs)
@@ -132,17 +134,31 @@ class AsyncConnector:
     def _silent(self, seconds: float) -> ShardUnavailable:
         return self._unavailable("it did not answer in time", f"connected, then silent for {seconds:g} s", None)
 
-    def _kwargs(self) -> dict[str, Any]:
+    async def _kwargs(self) -> dict[str, Any]:
         """Keyword arguments rather than a DSN: libpq quotes a DSN that it cannot parse, password and all."""
         endpoint = self.endpoint
         kwargs: dict[str, Any] = {"fallback_application_name": "shardpool", **dict(endpoint.params)}
         if endpoint.pooler == "transaction":
             kwargs["prepare_threshold"] = None
-        if endpoint.password_file is not None:
+        given = await self._given_password()
+        if given is not None:
+            kwargs["password"] = given
+        elif endpoint.password_file is not None:
             kwargs["password"] = self._password_from(endpoint.password_file)
         elif endpoint.password is not None:
             kwargs["password"] = endpoint.password.reveal()
         return {**kwargs, **self._options.kwargs}
+
+    async def _given_password(self) -> str | None:
+        """What the caller's function gives for this connection."""
+        if self._options.passwords is None:
+            return None
+        try:
+            return await self._options.passwords(self.shard, self.endpoint.name)
+        except Exception as error:
+            # Its text is the caller's, and is not told further: it may say what was tried.
+            what = f"passwords() raised {type(error).__name__}"
+            raise self._unavailable("its password cannot be had", what, None) from error
 
     def _password_from(self, file: str) -> str:
         try:

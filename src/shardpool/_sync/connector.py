@@ -34,8 +34,10 @@ class ConnectOptions:
 
     connection_class: type[Connection[Any]] = Connection
     configure: Callable[[Connection[Any]], None] | None = None
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    # Not shown: there may be a password among them.
+    kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     observers: Observers = field(default_factory=Observers)
+    passwords: Callable[[str, str], str | None] | None = None
 
 
 class Connector:
@@ -139,11 +141,25 @@ class Connector:
         kwargs: dict[str, Any] = {"fallback_application_name": "shardpool", **dict(endpoint.params)}
         if endpoint.pooler == "transaction":
             kwargs["prepare_threshold"] = None
-        if endpoint.password_file is not None:
+        given = self._given_password()
+        if given is not None:
+            kwargs["password"] = given
+        elif endpoint.password_file is not None:
             kwargs["password"] = self._password_from(endpoint.password_file)
         elif endpoint.password is not None:
             kwargs["password"] = endpoint.password.reveal()
         return {**kwargs, **self._options.kwargs}
+
+    def _given_password(self) -> str | None:
+        """What the caller's function gives for this connection."""
+        if self._options.passwords is None:
+            return None
+        try:
+            return self._options.passwords(self.shard, self.endpoint.name)
+        except Exception as error:
+            # Its text is the caller's, and is not told further: it may say what was tried.
+            what = f"passwords() raised {type(error).__name__}"
+            raise self._unavailable("its password cannot be had", what, None) from error
 
     def _password_from(self, file: str) -> str:
         try:

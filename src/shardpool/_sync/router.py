@@ -48,6 +48,9 @@ class Router:
     `kwargs` go to every `psycopg` connection (`row_factory`, `autocommit`, `prepare_threshold`, …), `configure` is
     called with each new one, `connection_class` makes them.
 
+    `passwords(shard, endpoint)` is asked for the password of each new connection, as for tokens that expire; where it
+    gives None, the topology's is used. It has to be quick: connections of that endpoint wait for it.
+
     `fanout` is the default of `execute`. `max_pull_rows` and `max_pull_bytes` bound what one statement may bring from
     the shards to one of them when it cannot be answered otherwise; above them it is refused.
 
@@ -69,13 +72,14 @@ class Router:
         max_pull_bytes: int = 256 * 2**20,
         observers: Iterable[Observer] = (),
         reload_interval: float | None = 5.0,
+        passwords: Callable[[str, str], str | None] | None = None,
     ) -> None:
         self._path = None if isinstance(topology, Topology) else os.fspath(topology)
         seen = look(self._path) if self._path is not None else ()
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
         self._loaded = loaded
         self._observers = Observers(observers)
-        self._options = ConnectOptions(connection_class, configure, dict(kwargs or {}), self._observers)
+        self._options = ConnectOptions(connection_class, configure, dict(kwargs or {}), self._observers, passwords)
         self._watchdog = Watchdog()
         self._home: Home | None = None
         self._closed = False
