@@ -458,12 +458,15 @@ class AsyncRouter:
         """
         return await install.init(self, timeout)
 
-    async def check(self, *, rows: bool = True, timeout: float = 30.0) -> Report:
+    async def check(self, *, rows: bool = True, timeout: float = 30.0, processes: int = 1) -> Report:
         """Compare the fleet with the topology: endpoints, identity, tables, keys and, with `rows`, every row's place.
+
+        `processes` is the number of processes, over all machines, that use this topology at the same time: their pools
+        together have to fit into what each server gives, which `report.servers` tells.
 
         Reads only. Never raises for what it finds: see the report's findings.
         """
-        return await check.check(self, rows, timeout)
+        return await check.check(self, rows, timeout, processes)
 
     def stats(self) -> dict[str, Any]:
         """Counters of every pool by shard and endpoint, with the fleet and its epoch. JSON-ready, without secrets."""
