@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from operator import itemgetter
+from types import MethodType
 from typing import Any
-from weakref import ref
+from weakref import proxy, ref
 
 from psycopg import sql
 from psycopg._preparing import Prepare, PrepareManager
@@ -61,7 +62,17 @@ $$;
 class Session:
     """What is known of one connection: `marks` say what has happened since it was clean."""
 
-    __slots__ = ("_begin", "_plain", "_rest", "_watched", "baseline", "marks", "pristine", "watches")
+    __slots__ = (
+        "_begin",
+        "_begin_plain",
+        "_plain",
+        "_rest",
+        "_watched",
+        "baseline",
+        "marks",
+        "pristine",
+        "watches",
+    )
 
     def __init__(self, conn: Any, reset: Reset) -> None:
         self.watches = reset != "never"
@@ -73,6 +84,10 @@ class Session:
         # One and the same memory of what is prepared: which of the two is asked makes no difference to it.
         self._watched.__dict__ = self._plain.__dict__
         self._begin = _noted_beginning(conn, self)
+        # Always there, for a key that comes and goes makes a dictionary grow again and again. Weak, as psycopg's own
+        # callbacks are: a connection that nobody has any more ends at once, not when it is found.
+        self._begin_plain = MethodType(type(conn)._start_query, proxy(conn))
+        conn._start_query = self._begin_plain
         # The client's side before and after `configure`; they differ only when there is one.
         self.pristine = self.baseline = ClientState(conn)
 
@@ -87,7 +102,7 @@ class Session:
         """From here on the connection is as its next caller may find it, and nobody has it."""
         self.marks = self._rest
         conn._prepared = self._plain
-        conn.__dict__.pop("_start_query", None)
+        conn._start_query = self._begin_plain
 
     def note(self, text: bytes) -> None:
         """A statement is about to be sent."""
@@ -112,7 +127,6 @@ class _WatchedStatements(PrepareManager):
 
 def _noted_beginning(conn: Any, session: Session) -> Any:
     begin = type(conn)._start_query
-    # Weak, as psycopg's own callbacks are: a connection that nobody has any more ends at once, not when it is found.
     itself = ref(conn)
 
     def begin_noted() -> Generator[Any, Any, None]:
