@@ -1,6 +1,6 @@
 """How many connections the processes of a service need of each server, against what it gives. Pure.
 
-Two shards on one server share what it gives. Servers are told apart by their system identifiers: one has many addresses.
+Two shards on one server share what it gives. Servers are told apart by their system identifiers, not their addresses.
 """
 
 from __future__ import annotations
