@@ -16,6 +16,7 @@ from psycopg.pq import ExecStatus, PollingStatus
 
 from ._concurrency import READ, WRITE
 from ._leg import Statement
+from ._session import note
 
 T = TypeVar("T")
 Flow = Generator[dict[int, int], dict[int, int], T]
@@ -230,6 +231,7 @@ def begun(conns: Sequence[Any], statements: Sequence[Statement], rows: int) -> F
     """Send each connection its statement; its rows will come in chunks of so many."""
     for conn, statement in zip(conns, statements, strict=True):
         pgconn = conn.pgconn
+        note(conn, statement.text)
         pgconn.send_query_params(
             statement.text,
             statement.values or [],

@@ -17,6 +17,7 @@ from psycopg import errors
 from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
 
 from ._concurrency import OVERDUE, READ, WRITE, Step
+from ._session import note
 
 _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 _PREPARED_MAX = 100
@@ -110,6 +111,7 @@ class Leg:
     def _run(self) -> Step:
         prepared = prepared_of(self.conn)
         statement = self.statement
+        note(self.conn, statement.text)
         if self._begin:
             yield from self._ask(partial(self.pgconn.send_query, b"begin"))
             self._raise_error()

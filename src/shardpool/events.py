@@ -86,6 +86,13 @@ class Retried(EndpointEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewerEpochSeen(EndpointEvent):
+    """A server said that its owners are of a newer epoch than the topology's: it has to be reloaded."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reloaded(Event):
     """Another topology is in force."""
 

@@ -22,12 +22,24 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerBudget:
+    """Connections of one server: those that all processes may need, those that it gives to their role, those in use."""
+
+    address: str
+    shards: tuple[str, ...]
+    needed: int
+    available: int
+    in_use: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """All findings of one check, in the order of the topology."""
+    """All findings of one check, in the order of the topology, and what the servers have to give."""
 
     fleet: str
     epoch: int
     findings: tuple[Finding, ...] = field(default_factory=tuple)
+    servers: tuple[ServerBudget, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -48,6 +60,7 @@ class Report:
             "fleet": self.fleet,
             "epoch": self.epoch,
             "ok": self.ok,
+            "servers": [asdict(server) for server in self.servers],
             "findings": [asdict(finding) for finding in self.findings],
         }
 

@@ -17,6 +17,7 @@ from .partitioning import KeyType, Partitioning
 Role = Literal["primary", "replica", "node"]
 Pooler = Literal["none", "session", "transaction"]
 Control = Literal["required", "none"]
+Reset = Literal["dirty", "always", "never"]
 
 
 class Secret:
@@ -44,13 +45,17 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """Size and ages of one endpoint's pool; times in seconds. `max_waiting` callers may queue beyond `max_size`."""
+    """Size and ages of one endpoint's pool; times in seconds. `max_waiting` callers may queue beyond `max_size`.
+
+    `reset` says when a session is reset before its next caller; see `Endpoint.reset`.
+    """
 
     min_size: int = 0
     max_size: int = 10
     max_waiting: int = 1000
     max_lifetime: float = 3600.0
     max_idle: float = 600.0
+    reset: Reset | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,11 @@ class Endpoint:
     def param(self, keyword: str, default: str = "") -> str:
         """The value of a libpq keyword, or the default."""
         return dict(self.params).get(keyword, default)
+
+    @property
+    def reset(self) -> Reset:
+        """When a session is reset before its next caller; behind a transaction pooler it is nobody's, and never is."""
+        return self.pool.reset or ("never" if self.pooler == "transaction" else "dirty")
 
     @property
     def address(self) -> str:

@@ -16,6 +16,7 @@ from .. import control
 from .._concurrency import async_run_all, async_sleep
 from ..errors import ShardError, first_line
 from ..report import Finding, Report
+from ..server_budget import LIMITS, LIMITS_WITHOUT_SYSTEM, Limits, budget_findings, budgets, limits
 from ..table_facts import TABLE_FACTS, Copies, TableFacts, compare_copies, compare_tables, table_facts, table_findings
 from ..topology import Endpoint, Keyspace, Topology
 from .connector import AsyncConnector
@@ -31,8 +32,6 @@ _LAG_PAUSE = 0.05
 
 _SERVER = """
     select pg_catalog.current_setting('server_version_num')::int, pg_catalog.pg_is_in_recovery(),
-           pg_catalog.current_setting('max_connections')::int
-             - pg_catalog.current_setting('superuser_reserved_connections')::int,
            pg_catalog.pg_encoding_to_char(d.encoding)
     from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()
 """
@@ -45,14 +44,15 @@ _COPY = """
 _OWNERS = "select keyspace, first_bucket, last_bucket, shard from shardpool.owner"
 
 
-async def check(router: AsyncRouter, rows: bool, timeout: float) -> Report:
+async def check(router: AsyncRouter, rows: bool, timeout: float, processes: int) -> Report:
     """See `AsyncRouter.check`."""
     router._check_usable()
     topology = router.topology
     deadline = monotonic() + timeout
     unreached: set[str] = set()
+    limits_by_endpoint: dict[str, Limits] = {}
     checks = [
-        partial(_check_endpoint, router, topology, name, endpoint, deadline, rows, unreached)
+        partial(_check_endpoint, router, topology, name, endpoint, deadline, rows, unreached, limits_by_endpoint)
         for name, shard in topology.shards.items()
         for endpoint in shard.endpoints
     ]
@@ -67,8 +67,14 @@ async def check(router: AsyncRouter, rows: bool, timeout: float) -> Report:
     findings.extend(compare_copies(topology, copies_by_shard))
     findings.extend(await _lags(router, deadline, unreached))
     order = {name: number for number, name in enumerate(topology.shards)}
+    told = [limits_by_endpoint[subject] for subject in _subjects(topology) if subject in limits_by_endpoint]
+    findings.extend(budget_findings(told, processes))
     findings.sort(key=lambda finding: order.get(finding.subject.split("/")[0], len(order)))
-    return Report(topology.fleet, topology.epoch, tuple(findings))
+    return Report(topology.fleet, topology.epoch, tuple(findings), tuple(budgets(told, processes)))
+
+
+def _subjects(topology: Topology) -> list[str]:
+    return [f"{name}/{endpoint.name}" for name, shard in topology.shards.items() for endpoint in shard.endpoints]
 
 
 async def _lags(router: AsyncRouter, deadline: float, unreached: Collection[str]) -> list[Finding]:
@@ -131,10 +137,11 @@ async def _check_endpoint(
     deadline: float,
     rows: bool,
     unreached: set[str],
+    limits_by_endpoint: dict[str, Limits],
 ) -> tuple[list[Finding], str, Mapping[str, TableFacts] | None, Copies]:
     """The findings on one endpoint, and what a primary tells of its tables and of its copies of reference tables.
 
-    `unreached` has it until it answers.
+    `unreached` has it until it answers; then `limits_by_endpoint` has what its server gives, but behind a pooler.
     """
     subject = f"{name}/{endpoint.name}"
     unreached.add(subject)
@@ -146,6 +153,9 @@ async def _check_endpoint(
             server = await _one(conn, _SERVER)
             unreached.discard(subject)
             findings.extend(_server_findings(server, subject, endpoint))
+            if endpoint.pooler == "none":
+                row = await _limits(conn)
+                limits_by_endpoint[subject] = limits(name, endpoint.address, endpoint.pool.max_size, row)
             if endpoint.role == "primary" or (endpoint.role == "node" and not server[1]):
                 facts = await _tables(conn, topology)
                 if topology.control == "required":
@@ -158,6 +168,13 @@ async def _check_endpoint(
     except (psycopg.Error, ShardError) as error:
         findings.append(Finding("error", subject, f"{endpoint.address}: {first_line(error)}"))
     return findings, name, facts, copies
+
+
+async def _limits(conn: AsyncConnection[Any]) -> Any:
+    try:
+        return await _one(conn, LIMITS)
+    except psycopg.errors.InsufficientPrivilege:
+        return await _one(conn, LIMITS_WITHOUT_SYSTEM)
 
 
 async def _copy(conn: AsyncConnection[Any], table: str) -> tuple[int, str]:
@@ -190,7 +207,7 @@ async def _one(conn: AsyncConnection[Any], query: Any, params: Sequence[Any] | N
 
 
 def _server_findings(row: Any, subject: str, endpoint: Endpoint) -> Iterator[Finding]:
-    version, in_recovery, connections, encoding = row
+    version, in_recovery, encoding = row
     role = "replica" if in_recovery else "primary"
     yield Finding("ok", subject, f"{endpoint.address}: PostgreSQL {version // 10000}.{version % 10000}, {role}")
     if version // 10000 < OLDEST_VERSION:
@@ -200,20 +217,6 @@ def _server_findings(row: Any, subject: str, endpoint: Endpoint) -> Iterator[Fin
         yield Finding("error", subject, f"declared as {endpoint.role}, but it is a {role}", hint)
     if encoding != "UTF8":
         yield Finding("error", subject, f"database encoding is {encoding}", "Keys are hashed as UTF-8: use UTF8.")
-    if endpoint.pool.max_size > connections:
-        yield Finding(
-            "error",
-            subject,
-            f"pool.max_size is {endpoint.pool.max_size}, but the server takes {connections} connections",
-            "Lower pool.max_size or raise max_connections.",
-        )
-    elif endpoint.pool.max_size * 2 > connections:
-        yield Finding(
-            "warning",
-            subject,
-            f"room for {connections // endpoint.pool.max_size} process with pool.max_size {endpoint.pool.max_size}: "
-            f"the server takes {connections} connections",
-        )
 
 
 async def _control(conn: AsyncConnection[Any], topology: Topology, name: str, subject: str) -> list[Finding]:

@@ -18,8 +18,9 @@ from .._attempt import Attempt, Unanswered, bounded
 from .._meter import Meters
 from .._watchdog import AsyncWatchdog
 from ..errors import ShardUnavailable, first_line
-from ..events import Connected, ConnectFailed, Observers
+from ..events import Connected, ConnectFailed, NewerEpochSeen, Observers
 from ..topology import Endpoint, Topology
+from . import session
 
 # Seconds for which callers are refused at once after a failed attempt: after the first, and at most.
 _PAUSE_MIN = 0.05
@@ -40,10 +41,12 @@ class AsyncConnectOptions:
 
     connection_class: type[AsyncConnection[Any]] = AsyncConnection
     configure: Callable[[AsyncConnection[Any]], Awaitable[None]] | None = None
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    # Not shown: there may be a password among them.
+    kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     observers: Observers = field(default_factory=Observers)
     max_held: int = 1000
     meters: Meters = field(default_factory=Meters)
+    passwords: Callable[[str, str], Awaitable[str | None]] | None = None
 
 
 class AsyncConnector:
@@ -84,7 +87,7 @@ class AsyncConnector:
             raise psycopg.OperationalError("not tried: the attempt before it has failed just now")
         begun = monotonic()
         try:
-            conn = await self._connect(self._options.configure)
+            conn = await self._connect()
         except Exception as error:
             self._observe(
                 ConnectFailed(
@@ -108,8 +111,8 @@ class AsyncConnector:
         self._pause = 0.0
 
     async def look(self, seconds: float) -> AsyncConnection[Any]:
-        """A connection made and checked within `seconds`, to see whether the server is there; in autocommit."""
-        conn = await self._connect(None, seconds)
+        """A connection of no pool, in autocommit, made and checked within `seconds`: is the server there?"""
+        conn = await self._connect(seconds)
         await conn.set_autocommit(True)
         return conn
 
@@ -130,14 +133,12 @@ class AsyncConnector:
 
     async def connect_unchecked(self, deadline: float) -> AsyncConnection[Any]:
         """A new connection to whatever server is there, within the deadline (monotonic seconds) as libpq keeps it."""
-        kwargs = self._kwargs()
+        kwargs = await self._kwargs()
         seconds = max(2, int(deadline - monotonic()))
         kwargs["connect_timeout"] = min(int(kwargs.get("connect_timeout") or seconds), seconds)
         return await self._options.connection_class.connect("", **kwargs)
 
-    async def _connect(
-        self, configure: Callable[[AsyncConnection[Any]], Awaitable[None]] | None, seconds: float | None = None
-    ) -> AsyncConnection[Any]:
+    async def _connect(self, seconds: float | None = None) -> AsyncConnection[Any]:
         begun = monotonic()
         conn = await self._let_in(seconds)
         # libpq's own timeout ends here: a server that froze now would hold the pool's one worker for good.
@@ -145,8 +146,8 @@ class AsyncConnector:
         watch = self.watchdog.watch(conn, until)
         try:
             await self._check_server(conn)
-            if configure is not None:
-                await configure(conn)
+            if seconds is None:
+                await session.begin(conn, self.endpoint.reset, self._options.configure)
         except BaseException as error:
             cut = not self.watchdog.release(watch)
             await conn.close()
@@ -161,7 +162,7 @@ class AsyncConnector:
         return conn
 
     async def _let_in(self, seconds: float | None) -> AsyncConnection[Any]:
-        kwargs = self._kwargs()
+        kwargs = await self._kwargs()
         attempt = Attempt(monotonic() + (self.connect_seconds if seconds is None else seconds))
         self._attempts.add(attempt)
         try:
@@ -215,17 +216,31 @@ class AsyncConnector:
             "it did not answer in time", f"connected, then silent for {seconds:.3g} s", None, Unanswered
         )
 
-    def _kwargs(self) -> dict[str, Any]:
+    async def _kwargs(self) -> dict[str, Any]:
         """Keyword arguments rather than a DSN: libpq quotes a DSN that it cannot parse, password and all."""
         endpoint = self.endpoint
         kwargs: dict[str, Any] = {"fallback_application_name": "shardpool", **dict(endpoint.params)}
         if endpoint.pooler == "transaction":
             kwargs["prepare_threshold"] = None
-        if endpoint.password_file is not None:
+        given = await self._given_password()
+        if given is not None:
+            kwargs["password"] = given
+        elif endpoint.password_file is not None:
             kwargs["password"] = self._password_from(endpoint.password_file)
         elif endpoint.password is not None:
             kwargs["password"] = endpoint.password.reveal()
         return {**kwargs, **self._options.kwargs}
+
+    async def _given_password(self) -> str | None:
+        """What the caller's function gives for this connection."""
+        if self._options.passwords is None:
+            return None
+        try:
+            return await self._options.passwords(self.shard, self.endpoint.name)
+        except Exception as error:
+            # Its text is the caller's, and is not told further: it may say what was tried.
+            what = f"passwords() raised {type(error).__name__}"
+            raise self._unavailable("its password cannot be had", what, None) from error
 
     def _password_from(self, file: str) -> str:
         try:
@@ -250,6 +265,7 @@ class AsyncConnector:
             self.seen_epoch = max(self.seen_epoch, row[3])
         newer = control.newer_epoch(row, self.topology, self.shard)
         if newer is not None:
+            self._observe(NewerEpochSeen(shard=self.shard, endpoint=self.endpoint.name, epoch=newer))
             raise self._unavailable(
                 "its owners are of a newer epoch",
                 f"its owners are of epoch {newer}, and this topology is of epoch {self.topology.epoch}",

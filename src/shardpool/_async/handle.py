@@ -16,6 +16,7 @@ from psycopg.rows import RowFactory, tuple_row
 
 from .._concurrency import async_hedged, async_sleep
 from .._leg import LEFT_OPEN
+from .._session import SESSION, note, quiet
 from ..errors import RouterMisuse, ShardUnavailable
 from ..result import Result
 from ..tokens import Token
@@ -162,6 +163,7 @@ class AsyncHandle(ABC):
             if conn.autocommit is not pool.autocommit:
                 await conn.set_autocommit(pool.autocommit)
             setattr(conn, _LENDER, pool)
+            conn.__dict__[SESSION].lend(conn)
         except BaseException:
             await pool.give(conn)
             raise
@@ -271,6 +273,8 @@ class AsyncHandle(ABC):
         try:
             if not conn.autocommit:
                 await conn.set_autocommit(True)
+            if type(query) is not str or query not in quiet:
+                note(conn, query)
             cursor = conn.cursor(binary=binary)
             await cursor.execute(query, params, prepare=prepare)
             while cursor.nextset():

@@ -11,6 +11,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
+from .._session import SESSION
 from .._watchdog import Watch
 from ..errors import Applied, CommitUnknown, DeadlineExceeded, first_line
 from ..tokens import Token
@@ -66,6 +67,7 @@ class AsyncLease:
         if self._until is not None and self._until < deadline:
             deadline = self._until
         self._pool, self._conn = pool, conn = await self._handle._take(self._readonly, deadline, self._after)
+        conn.__dict__[SESSION].lend(conn)
         try:
             wanted = self._explicit or pool.autocommit
             if conn.autocommit is not wanted:

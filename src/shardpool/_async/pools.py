@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -19,13 +20,17 @@ from .._breaker import Breaker
 from .._concurrency import async_is_contended, async_spawn, async_uninterrupted
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._meter import TAKEN
+from .._session import SESSION, is_touched
 from .._slots import AsyncSlots, QueueFull, SentAway
 from .._watchdog import AsyncWatchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
 from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused, Retried
 from ..topology import Endpoint, PoolSettings, Topology
+from . import session
 from .connector import AsyncConnectOptions, AsyncConnector
 from .lookout import AsyncLookout
+
+_log = logging.getLogger("shardpool")
 
 # How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
 _SHORTEST_WAIT = 0.02
@@ -141,7 +146,7 @@ class AsyncEndpointPool:
         return self._pool is not None and len(self._pool._pool) > 0
 
     async def give(self, conn: AsyncConnection[Any]) -> None:
-        """Roll back what is open, and back into the pool, which replaces what is broken."""
+        """Undo what the caller has left, and back into the pool, which replaces what is broken."""
         now = monotonic()
         setattr(conn, GIVEN_BACK, now)
         status = conn.pgconn.transaction_status
@@ -153,7 +158,8 @@ class AsyncEndpointPool:
         if taken is not None:
             self.meter.used(taken, now)
         # A closed pool closes what it is given.
-        if status in _AT_REST or cast("AsyncConnectionPool[Any]", conn._pool).closed:
+        touched = conn.__dict__[SESSION].marks and status == TransactionStatus.IDLE and is_touched(conn)
+        if (status in _AT_REST and not touched) or cast("AsyncConnectionPool[Any]", conn._pool).closed:
             await self._put(conn)
         else:
             # Cancelled in a rollback, psycopg first asks the server to cancel it, for seconds when that is frozen.
@@ -171,9 +177,19 @@ class AsyncEndpointPool:
         try:
             with suppress(psycopg.Error):
                 await conn.rollback()
+            await self._clean(conn)
         finally:
             cut = not self.watchdog.release(watch)
             if cut or conn.pgconn.transaction_status != TransactionStatus.IDLE:
+                await conn.close()
+
+    async def _clean(self, conn: AsyncConnection[Any]) -> None:
+        if conn.pgconn.transaction_status == TransactionStatus.IDLE and is_touched(conn):
+            try:
+                await session.clean(conn, self._options.configure, self.autocommit)
+            except Exception as error:
+                # Also an error of configure(): whoever comes next makes a connection, and is told.
+                _log.warning("a connection to %s could not be reset: %s", self.name, first_line(error))
                 await conn.close()
 
     async def _put(self, conn: AsyncConnection[Any]) -> None:

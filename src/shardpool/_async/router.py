@@ -31,6 +31,7 @@ from . import batch, check, copying, dispatch, gather, install, planning, stream
 from .connector import AsyncConnectOptions
 from .lease import Params
 from .planning import Knowledge
+from .reloading import AsyncReloader, look
 from .route import AsyncRoute, AsyncShardHandle
 from .state import AsyncState, open_pools, retired_pools
 
@@ -48,11 +49,17 @@ class AsyncRouter:
     `kwargs` go to every `psycopg` connection (`row_factory`, `autocommit`, `prepare_threshold`, …), `configure` is
     called with each new one, `connection_class` makes them.
 
+    `passwords(shard, endpoint)` is asked for the password of each new connection, as for tokens that expire; where it
+    gives None, the topology's is used. It has to be quick: connections of that endpoint wait for it.
+
     `fanout` is the default of `execute`. `max_pull_rows` and `max_pull_bytes` bound what one statement may bring from
     the shards to one of them when it cannot be answered otherwise; above them it is refused.
 
     `observers` are told what happens: see `shardpool.events`. `max_held` calls at most, on each shard whose primary is
     found by asking (`hosts:`), wait within their deadlines while it has none; with 0 they are refused at once.
+
+    A topology file is looked at every `reload_interval` seconds, and reloaded when it has changed; None leaves that to
+    `reload()`. A file that cannot be taken over changes nothing: see `stats()["reload"]` and `ReloadFailed`.
     """
 
     def __init__(
@@ -67,13 +74,17 @@ class AsyncRouter:
         max_pull_bytes: int = 256 * 2**20,
         observers: Iterable[Observer] = (),
         max_held: int = 1000,
+        reload_interval: float | None = 5.0,
+        passwords: Callable[[str, str], Awaitable[str | None]] | None = None,
     ) -> None:
         self._path = None if isinstance(topology, Topology) else os.fspath(topology)
+        seen = look(self._path) if self._path is not None else ()
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
+        self._loaded = loaded
         self._meters = Meters()
         self._observers = Observers([self._meters, *observers])
         self._options = AsyncConnectOptions(
-            connection_class, configure, dict(kwargs or {}), self._observers, max_held, self._meters
+            connection_class, configure, dict(kwargs or {}), self._observers, max_held, self._meters, passwords
         )
         self._watchdog = AsyncWatchdog()
         self._home: AsyncHome | None = None
@@ -87,6 +98,10 @@ class AsyncRouter:
         self._fanout: Fanout = fanout
         self.max_pull_rows = max_pull_rows
         self.max_pull_bytes = max_pull_bytes
+        self._reloader: AsyncReloader | None = None
+        if self._path is not None and reload_interval is not None:
+            self._reloader = AsyncReloader(self, self._path, reload_interval, seen)
+            self._observers.add(self._reloader)
         _routers.add(self)
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -97,6 +112,8 @@ class AsyncRouter:
             raise RouterMisuse("this router is closed", hint="Make a new one: a closed router is not opened again.")
         if self._home is None:
             self._home = AsyncHome()
+            if self._reloader is not None:
+                self._reloader.start()
 
     async def close(self, timeout: float = 5.0) -> None:
         """Close every pool, all at once, waiting at most `timeout` seconds for work in the background to end.
@@ -104,6 +121,8 @@ class AsyncRouter:
         Connections that are in use are closed when they are given back.
         """
         self._closed = True
+        if self._reloader is not None:
+            await self._reloader.stop(timeout)
         pools = [pool for shard in self._state.pools.values() for pool in shard.endpoints]
         await async_run_all([functools.partial(pool.close, timeout) for pool in pools])
         self._watchdog.close()
@@ -169,6 +188,7 @@ class AsyncRouter:
         with self._swapping:
             old = self._state
             check_successor(topology, old.topology)
+            self._loaded = topology
             topology = succeed(topology, old.topology)
             pools = open_pools(topology, self._options, self._watchdog, old.pools)
             self._state = AsyncState(self, topology, pools)
@@ -357,6 +377,7 @@ class AsyncRouter:
         everything.
         """
         deadline = self._deadline(timeout)
+        shards, keys = None if shards is None else [*shards], None if keys is None else [*keys]
         missing: dict[str, BaseException] | None = {} if partial else None
         while True:
             topology = self._state.topology
@@ -464,12 +485,15 @@ class AsyncRouter:
         """
         return await install.init(self, timeout)
 
-    async def check(self, *, rows: bool = True, timeout: float = 30.0) -> Report:
+    async def check(self, *, rows: bool = True, timeout: float = 30.0, processes: int = 1) -> Report:
         """Compare the fleet with the topology: endpoints, identity, tables, keys and, with `rows`, every row's place.
+
+        `processes` is the number of processes, over all machines, that use this topology at the same time: their pools
+        together have to fit into what each server gives, which `report.servers` tells.
 
         Reads only. Never raises for what it finds: see the report's findings.
         """
-        return await check.check(self, rows, timeout)
+        return await check.check(self, rows, timeout, processes)
 
     def stats(self) -> dict[str, Any]:
         """Counters of every pool by shard and endpoint, with the fleet and its epoch. JSON-ready, without secrets.
@@ -483,6 +507,7 @@ class AsyncRouter:
             "newest_epoch_seen": max(
                 (pool.seen_epoch for shard in state.pools.values() for pool in shard.endpoints), default=0
             ),
+            "reload": self._reloader.stats() if self._reloader is not None else None,
             "statements": self._counts.as_dict(),
             **self._meters.stats(state.pools),
             "shards": {name: pools.stats() for name, pools in state.pools.items()},
@@ -524,6 +549,8 @@ def _start_afresh() -> None:
         router._meters.reset()
         for shard in router._state.pools.values():
             _inherited.extend(pool.start_afresh(router._watchdog) for pool in shard.endpoints)
+        if router._reloader is not None:
+            router._reloader.start_afresh()
 
 
 os.register_at_fork(after_in_child=_start_afresh)

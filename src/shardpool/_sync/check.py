@@ -17,6 +17,7 @@ from .. import control
 from .._concurrency import run_all, sleep
 from ..errors import ShardError, first_line
 from ..report import Finding, Report
+from ..server_budget import LIMITS, LIMITS_WITHOUT_SYSTEM, Limits, budget_findings, budgets, limits
 from ..table_facts import TABLE_FACTS, Copies, TableFacts, compare_copies, compare_tables, table_facts, table_findings
 from ..topology import Endpoint, Keyspace, Topology
 from .connector import Connector
@@ -32,8 +33,6 @@ _LAG_PAUSE = 0.05
 
 _SERVER = """
     select pg_catalog.current_setting('server_version_num')::int, pg_catalog.pg_is_in_recovery(),
-           pg_catalog.current_setting('max_connections')::int
-             - pg_catalog.current_setting('superuser_reserved_connections')::int,
            pg_catalog.pg_encoding_to_char(d.encoding)
     from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()
 """
@@ -46,14 +45,15 @@ _COPY = """
 _OWNERS = "select keyspace, first_bucket, last_bucket, shard from shardpool.owner"
 
 
-def check(router: Router, rows: bool, timeout: float) -> Report:
+def check(router: Router, rows: bool, timeout: float, processes: int) -> Report:
     """See `Router.check`."""
     router._check_usable()
     topology = router.topology
     deadline = monotonic() + timeout
     unreached: set[str] = set()
+    limits_by_endpoint: dict[str, Limits] = {}
     checks = [
-        partial(_check_endpoint, router, topology, name, endpoint, deadline, rows, unreached)
+        partial(_check_endpoint, router, topology, name, endpoint, deadline, rows, unreached, limits_by_endpoint)
         for name, shard in topology.shards.items()
         for endpoint in shard.endpoints
     ]
@@ -68,8 +68,14 @@ def check(router: Router, rows: bool, timeout: float) -> Report:
     findings.extend(compare_copies(topology, copies_by_shard))
     findings.extend(_lags(router, deadline, unreached))
     order = {name: number for number, name in enumerate(topology.shards)}
+    told = [limits_by_endpoint[subject] for subject in _subjects(topology) if subject in limits_by_endpoint]
+    findings.extend(budget_findings(told, processes))
     findings.sort(key=lambda finding: order.get(finding.subject.split("/")[0], len(order)))
-    return Report(topology.fleet, topology.epoch, tuple(findings))
+    return Report(topology.fleet, topology.epoch, tuple(findings), tuple(budgets(told, processes)))
+
+
+def _subjects(topology: Topology) -> list[str]:
+    return [f"{name}/{endpoint.name}" for name, shard in topology.shards.items() for endpoint in shard.endpoints]
 
 
 def _lags(router: Router, deadline: float, unreached: Collection[str]) -> list[Finding]:
@@ -130,10 +136,11 @@ def _check_endpoint(
     deadline: float,
     rows: bool,
     unreached: set[str],
+    limits_by_endpoint: dict[str, Limits],
 ) -> tuple[list[Finding], str, Mapping[str, TableFacts] | None, Copies]:
     """The findings on one endpoint, and what a primary tells of its tables and of its copies of reference tables.
 
-    `unreached` has it until it answers.
+    `unreached` has it until it answers; then `limits_by_endpoint` has what its server gives, but behind a pooler.
     """
     subject = f"{name}/{endpoint.name}"
     unreached.add(subject)
@@ -145,6 +152,9 @@ def _check_endpoint(
             server = _one(conn, _SERVER)
             unreached.discard(subject)
             findings.extend(_server_findings(server, subject, endpoint))
+            if endpoint.pooler == "none":
+                row = _limits(conn)
+                limits_by_endpoint[subject] = limits(name, endpoint.address, endpoint.pool.max_size, row)
             if endpoint.role == "primary" or (endpoint.role == "node" and not server[1]):
                 facts = _tables(conn, topology)
                 if topology.control == "required":
@@ -157,6 +167,13 @@ def _check_endpoint(
     except (psycopg.Error, ShardError) as error:
         findings.append(Finding("error", subject, f"{endpoint.address}: {first_line(error)}"))
     return findings, name, facts, copies
+
+
+def _limits(conn: Connection[Any]) -> Any:
+    try:
+        return _one(conn, LIMITS)
+    except psycopg.errors.InsufficientPrivilege:
+        return _one(conn, LIMITS_WITHOUT_SYSTEM)
 
 
 def _copy(conn: Connection[Any], table: str) -> tuple[int, str]:
@@ -189,7 +206,7 @@ def _one(conn: Connection[Any], query: Any, params: Sequence[Any] | None = None)
 
 
 def _server_findings(row: Any, subject: str, endpoint: Endpoint) -> Iterator[Finding]:
-    version, in_recovery, connections, encoding = row
+    version, in_recovery, encoding = row
     role = "replica" if in_recovery else "primary"
     yield Finding("ok", subject, f"{endpoint.address}: PostgreSQL {version // 10000}.{version % 10000}, {role}")
     if version // 10000 < OLDEST_VERSION:
@@ -199,20 +216,6 @@ def _server_findings(row: Any, subject: str, endpoint: Endpoint) -> Iterator[Fin
         yield Finding("error", subject, f"declared as {endpoint.role}, but it is a {role}", hint)
     if encoding != "UTF8":
         yield Finding("error", subject, f"database encoding is {encoding}", "Keys are hashed as UTF-8: use UTF8.")
-    if endpoint.pool.max_size > connections:
-        yield Finding(
-            "error",
-            subject,
-            f"pool.max_size is {endpoint.pool.max_size}, but the server takes {connections} connections",
-            "Lower pool.max_size or raise max_connections.",
-        )
-    elif endpoint.pool.max_size * 2 > connections:
-        yield Finding(
-            "warning",
-            subject,
-            f"room for {connections // endpoint.pool.max_size} process with pool.max_size {endpoint.pool.max_size}: "
-            f"the server takes {connections} connections",
-        )
 
 
 def _control(conn: Connection[Any], topology: Topology, name: str, subject: str) -> list[Finding]:

@@ -19,8 +19,9 @@ from .._attempt import Attempt, Unanswered, bounded
 from .._meter import Meters
 from .._watchdog import Watchdog
 from ..errors import ShardUnavailable, first_line
-from ..events import Connected, ConnectFailed, Observers
+from ..events import Connected, ConnectFailed, NewerEpochSeen, Observers
 from ..topology import Endpoint, Topology
+from . import session
 
 # Seconds for which callers are refused at once after a failed attempt: after the first, and at most.
 _PAUSE_MIN = 0.05
@@ -41,10 +42,12 @@ class ConnectOptions:
 
     connection_class: type[Connection[Any]] = Connection
     configure: Callable[[Connection[Any]], None] | None = None
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    # Not shown: there may be a password among them.
+    kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     observers: Observers = field(default_factory=Observers)
     max_held: int = 1000
     meters: Meters = field(default_factory=Meters)
+    passwords: Callable[[str, str], str | None] | None = None
 
 
 class Connector:
@@ -85,7 +88,7 @@ class Connector:
             raise psycopg.OperationalError("not tried: the attempt before it has failed just now")
         begun = monotonic()
         try:
-            conn = self._connect(self._options.configure)
+            conn = self._connect()
         except Exception as error:
             self._observe(
                 ConnectFailed(
@@ -109,8 +112,8 @@ class Connector:
         self._pause = 0.0
 
     def look(self, seconds: float) -> Connection[Any]:
-        """A connection made and checked within `seconds`, to see whether the server is there; in autocommit."""
-        conn = self._connect(None, seconds)
+        """A connection of no pool, in autocommit, made and checked within `seconds`: is the server there?"""
+        conn = self._connect(seconds)
         conn.set_autocommit(True)
         return conn
 
@@ -136,9 +139,7 @@ class Connector:
         kwargs["connect_timeout"] = min(int(kwargs.get("connect_timeout") or seconds), seconds)
         return self._options.connection_class.connect("", **kwargs)
 
-    def _connect(
-        self, configure: Callable[[Connection[Any]], None] | None, seconds: float | None = None
-    ) -> Connection[Any]:
+    def _connect(self, seconds: float | None = None) -> Connection[Any]:
         begun = monotonic()
         conn = self._let_in(seconds)
         # libpq's own timeout ends here: a server that froze now would hold the pool's one worker for good.
@@ -146,8 +147,8 @@ class Connector:
         watch = self.watchdog.watch(conn, until)
         try:
             self._check_server(conn)
-            if configure is not None:
-                configure(conn)
+            if seconds is None:
+                session.begin(conn, self.endpoint.reset, self._options.configure)
         except BaseException as error:
             cut = not self.watchdog.release(watch)
             conn.close()
@@ -222,11 +223,25 @@ class Connector:
         kwargs: dict[str, Any] = {"fallback_application_name": "shardpool", **dict(endpoint.params)}
         if endpoint.pooler == "transaction":
             kwargs["prepare_threshold"] = None
-        if endpoint.password_file is not None:
+        given = self._given_password()
+        if given is not None:
+            kwargs["password"] = given
+        elif endpoint.password_file is not None:
             kwargs["password"] = self._password_from(endpoint.password_file)
         elif endpoint.password is not None:
             kwargs["password"] = endpoint.password.reveal()
         return {**kwargs, **self._options.kwargs}
+
+    def _given_password(self) -> str | None:
+        """What the caller's function gives for this connection."""
+        if self._options.passwords is None:
+            return None
+        try:
+            return self._options.passwords(self.shard, self.endpoint.name)
+        except Exception as error:
+            # Its text is the caller's, and is not told further: it may say what was tried.
+            what = f"passwords() raised {type(error).__name__}"
+            raise self._unavailable("its password cannot be had", what, None) from error
 
     def _password_from(self, file: str) -> str:
         try:
@@ -251,6 +266,7 @@ class Connector:
             self.seen_epoch = max(self.seen_epoch, row[3])
         newer = control.newer_epoch(row, self.topology, self.shard)
         if newer is not None:
+            self._observe(NewerEpochSeen(shard=self.shard, endpoint=self.endpoint.name, epoch=newer))
             raise self._unavailable(
                 "its owners are of a newer epoch",
                 f"its owners are of epoch {newer}, and this topology is of epoch {self.topology.epoch}",

@@ -17,6 +17,7 @@ from psycopg.rows import RowFactory, tuple_row
 
 from .._concurrency import hedged, sleep
 from .._leg import LEFT_OPEN
+from .._session import SESSION, note, quiet
 from ..errors import RouterMisuse, ShardUnavailable
 from ..result import Result
 from ..tokens import Token
@@ -155,6 +156,7 @@ class Handle(ABC):
             if conn.autocommit is not pool.autocommit:
                 conn.set_autocommit(pool.autocommit)
             setattr(conn, _LENDER, pool)
+            conn.__dict__[SESSION].lend(conn)
         except BaseException:
             pool.give(conn)
             raise
@@ -264,6 +266,8 @@ class Handle(ABC):
         try:
             if not conn.autocommit:
                 conn.set_autocommit(True)
+            if type(query) is not str or query not in quiet:
+                note(conn, query)
             cursor = conn.cursor(binary=binary)
             cursor.execute(query, params, prepare=prepare)
             while cursor.nextset():

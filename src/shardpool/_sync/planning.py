@@ -134,10 +134,11 @@ def bound(router: Router, found: Planned, params: Params | None, deadline: float
 
 def any_shard(router: Router) -> str:
     """Each shard in turn, passing over those that could not be reached last."""
-    names = router.shards
+    pools = router._state.pools
+    names = list(pools)
     router._turn += 1
     order = [names[(router._turn + number) % len(names)] for number in range(len(names))]
-    well = [name for name in order if not router._state.pools[name].primary.is_failing]
+    well = [name for name in order if not pools[name].primary.is_failing]
     return (well or order)[0]
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -20,13 +21,17 @@ from .._breaker import Breaker
 from .._concurrency import is_contended, spawn, uninterrupted
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._meter import TAKEN
+from .._session import SESSION, is_touched
 from .._slots import QueueFull, SentAway, Slots
 from .._watchdog import Watchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
 from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused, Retried
 from ..topology import Endpoint, PoolSettings, Topology
+from . import session
 from .connector import ConnectOptions, Connector
 from .lookout import Lookout
+
+_log = logging.getLogger("shardpool")
 
 # How long a caller sleeps in psycopg_pool before it looks whether the connection it waits for has failed.
 _SHORTEST_WAIT = 0.02
@@ -142,7 +147,7 @@ class EndpointPool:
         return self._pool is not None and len(self._pool._pool) > 0
 
     def give(self, conn: Connection[Any]) -> None:
-        """Roll back what is open, and back into the pool, which replaces what is broken."""
+        """Undo what the caller has left, and back into the pool, which replaces what is broken."""
         now = monotonic()
         setattr(conn, GIVEN_BACK, now)
         status = conn.pgconn.transaction_status
@@ -154,7 +159,8 @@ class EndpointPool:
         if taken is not None:
             self.meter.used(taken, now)
         # A closed pool closes what it is given.
-        if status in _AT_REST or cast("ConnectionPool[Any]", conn._pool).closed:
+        touched = conn.__dict__[SESSION].marks and status == TransactionStatus.IDLE and is_touched(conn)
+        if (status in _AT_REST and not touched) or cast("ConnectionPool[Any]", conn._pool).closed:
             self._put(conn)
         else:
             # Cancelled in a rollback, psycopg first asks the server to cancel it, for seconds when that is frozen.
@@ -172,9 +178,19 @@ class EndpointPool:
         try:
             with suppress(psycopg.Error):
                 conn.rollback()
+            self._clean(conn)
         finally:
             cut = not self.watchdog.release(watch)
             if cut or conn.pgconn.transaction_status != TransactionStatus.IDLE:
+                conn.close()
+
+    def _clean(self, conn: Connection[Any]) -> None:
+        if conn.pgconn.transaction_status == TransactionStatus.IDLE and is_touched(conn):
+            try:
+                session.clean(conn, self._options.configure, self.autocommit)
+            except Exception as error:
+                # Also an error of configure(): whoever comes next makes a connection, and is told.
+                _log.warning("a connection to %s could not be reset: %s", self.name, first_line(error))
                 conn.close()
 
     def _put(self, conn: Connection[Any]) -> None:

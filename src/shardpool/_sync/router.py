@@ -32,6 +32,7 @@ from . import batch, check, copying, dispatch, gather, install, planning, stream
 from .connector import ConnectOptions
 from .lease import Params
 from .planning import Knowledge
+from .reloading import Reloader, look
 from .route import Route, ShardHandle
 from .state import State, open_pools, retired_pools
 
@@ -49,11 +50,17 @@ class Router:
     `kwargs` go to every `psycopg` connection (`row_factory`, `autocommit`, `prepare_threshold`, …), `configure` is
     called with each new one, `connection_class` makes them.
 
+    `passwords(shard, endpoint)` is asked for the password of each new connection, as for tokens that expire; where it
+    gives None, the topology's is used. It has to be quick: connections of that endpoint wait for it.
+
     `fanout` is the default of `execute`. `max_pull_rows` and `max_pull_bytes` bound what one statement may bring from
     the shards to one of them when it cannot be answered otherwise; above them it is refused.
 
     `observers` are told what happens: see `shardpool.events`. `max_held` calls at most, on each shard whose primary is
     found by asking (`hosts:`), wait within their deadlines while it has none; with 0 they are refused at once.
+
+    A topology file is looked at every `reload_interval` seconds, and reloaded when it has changed; None leaves that to
+    `reload()`. A file that cannot be taken over changes nothing: see `stats()["reload"]` and `ReloadFailed`.
     """
 
     def __init__(
@@ -68,13 +75,17 @@ class Router:
         max_pull_bytes: int = 256 * 2**20,
         observers: Iterable[Observer] = (),
         max_held: int = 1000,
+        reload_interval: float | None = 5.0,
+        passwords: Callable[[str, str], str | None] | None = None,
     ) -> None:
         self._path = None if isinstance(topology, Topology) else os.fspath(topology)
+        seen = look(self._path) if self._path is not None else ()
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
+        self._loaded = loaded
         self._meters = Meters()
         self._observers = Observers([self._meters, *observers])
         self._options = ConnectOptions(
-            connection_class, configure, dict(kwargs or {}), self._observers, max_held, self._meters
+            connection_class, configure, dict(kwargs or {}), self._observers, max_held, self._meters, passwords
         )
         self._watchdog = Watchdog()
         self._home: Home | None = None
@@ -88,6 +99,10 @@ class Router:
         self._fanout: Fanout = fanout
         self.max_pull_rows = max_pull_rows
         self.max_pull_bytes = max_pull_bytes
+        self._reloader: Reloader | None = None
+        if self._path is not None and reload_interval is not None:
+            self._reloader = Reloader(self, self._path, reload_interval, seen)
+            self._observers.add(self._reloader)
         _routers.add(self)
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -98,6 +113,8 @@ class Router:
             raise RouterMisuse("this router is closed", hint="Make a new one: a closed router is not opened again.")
         if self._home is None:
             self._home = Home()
+            if self._reloader is not None:
+                self._reloader.start()
 
     def close(self, timeout: float = 5.0) -> None:
         """Close every pool, all at once, waiting at most `timeout` seconds for work in the background to end.
@@ -105,6 +122,8 @@ class Router:
         Connections that are in use are closed when they are given back.
         """
         self._closed = True
+        if self._reloader is not None:
+            self._reloader.stop(timeout)
         pools = [pool for shard in self._state.pools.values() for pool in shard.endpoints]
         run_all([functools.partial(pool.close, timeout) for pool in pools])
         self._watchdog.close()
@@ -170,6 +189,7 @@ class Router:
         with self._swapping:
             old = self._state
             check_successor(topology, old.topology)
+            self._loaded = topology
             topology = succeed(topology, old.topology)
             pools = open_pools(topology, self._options, self._watchdog, old.pools)
             self._state = State(self, topology, pools)
@@ -358,6 +378,7 @@ class Router:
         everything.
         """
         deadline = self._deadline(timeout)
+        shards, keys = None if shards is None else [*shards], None if keys is None else [*keys]
         missing: dict[str, BaseException] | None = {} if partial else None
         while True:
             topology = self._state.topology
@@ -465,12 +486,15 @@ class Router:
         """
         return install.init(self, timeout)
 
-    def check(self, *, rows: bool = True, timeout: float = 30.0) -> Report:
+    def check(self, *, rows: bool = True, timeout: float = 30.0, processes: int = 1) -> Report:
         """Compare the fleet with the topology: endpoints, identity, tables, keys and, with `rows`, every row's place.
+
+        `processes` is the number of processes, over all machines, that use this topology at the same time: their pools
+        together have to fit into what each server gives, which `report.servers` tells.
 
         Reads only. Never raises for what it finds: see the report's findings.
         """
-        return check.check(self, rows, timeout)
+        return check.check(self, rows, timeout, processes)
 
     def stats(self) -> dict[str, Any]:
         """Counters of every pool by shard and endpoint, with the fleet and its epoch. JSON-ready, without secrets.
@@ -484,6 +508,7 @@ class Router:
             "newest_epoch_seen": max(
                 (pool.seen_epoch for shard in state.pools.values() for pool in shard.endpoints), default=0
             ),
+            "reload": self._reloader.stats() if self._reloader is not None else None,
             "statements": self._counts.as_dict(),
             **self._meters.stats(state.pools),
             "shards": {name: pools.stats() for name, pools in state.pools.items()},
@@ -525,6 +550,8 @@ def _start_afresh() -> None:
         router._meters.reset()
         for shard in router._state.pools.values():
             _inherited.extend(pool.start_afresh(router._watchdog) for pool in shard.endpoints)
+        if router._reloader is not None:
+            router._reloader.start_afresh()
 
 
 os.register_at_fork(after_in_child=_start_afresh)

@@ -45,18 +45,29 @@ def init(ctx: click.Context, topology_file: str | None, timeout: float, as_json:
 @topology_option
 @click.option("--rows/--no-rows", default=True, help="Also look at every row of the sharded tables, on the servers.")
 @click.option("--timeout", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For the whole check.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes, over all machines, that use this topology at the same time.",
+)
 @json_option
 @click.pass_context
-def check(ctx: click.Context, topology_file: str | None, rows: bool, timeout: float, as_json: bool) -> None:
+def check(
+    ctx: click.Context, topology_file: str | None, rows: bool, timeout: float, processes: int, as_json: bool
+) -> None:
     """Compare the fleet with the topology, and say what to do about each difference.
 
-    Looks at every endpoint (reached, version, role, connections), identity, hash contract, owners, tables and their
-    keys, and whether every row lies where its key belongs. Changes nothing. Exits with 1 when it finds an error.
+    Looks at every endpoint (reached, version, role), the connections that all processes need of each server, identity,
+    hash contract, owners, tables and their keys, and whether every row lies where its key belongs. Changes nothing.
+    Exits with 1 when it finds an error.
     """
     from .. import Router
 
     with Router(topology_path(ctx, topology_file)) as router:
-        report = router.check(rows=rows, timeout=timeout)
+        report = router.check(rows=rows, timeout=timeout, processes=processes)
     if as_json:
         print_json({**report.as_dict(), "versions": _versions()})
     else:

@@ -53,6 +53,11 @@ class Pool(_Fields):
     max_idle: Duration | None = Field(
         None, description="Time after which an unused connection is closed. 10m if not given."
     )
+    reset: Literal["dirty", "always", "never"] | None = Field(
+        None,
+        description="When a session is reset before its next caller. dirty if not given: when a statement may have "
+        "left something in it; never behind a transaction pooler.",
+    )
 
 
 def _keyword_schema(keyword: str) -> dict[str, Any]:

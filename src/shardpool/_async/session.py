@@ -1,0 +1,64 @@
+"""Brings a connection back to what its next caller may find: see `_session`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.pq import TransactionStatus
+
+from .._session import BEGUN, RESET, SESSION, STATE, ClientState, Session, is_past_reset
+from ..topology import Reset
+
+Configure = Callable[[AsyncConnection[Any]], Awaitable[None]]
+
+
+async def begin(conn: AsyncConnection[Any], reset: Reset, configure: Configure | None) -> None:
+    """Watch a new connection, and let the user configure it."""
+    session = Session(conn, reset)
+    setattr(conn, SESSION, session)
+    await _configured(conn, session, configure)
+
+
+async def clean(conn: AsyncConnection[Any], configure: Configure | None, autocommit: bool) -> None:
+    """Undo what the last caller has left, in one round trip if on the server; outside a transaction.
+
+    What cannot be undone, or fails, ends with a closed connection or a `psycopg.Error`.
+    """
+    session: Session = conn.__dict__[SESSION]
+    marks = session.marks
+    if is_past_reset(conn, marks):
+        await conn.close()
+        return
+    reset = bool(marks & (STATE | BEGUN))
+    wanted = session.pristine if reset else session.baseline
+    await _restore(conn, wanted)
+    if not reset:
+        session.settle(conn)
+        return
+    await conn.set_autocommit(True)
+    await AsyncCursor(conn).execute(RESET, prepare=False)
+    if conn._notifies_backlog:
+        conn._notifies_backlog.clear()
+    await conn.set_autocommit(autocommit)
+    await _configured(conn, session, configure)
+
+
+async def _configured(conn: AsyncConnection[Any], session: Session, configure: Configure | None) -> None:
+    if configure is not None:
+        await configure(conn)
+        session.baseline = ClientState(conn)
+        if conn.pgconn.transaction_status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN):
+            raise psycopg.ProgrammingError("configure() has left a transaction open: end it with commit()")
+    session.settle(conn)
+
+
+async def _restore(conn: AsyncConnection[Any], wanted: ClientState) -> None:
+    if wanted.transaction_differs(conn):
+        isolation_level, read_only, deferrable = wanted.transaction
+        await conn.set_isolation_level(isolation_level)
+        await conn.set_read_only(read_only)
+        await conn.set_deferrable(deferrable)
+    wanted.restore(conn)

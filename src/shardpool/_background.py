@@ -1,0 +1,122 @@
+"""Something done again and again in the background: in a daemon thread, or in a task of the running loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_log = logging.getLogger("shardpool")
+
+
+class Background:
+    """Calls a method every `period` seconds, and when woken, until it is stopped or its object is gone.
+
+    The thread holds the object only while it calls it. What the method raises is logged, and ends nothing.
+    """
+
+    def __init__(self, name: str, period: float, method: Callable[[], None]) -> None:
+        self._name = name
+        self._period = period
+        self._method = weakref.WeakMethod(method)
+        self._wake = threading.Event()
+        self._ending = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        if self._thread is None and not self._ending:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+
+    def wake(self) -> None:
+        """Do it now; from any thread."""
+        self._wake.set()
+
+    def stop(self, timeout: float) -> None:
+        """End, waiting at most `timeout` seconds for a call that is under way."""
+        self._ending = True
+        self._wake.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def start_afresh(self) -> None:
+        """In a forked child, which has not got the thread: start one, when the parent had one."""
+        self._wake = threading.Event()
+        if self._thread is not None:
+            self._thread = None
+            self.start()
+
+    def _run(self) -> None:
+        while not self._ending:
+            self._wake.wait(self._period)
+            self._wake.clear()
+            method = self._method()
+            if self._ending or method is None:
+                return
+            try:
+                method()
+            except Exception:
+                _log.exception("%s failed", self._name)
+            del method
+
+
+class AsyncBackground:
+    """`Background` as a task of the loop in which it is started."""
+
+    def __init__(self, name: str, period: float, method: Callable[[], Awaitable[None]]) -> None:
+        self._name = name
+        self._period = period
+        self._method = weakref.WeakMethod(method)
+        self._wake = asyncio.Event()
+        self._ending = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._task is None and not self._ending:
+            self._task = asyncio.create_task(self._run(), name=self._name)
+
+    def wake(self) -> None:
+        """Do it now; from the loop."""
+        self._wake.set()
+
+    async def stop(self, timeout: float) -> None:
+        """End, waiting at most `timeout` seconds for a call that is under way, which is then cancelled."""
+        self._ending = True
+        self._wake.set()
+        if self._task is not None and self._task is not asyncio.current_task():
+            with suppress(asyncio.CancelledError, TimeoutError):
+                await asyncio.wait_for(self._task, timeout)
+
+    def start_afresh(self) -> None:
+        """In a forked child, which does not go on with the parent's loop: nothing is done any more."""
+        self._task = None
+
+    async def _run(self) -> None:
+        while not self._ending:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._period)
+            self._wake.clear()
+            method = self._method()
+            if self._ending or method is None:
+                return
+            try:
+                await method()
+            except Exception:
+                _log.exception("%s failed", self._name)
+            del method
+
+
+def aside(function: Callable[[], T]) -> T:
+    """Call a function; a thread of the background holds up nobody."""
+    return function()
+
+
+async def async_aside(function: Callable[[], T]) -> T:
+    """Call a function in a thread, so that it does not hold up the loop."""
+    return await asyncio.to_thread(function)

@@ -1,0 +1,65 @@
+# Generated from _async/session.py by tools/unasync.py: edit that one, then run `make sync`.
+"""Brings a connection back to what its next caller may find: see `_session`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from psycopg import Connection, Cursor
+from psycopg.pq import TransactionStatus
+
+from .._session import BEGUN, RESET, SESSION, STATE, ClientState, Session, is_past_reset
+from ..topology import Reset
+
+Configure = Callable[[Connection[Any]], None]
+
+
+def begin(conn: Connection[Any], reset: Reset, configure: Configure | None) -> None:
+    """Watch a new connection, and let the user configure it."""
+    session = Session(conn, reset)
+    setattr(conn, SESSION, session)
+    _configured(conn, session, configure)
+
+
+def clean(conn: Connection[Any], configure: Configure | None, autocommit: bool) -> None:
+    """Undo what the last caller has left, in one round trip if on the server; outside a transaction.
+
+    What cannot be undone, or fails, ends with a closed connection or a `psycopg.Error`.
+    """
+    session: Session = conn.__dict__[SESSION]
+    marks = session.marks
+    if is_past_reset(conn, marks):
+        conn.close()
+        return
+    reset = bool(marks & (STATE | BEGUN))
+    wanted = session.pristine if reset else session.baseline
+    _restore(conn, wanted)
+    if not reset:
+        session.settle(conn)
+        return
+    conn.set_autocommit(True)
+    Cursor(conn).execute(RESET, prepare=False)
+    if conn._notifies_backlog:
+        conn._notifies_backlog.clear()
+    conn.set_autocommit(autocommit)
+    _configured(conn, session, configure)
+
+
+def _configured(conn: Connection[Any], session: Session, configure: Configure | None) -> None:
+    if configure is not None:
+        configure(conn)
+        session.baseline = ClientState(conn)
+        if conn.pgconn.transaction_status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN):
+            raise psycopg.ProgrammingError("configure() has left a transaction open: end it with commit()")
+    session.settle(conn)
+
+
+def _restore(conn: Connection[Any], wanted: ClientState) -> None:
+    if wanted.transaction_differs(conn):
+        isolation_level, read_only, deferrable = wanted.transaction
+        conn.set_isolation_level(isolation_level)
+        conn.set_read_only(read_only)
+        conn.set_deferrable(deferrable)
+    wanted.restore(conn)
