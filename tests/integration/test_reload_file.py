@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shardpool import AsyncRouter, Router, ScatterError, StaleTopology, UnknownShard
+from shardpool import AsyncRouter, Router, ScatterError, UnknownShard
 from shardpool.events import Event, NewerEpochSeen, Reloaded, ReloadFailed
 
 INTERVAL = 0.1
@@ -177,6 +177,7 @@ def test_a_file_that_is_written_in_two_steps_is_read_when_it_is_whole(polled: Ro
         sleep(INTERVAL + 0.05)
         stream.write(text[half:])
     until(lambda: polled.topology.epoch == 6)
+    until(lambda: told.of(Reloaded) != [])
     assert len(told.of(Reloaded)) == 1 and told.of(ReloadFailed) == []
     assert "tenants" in polled.topology.keyspaces
 
@@ -254,19 +255,22 @@ def test_a_call_that_has_to_have_a_shard_that_is_gone_says_so(router: Router) ->
     shards = {name: shard for name, shard in router.topology.shards.items() if name != "s3"}
     names = gather.targets(router, None, None, None, None)
     router.reload(replace(router.topology, epoch=6, shards=shards, keyspaces={}))
-    with pytest.raises(StaleTopology, match="shard s3 was taken away by a reload"):
+    with pytest.raises(UnknownShard):
         gather.take_all(router, names, monotonic() + 1, readonly=False)
     with pytest.raises(UnknownShard):
         router.scatter("select 1", shards=["s3"])
 
 
 def test_a_router_of_a_topology_has_no_file_to_look_at(router: Router) -> None:
-    before = threading.active_count()
+    def reloaders() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if "reload" in thread.name]
+
+    before = reloaders()
     with Router(router.topology) as opened:
         assert opened.stats()["reload"] is None
     with Router(router._path or "", reload_interval=None) as opened:
         assert opened.stats()["reload"] is None
-    assert threading.active_count() == before
+    assert reloaders() == before
 
 
 def test_closing_ends_the_thread(polled: Router) -> None:

@@ -252,10 +252,13 @@ class EndpointPool:
         """A call was ended at its deadline: it may have been slow, or the server is gone without a word."""
         self._observe(DeadlineCut(shard=self.shard, endpoint=self.endpoint.name))
         self._broken_at = monotonic()
-        if self.breaker.counts(TimeoutError("calls in a row had no answer by their deadlines")):
-            self.trip(TimeoutError("calls in a row had no answer by their deadlines"))
-        elif not self.breaker.is_open:
-            self.lookout.look_now()
+        if self.breaker.is_open:
+            return
+        if self.breaker.counts(TimeoutError("no answer in time")):
+            # A look says whether the server is there; whether these connections still lead to it, it does not.
+            self.breaker.failures = 0
+            self.discard()
+        self.lookout.look_now()
 
     def retried(self, error: BaseException) -> None:
         """A call that lost its connection is made once more."""
