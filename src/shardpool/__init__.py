@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     )
     from .partitioning import encode_key
     from .report import Finding, Report
-    from .result import Result
+    from .result import ByShard, Result
+    from .tokens import Token
     from .topology import Topology
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ __all__ = [
     "AsyncRouter",
     "AsyncShardHandle",
     "BatchError",
+    "ByShard",
     "CommitUnknown",
     "ConfigError",
     "DeadlineExceeded",
@@ -72,6 +74,7 @@ __all__ = [
     "ShardUnavailable",
     "ShardpoolError",
     "StaleTopology",
+    "Token",
     "Topology",
     "UnknownKeyspace",
     "UnknownShard",
@@ -98,7 +101,8 @@ _NAMES = {
     ),
     ".partitioning": "encode_key",
     ".report": "Finding Report",
-    ".result": "Result",
+    ".result": "ByShard Result",
+    ".tokens": "Token",
     ".topology": "Topology",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -137,12 +137,16 @@ async def bound(
 
 def any_shard(router: AsyncRouter) -> str:
     """Each shard in turn, passing over those that could not be reached last."""
+    return any_order(router)[0]
+
+
+def any_order(router: AsyncRouter) -> list[str]:
+    """All shards, beginning with another one each time; those that could not be reached last come last."""
     pools = router._state.pools
     names = list(pools)
     router._turn += 1
     order = [names[(router._turn + number) % len(names)] for number in range(len(names))]
-    well = [name for name in order if not pools[name].primary.is_failing]
-    return (well or order)[0]
+    return sorted(order, key=lambda name: pools[name].primary.is_failing)
 
 
 def _text(query: Any, has_params: bool) -> tuple[str, Converted | None]:
@@ -195,7 +199,7 @@ async def _catalog(router: AsyncRouter, deadline: float) -> Catalog:
     known = router._knowledge
     if known.catalog is not None and set(router._state.topology.placements) == known.told.get("asked"):
         return known.catalog
-    names = [any_shard(router) for _ in router.shards]
+    names = any_order(router)
     for number, name in enumerate(names):
         left = deadline - monotonic()
         until = deadline if number == len(names) - 1 else monotonic() + min(_PATIENCE, left / 3)
@@ -226,6 +230,9 @@ async def check_alike(router: AsyncRouter, names: Sequence[str], deadline: float
     until = (monotonic() + deadline) / 2 if partial else deadline
     outcomes = await async_run_all([bind_arguments(_told, router, name, until) for name in unknown])
     failures = {name: error for name, (_, error) in zip(unknown, outcomes, strict=True) if error is not None}
+    for error in failures.values():
+        if not isinstance(error, ShardError | psycopg.Error):
+            raise error
     if failures and not (partial and all(isinstance(error, ShardError) for error in failures.values())):
         raise ScatterError(f"{len(failures)} of {len(names)} shards failed", failures=failures) from next(
             iter(failures.values())

@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -310,7 +310,7 @@ class AsyncRouter:
         row_factory: RowFactory[Any] | None = None,
         fanout: Fanout | None = None,
         strategy: str | None = None,
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """The rows of a SELECT as they come, in its order: the answer of `execute` with bounded memory.
 
         Of each shard at most about `size` rows are held; shards wait while you do. `timeout` seconds bounds the whole

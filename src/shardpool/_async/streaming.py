@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ async def stream(
     row_factory: RowFactory[Any] | None,
     fanout: Fanout,
     strategy: str | None,
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Any, None]:
     """See `AsyncRouter.stream`."""
     end = None if timeout is None else monotonic() + timeout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .router import AsyncRouter
 
 _COMMIT = Statement(b"commit", None)
+# What undoing may take when the deadline has passed.
+_LAST_SECONDS = 0.05
 _ROLLBACK = Statement(b"rollback", None)
 
 
@@ -48,8 +51,12 @@ async def execute(
         failures = gather.failures_of(legs, taken, may_be_applied=False)
         copies = isinstance(bound.plan.scattered, Gathered) and bound.plan.scattered.everywhere
         touched = {leg.pgresult.command_tuples for leg in legs if leg.pgresult is not None}
-        if failures or (copies and len(touched) > 1):
-            await _run(_idle(taken, legs), dict.fromkeys(taken, _ROLLBACK), deadline, begin=False)
+        late = not failures and monotonic() >= deadline
+        if failures or late or (copies and len(touched) > 1):
+            until = max(deadline, monotonic() + _LAST_SECONDS)
+            await _run(_idle(taken, legs), dict.fromkeys(taken, _ROLLBACK), until, begin=False)
+        if late:
+            raise gather.overdue(legs[0].shard, taken[legs[0].shard][0], reads=True)()
         if failures:
             raise gather.several(failures, len(taken))
         if copies and len(touched) > 1:

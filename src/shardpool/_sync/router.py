@@ -7,7 +7,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -311,7 +311,7 @@ class Router:
         row_factory: RowFactory[Any] | None = None,
         fanout: Fanout | None = None,
         strategy: str | None = None,
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None]:
         """The rows of a SELECT as they come, in its order: the answer of `execute` with bounded memory.
 
         Of each shard at most about `size` rows are held; shards wait while you do. `timeout` seconds bounds the whole

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ def stream(
     row_factory: RowFactory[Any] | None,
     fanout: Fanout,
     strategy: str | None,
-) -> Iterator[Any]:
+) -> Generator[Any, None]:
     """See `Router.stream`."""
     end = None if timeout is None else monotonic() + timeout
 

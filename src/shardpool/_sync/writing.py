@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .router import Router
 
 _COMMIT = Statement(b"commit", None)
+# What undoing may take when the deadline has passed.
+_LAST_SECONDS = 0.05
 _ROLLBACK = Statement(b"rollback", None)
 
 
@@ -49,8 +52,12 @@ def execute(
         failures = gather.failures_of(legs, taken, may_be_applied=False)
         copies = isinstance(bound.plan.scattered, Gathered) and bound.plan.scattered.everywhere
         touched = {leg.pgresult.command_tuples for leg in legs if leg.pgresult is not None}
-        if failures or (copies and len(touched) > 1):
-            _run(_idle(taken, legs), dict.fromkeys(taken, _ROLLBACK), deadline, begin=False)
+        late = not failures and monotonic() >= deadline
+        if failures or late or (copies and len(touched) > 1):
+            until = max(deadline, monotonic() + _LAST_SECONDS)
+            _run(_idle(taken, legs), dict.fromkeys(taken, _ROLLBACK), until, begin=False)
+        if late:
+            raise gather.overdue(legs[0].shard, taken[legs[0].shard][0], reads=True)()
         if failures:
             raise gather.several(failures, len(taken))
         if copies and len(touched) > 1:
