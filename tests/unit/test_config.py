@@ -202,6 +202,27 @@ shards:
     assert one.replicas == ()
 
 
+def test_the_pools_on_one_server_share_its_connections() -> None:
+    text = """
+defaults: {server_connections: %d, pool: {min_size: 2, max_size: 10}}
+shards:
+  s0: {primary: {host: 127.0.0.1, dbname: a}}
+  s1: {primary: {host: localhost, dbname: b}, pool: {max_size: 30}}
+  s2: {primary: {host: localhost, port: 5433, dbname: c}}
+"""
+    pools = {name: shard.primary.pool for name, shard in parse(text % 12).shards.items()}
+    assert {name: (pool.min_size, pool.max_size) for name, pool in pools.items()} == {
+        "s0": (2, 3),
+        "s1": (2, 8),
+        "s2": (2, 10),
+    }
+    sizes = [shard.primary.pool.max_size for shard in parse(text % 2).shards.values()]
+    assert sizes == [1, 1, 2]
+    assert [shard.primary.pool.max_size for shard in parse(text % 40).shards.values()] == [10, 30, 10]
+    with pytest.raises(ConfigError, match="1 connections for 2 endpoints on one server"):
+        parse(text % 1)
+
+
 def test_a_password_of_a_nearer_level_replaces_both_kinds(tmp_path: Path) -> None:
     file = tmp_path / "topology.yaml"
     file.write_text(

@@ -149,6 +149,13 @@ class Defaults(_Fields):
     )
     max_lag: Lag | None = Field(None, description="How far behind a replica may be.")
     timeout: Duration | None = Field(None, description="The deadline of a call that gives none. 5s if not given.")
+    server_connections: Positive | None = Field(
+        None,
+        description=(
+            "Connections of one process to one server (host and port) at most: the pools of all endpoints on it share "
+            "them, each by its max_size."
+        ),
+    )
 
 
 class HashFields(_Fields):

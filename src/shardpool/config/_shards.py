@@ -13,6 +13,7 @@ from . import _models as models
 from ._connect import ConnectChecks, connection
 from ._nodes import Node
 from ._problems import Problems
+from ._server_budget import fewest, shared
 from ._urls import replace_url
 
 T = TypeVar("T")
@@ -69,7 +70,19 @@ class ShardBuilder:
         made = [self._shard(name, fields) for name, fields in self._file.shards.items()]
         shards = {shard.name: shard for shard in made if shard is not None}
         self._check_databases(shards)
-        return shards
+        return self._within_budget(shards)
+
+    def _within_budget(self, shards: dict[str, Shard]) -> dict[str, Shard]:
+        connections = self._file.defaults.server_connections if self._file.defaults is not None else None
+        if connections is None:
+            return shards
+        needed = fewest(shards)
+        if connections < needed:
+            node = self._root.fields["defaults"].fields["server_connections"]
+            hint = f"Each endpoint needs one at least: {needed}."
+            self._problems.add_at_key(node, f"{connections} connections for {needed} endpoints on one server", hint)
+            return shards
+        return shared(shards, connections)
 
     def _shard(self, name: str, fields: models.Shard) -> Shard | None:
         node = self._root.fields["shards"].fields[name]
