@@ -12,7 +12,7 @@ from collections.abc import Generator
 from operator import itemgetter
 from types import MethodType
 from typing import Any
-from weakref import proxy, ref
+from weakref import ref
 
 from psycopg import sql
 from psycopg._preparing import Prepare, PrepareManager
@@ -84,9 +84,8 @@ class Session:
         # One and the same memory of what is prepared: which of the two is asked makes no difference to it.
         self._watched.__dict__ = self._plain.__dict__
         self._begin = _noted_beginning(conn, self)
-        # Always there, for a key that comes and goes makes a dictionary grow again and again. Weak, as psycopg's own
-        # callbacks are: a connection that nobody has any more ends at once, not when it is found.
-        self._begin_plain = MethodType(type(conn)._start_query, proxy(conn))
+        # Always there, for a key that comes and goes makes a dictionary grow again and again.
+        self._begin_plain = MethodType(type(conn)._start_query, conn)
         conn._start_query = self._begin_plain
         # The client's side before and after `configure`; they differ only when there is one.
         self.pristine = self.baseline = ClientState(conn)

@@ -39,6 +39,14 @@ class Slots:
     def waiting(self) -> int:
         return len(self._queue)
 
+    def acquire_at_once(self) -> bool:
+        """Take a slot if one is free."""
+        with self._lock:
+            if self._free > 0:
+                self._free -= 1
+                return True
+            return False
+
     def acquire(self, deadline: float) -> None:
         """Take a slot; raises `QueueFull` at once, `SentAway`, `TimeoutError` at the deadline (monotonic seconds)."""
         with self._lock:
@@ -111,6 +119,13 @@ class AsyncSlots:
     @property
     def waiting(self) -> int:
         return len(self._queue)
+
+    def acquire_at_once(self) -> bool:
+        """Take a slot if one is free."""
+        if self._free > 0:
+            self._free -= 1
+            return True
+        return False
 
     async def acquire(self, deadline: float) -> None:
         """Take a slot; raises `QueueFull` at once, `SentAway`, `TimeoutError` at the deadline (monotonic seconds)."""

@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from .._breaker import Breaker
 from .._concurrency import async_is_contended, async_spawn, async_uninterrupted
+from .._idle import async_put_idle, async_take_idle
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._meter import TAKEN
 from .._session import SESSION, is_touched
@@ -89,14 +90,30 @@ class AsyncEndpointPool:
         `DeadlineExceeded` at the deadline (monotonic seconds), `Retired` after a reload.
         """
         begun = monotonic()
-        await self.reserve(deadline)
-        try:
-            conn = await self.connect(deadline)
-        except BaseException:
-            self._slots.release()
-            raise
+        if self.breaker.cause is not None or not self._slots.acquire_at_once():
+            await self.reserve(deadline)
+        pool = self._pool
+        conn = async_take_idle(pool) if pool is not None else None
+        if conn is None or not self._is_fresh(conn, monotonic()):
+            try:
+                conn = await (self.connect(deadline) if conn is None else self._replaced(conn, deadline))
+            except BaseException:
+                self._slots.release()
+                raise
         conn.__dict__[TAKEN] = (begun, monotonic())
-        return conn
+        return cast("AsyncConnection[Any]", conn)
+
+    def _is_fresh(self, conn: Any, now: float) -> bool:
+        """Whether an idle connection is still there: looked at when nobody has used it for a while, or when another
+        was found broken since."""
+        given = conn.__dict__.get(GIVEN_BACK, now)
+        return (now - given < IDLE_SECONDS and given > self._broken_at) or not has_gone(conn)
+
+    async def _replaced(self, conn: AsyncConnection[Any], deadline: float) -> AsyncConnection[Any]:
+        """Another connection in the place of one that has gone."""
+        await conn.close()
+        await cast("AsyncConnectionPool[Any]", conn._pool).putconn(conn)
+        return await self.connect(deadline)
 
     async def reserve(self, deadline: float) -> None:
         """The first half of `take`: a place among those who may hold a connection."""
@@ -148,18 +165,25 @@ class AsyncEndpointPool:
     async def give(self, conn: AsyncConnection[Any]) -> None:
         """Undo what the caller has left, and back into the pool, which replaces what is broken."""
         now = monotonic()
-        setattr(conn, GIVEN_BACK, now)
+        attributes = conn.__dict__
+        attributes[GIVEN_BACK] = now
+        pool: Any = conn._pool
         status = conn.pgconn.transaction_status
         if status != TransactionStatus.UNKNOWN:
             self.answered_at = now
             if self.breaker.failures and not self.breaker.is_open:
                 self.breaker.failures = 0
-        taken = conn.__dict__.get(TAKEN)
+        taken = attributes.get(TAKEN)
         if taken is not None:
             self.meter.used(taken, now)
+        touched = False
+        if status == TransactionStatus.IDLE:
+            touched = attributes[SESSION].marks and is_touched(conn)
+            if not touched and async_put_idle(pool, conn, now):
+                self._slots.release()
+                return
         # A closed pool closes what it is given.
-        touched = conn.__dict__[SESSION].marks and status == TransactionStatus.IDLE and is_touched(conn)
-        if (status in _AT_REST and not touched) or cast("AsyncConnectionPool[Any]", conn._pool).closed:
+        if (status in _AT_REST and not touched) or pool.closed:
             await self._put(conn)
         else:
             # Cancelled in a rollback, psycopg first asks the server to cancel it, for seconds when that is frozen.
@@ -218,10 +242,7 @@ class AsyncEndpointPool:
             left = deadline - now
             try:
                 conn: Any = await pool.getconn(wait if left > wait else left)
-                # On the hot path, so without a call: one that nobody has used for a while is looked at, and all that
-                # were idle when another was found broken.
-                given = conn.__dict__.get(GIVEN_BACK, now)
-                if (now - given < IDLE_SECONDS and given > self._broken_at) or not has_gone(conn):
+                if self._is_fresh(conn, now):
                     return cast("AsyncConnection[Any]", conn)
                 await conn.close()
                 await pool.putconn(conn)

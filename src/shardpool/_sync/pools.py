@@ -19,6 +19,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from .._breaker import Breaker
 from .._concurrency import is_contended, spawn, uninterrupted
+from .._idle import put_idle, take_idle
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._meter import TAKEN
 from .._session import SESSION, is_touched
@@ -90,14 +91,30 @@ class EndpointPool:
         `DeadlineExceeded` at the deadline (monotonic seconds), `Retired` after a reload.
         """
         begun = monotonic()
-        self.reserve(deadline)
-        try:
-            conn = self.connect(deadline)
-        except BaseException:
-            self._slots.release()
-            raise
+        if self.breaker.cause is not None or not self._slots.acquire_at_once():
+            self.reserve(deadline)
+        pool = self._pool
+        conn = take_idle(pool) if pool is not None else None
+        if conn is None or not self._is_fresh(conn, monotonic()):
+            try:
+                conn = self.connect(deadline) if conn is None else self._replaced(conn, deadline)
+            except BaseException:
+                self._slots.release()
+                raise
         conn.__dict__[TAKEN] = (begun, monotonic())
-        return conn
+        return cast("Connection[Any]", conn)
+
+    def _is_fresh(self, conn: Any, now: float) -> bool:
+        """Whether an idle connection is still there: looked at when nobody has used it for a while, or when another
+        was found broken since."""
+        given = conn.__dict__.get(GIVEN_BACK, now)
+        return (now - given < IDLE_SECONDS and given > self._broken_at) or not has_gone(conn)
+
+    def _replaced(self, conn: Connection[Any], deadline: float) -> Connection[Any]:
+        """Another connection in the place of one that has gone."""
+        conn.close()
+        cast("ConnectionPool[Any]", conn._pool).putconn(conn)
+        return self.connect(deadline)
 
     def reserve(self, deadline: float) -> None:
         """The first half of `take`: a place among those who may hold a connection."""
@@ -149,18 +166,25 @@ class EndpointPool:
     def give(self, conn: Connection[Any]) -> None:
         """Undo what the caller has left, and back into the pool, which replaces what is broken."""
         now = monotonic()
-        setattr(conn, GIVEN_BACK, now)
+        attributes = conn.__dict__
+        attributes[GIVEN_BACK] = now
+        pool: Any = conn._pool
         status = conn.pgconn.transaction_status
         if status != TransactionStatus.UNKNOWN:
             self.answered_at = now
             if self.breaker.failures and not self.breaker.is_open:
                 self.breaker.failures = 0
-        taken = conn.__dict__.get(TAKEN)
+        taken = attributes.get(TAKEN)
         if taken is not None:
             self.meter.used(taken, now)
+        touched = False
+        if status == TransactionStatus.IDLE:
+            touched = attributes[SESSION].marks and is_touched(conn)
+            if not touched and put_idle(pool, conn, now):
+                self._slots.release()
+                return
         # A closed pool closes what it is given.
-        touched = conn.__dict__[SESSION].marks and status == TransactionStatus.IDLE and is_touched(conn)
-        if (status in _AT_REST and not touched) or cast("ConnectionPool[Any]", conn._pool).closed:
+        if (status in _AT_REST and not touched) or pool.closed:
             self._put(conn)
         else:
             # Cancelled in a rollback, psycopg first asks the server to cancel it, for seconds when that is frozen.
@@ -219,10 +243,7 @@ class EndpointPool:
             left = deadline - now
             try:
                 conn: Any = pool.getconn(wait if left > wait else left)
-                # On the hot path, so without a call: one that nobody has used for a while is looked at, and all that
-                # were idle when another was found broken.
-                given = conn.__dict__.get(GIVEN_BACK, now)
-                if (now - given < IDLE_SECONDS and given > self._broken_at) or not has_gone(conn):
+                if self._is_fresh(conn, now):
                     return cast("Connection[Any]", conn)
                 conn.close()
                 pool.putconn(conn)
