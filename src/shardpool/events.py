@@ -115,6 +115,23 @@ class Observer(Protocol):
         """Called once for each event."""
 
 
+class Log:
+    """Writes to the logger `shardpool` what a person who runs the service wants to find there: changes, not calls."""
+
+    def observe(self, event: Event) -> None:
+        match event:
+            case BreakerOpened():
+                _log.warning("%s/%s: calls are refused: %s", event.shard, event.endpoint, event.cause)
+            case BreakerClosed():
+                _log.warning("%s/%s: well again after %.1f s", event.shard, event.endpoint, event.seconds)
+            case PrimaryChanged():
+                _log.warning("%s: the primary is %s, was %s", event.shard, event.endpoint or "none", event.before)
+            case ReloadFailed():
+                _log.error("the topology file is not taken over, epoch %d goes on: %s", event.epoch, event.error)
+            case Reloaded():
+                _log.info("topology of epoch %d in force, after %d", event.epoch, event.before)
+
+
 class Observers:
     """All observers of a router as one, which never raises."""
 

@@ -116,6 +116,9 @@ def test_close_in_the_midst_of_calls_ends_all_of_them(fleet: FaultFleet, open_ca
     while threading.active_count() > before and monotonic() < end:
         threading.Event().wait(0.02)
     assert threading.active_count() <= before
+    # A server takes a moment to notice.
+    while any(fleet.sessions(name) for name in fleet.servers) and monotonic() < end:
+        threading.Event().wait(0.02)
     assert all(fleet.sessions(name) == [] for name in fleet.servers)
 
 

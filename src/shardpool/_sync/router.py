@@ -21,7 +21,7 @@ from .._concurrency import Home, run_all
 from .._meter import Meters
 from .._watchdog import Watchdog
 from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology
-from ..events import Observer, Observers, Reloaded
+from ..events import Log, Observer, Observers, Reloaded
 from ..partitioning import Range
 from ..query.bound import Bound, Fanout
 from ..query.counts import Counts
@@ -83,7 +83,7 @@ class Router:
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
         self._loaded = loaded
         self._meters = Meters()
-        self._observers = Observers([self._meters, *observers])
+        self._observers = Observers([self._meters, Log(), *observers])
         self._options = ConnectOptions(
             connection_class, configure, dict(kwargs or {}), self._observers, max_held, self._meters, passwords
         )
