@@ -247,6 +247,9 @@ class AsyncConnector:
             return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
         except OSError as error:
             raise self._unavailable("its password_file cannot be read", f"{file}: {error.strerror}", None) from error
+        except UnicodeDecodeError:
+            # Not told further: its text shows a byte of the password.
+            raise self._unavailable("its password_file cannot be read", f"{file}: it is not UTF-8", None) from None
 
     async def _check_identity(self, cursor: psycopg.AsyncCursor[Any]) -> None:
         """Is this the shard that the topology says, with the same hash contract?"""

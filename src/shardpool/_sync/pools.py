@@ -298,7 +298,9 @@ class EndpointPool:
         with self._making:
             pool, self._pool = self._pool, None
         if pool is not None:
-            spawn(partial(_closed, pool), f"shardpool-close-{self.name}")
+            # When no thread is to be had the pool is closed as it is collected.
+            with suppress(RuntimeError):
+                spawn(partial(_closed, pool), f"shardpool-close-{self.name}")
 
     def is_well(self) -> None:
         """The lookout has been let in by the right server, and had its answer."""
@@ -310,6 +312,8 @@ class EndpointPool:
 
     def refusal(self) -> ShardError:
         """The error of a call that is refused since the breaker is open."""
+        if self.breaker.is_open:
+            self.lookout.keep_looking()
         self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="unavailable"))
         cause = self.breaker.cause
         return self._unavailable(cause if isinstance(cause, Exception) else ConnectionError("it does not answer"))
