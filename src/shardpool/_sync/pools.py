@@ -221,7 +221,7 @@ class EndpointPool:
                 conn: Any = pool.getconn(wait if left > wait else left)
                 # On the hot path, so without a call: one that nobody has used for a while is looked at, and all that
                 # were idle when another was found broken.
-                given = conn.__dict__.get(GIVEN_BACK, now)
+                given = conn.__dict__[GIVEN_BACK]
                 if (now - given < IDLE_SECONDS and given > self._broken_at) or not has_gone(conn):
                     return cast("Connection[Any]", conn)
                 conn.close()
