@@ -65,7 +65,9 @@ class _Watching:
         for watch in [*self._watches]:
             watch.looks += 1
             if watch.looks % _AGAIN == _SLOW and watch.pool is not None:
-                watch.pool.suspect()
+                # Whatever fails there, the other calls keep their deadlines.
+                with suppress(Exception):
+                    watch.pool.suspect()
             if watch.deadline <= now:
                 with self._cutting:
                     if self._take_out(watch):

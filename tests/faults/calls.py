@@ -98,6 +98,9 @@ class ThreadCalls:
     async def copy_into(self, rows: Iterable[Sequence[Any]], **options: Any) -> dict[str, int]:
         return self.router.copy_into("ledger", rows, columns=["tenant_id", "id"], **options)
 
+    async def token(self, key: int) -> Any:
+        return self.router.for_key(key).token()
+
     async def reload(self, topology: Any = None) -> None:
         self.router.reload(topology)
 
@@ -194,6 +197,9 @@ class TaskCalls:
 
     async def copy_into(self, rows: Iterable[Sequence[Any]], **options: Any) -> dict[str, int]:
         return await self.router.copy_into("ledger", rows, columns=["tenant_id", "id"], **options)
+
+    async def token(self, key: int) -> Any:
+        return await self.router.for_key(key).token()
 
     async def reload(self, topology: Any = None) -> None:
         await self.router.reload(topology)

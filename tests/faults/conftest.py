@@ -11,6 +11,7 @@ import pytest
 
 from .calls import KINDS, Calls
 from .fleet import FaultFleet
+from .pair import Pair, running_pair
 
 # How long a fault lasts; the promises are measured with 15 s.
 FAULT_SECONDS = float(os.environ.get("SHARDPOOL_FAULT_SECONDS", "2"))
@@ -69,3 +70,25 @@ def open_calls(kind: str, fleet: FaultFleet) -> Iterator[Callable[..., Calls]]:
 def calls(open_calls: Callable[..., Calls]) -> Calls:
     """A router of the kind on the fleet, through its proxies."""
     return open_calls()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """A new pair for each test: a promotion is not undone."""
+    with running_pair() as found:
+        yield found
+
+
+@pytest.fixture
+def open_pair(kind: str) -> Iterator[Callable[..., Calls]]:
+    """Open a router of the kind on a pair: `open_pair(topology, router options)`."""
+    opened: list[Calls] = []
+
+    def make(topology: Any, **options: Any) -> Calls:
+        calls = KINDS[kind](topology, **options)
+        opened.append(calls)
+        return calls
+
+    yield make
+    for calls in opened:
+        calls.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from threading import Event
 from time import monotonic
 from typing import Any
 
@@ -167,3 +168,25 @@ def test_prepared_statements_outlive_ddl_that_others_have_run(
         for name in fleet.servers:
             with fleet.connect(name) as conn:
                 conn.execute("alter table ledger drop column if exists more")
+
+
+def test_a_write_meets_no_connection_that_was_ended_before_anybody_used_it(
+    fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    calls = open_calls(fleet.topology(pool="{min_size: 4, max_size: 4}"))
+    key = fleet.keys(1)["s0"][0]
+    calls.go(calls.execute(key, "select 1"))
+    _wait_for_sessions(fleet, "s0", 4)
+    # Longer than what counts as just used.
+    Event().wait(1.1)
+    fleet.end_sessions("s0")
+    Event().wait(0.1)
+    for number in range(8):
+        calls.go(calls.execute(key, "insert into ledger values (%s, %s)", (key, number)))
+
+
+def _wait_for_sessions(fleet: FaultFleet, name: str, count: int) -> None:
+    end = monotonic() + 5.0
+    while len(fleet.sessions(name)) < count:
+        assert monotonic() < end
+        Event().wait(0.02)

@@ -3,91 +3,23 @@
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from threading import Event
 from time import monotonic
+from typing import Any
 
 import psycopg
 import pytest
 
-from shardpool import Router, ShardpoolError, ShardUnavailable, Topology, parse_topology
-from shardpool.local import LocalFleet
-from shardpool.local.reaper import watch
-from shardpool.local.server import Server
+from shardpool import Router, ShardpoolError, ShardUnavailable, Topology
 
 from .calls import Calls
-from .fleet import DATABASE, SCHEMA
-from .proxy import Proxy
+from .pair import Pair
 
 FOUND_SECONDS = 1.0
 INSERT = "insert into ledger values (%s, %s)"
 KEY = 7
-
-
-@dataclass
-class Pair:
-    """One shard on two servers, each behind a proxy; `by_role` names them, `by_hosts` has the router ask who is who."""
-
-    local: LocalFleet
-    primary: Server
-    standby: Server
-    proxies: tuple[Proxy, Proxy]
-
-    def topology(self, shard: str) -> Topology:
-        text = (
-            f"version: 1\nfleet: {self.local.name}\nepoch: 1\n"
-            "defaults:\n"
-            f"  connect: {{dbname: {DATABASE}, user: app, password_file: '{self.local.directory}/password'}}\n"
-            "  timeout: 1s\n"
-            f"shards:\n  s0: {{{shard}}}\n"
-            "keyspaces:\n  tenants:\n    key: bigint\n"
-            "    hash: {buckets: 4096, owners: {s0: 0-4095}}\n    tables: {ledger: tenant_id}\n"
-        )
-        return parse_topology(text, file=str(self.local.directory / "pair.yaml"))
-
-    @property
-    def by_role(self) -> Topology:
-        return self.topology(f"primary: {{host: 127.0.0.1, port: {self.proxies[0].port}}}")
-
-    @property
-    def by_hosts(self) -> Topology:
-        hosts = ", ".join(f"{{host: 127.0.0.1, port: {proxy.port}}}" for proxy in self.proxies)
-        return self.topology(f"hosts: [{hosts}]")
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    """A new pair for each test: a promotion is not undone."""
-    name = f"pair-{os.getpid()}-{secrets.token_hex(2)}"
-    reaper = watch(name)
-    local = LocalFleet.up(name, 1, replicas=1, database=DATABASE)
-    primary, standby = local.servers
-    found = Pair(local, primary, standby, tuple(Proxy(("127.0.0.1", s.port)) for s in (primary, standby)))  # type: ignore[arg-type]
-    try:
-        with Router(found.by_role) as router:
-            router.init()
-            router.scatter(SCHEMA)
-        _wait_until(lambda: _catches_up(found))
-        yield found
-    finally:
-        for proxy in found.proxies:
-            proxy.close()
-        local.down()
-        reaper.communicate()
-
-
-def _catches_up(pair: Pair) -> bool:
-    with pair.standby.connect("postgres", DATABASE) as conn:
-        return conn.execute("select to_regclass('ledger')").fetchone() != (None,)
-
-
-def _wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = monotonic() + seconds
-    while not condition():
-        assert monotonic() < end
-        Event().wait(0.02)
 
 
 def _first_success(calls: Calls, seconds: float) -> float | None:
@@ -151,17 +83,47 @@ def test_a_promoted_standby_is_found_while_the_old_primary_is_frozen(
     assert seconds is not None and seconds <= FOUND_SECONDS
 
 
-@pytest.fixture
-def open_pair(kind: str) -> Iterator[Callable[[Topology], Calls]]:
-    from .calls import KINDS
+def test_writes_that_wait_for_a_primary_get_it_over_a_reload(pair: Pair, open_pair: Callable[..., Calls]) -> None:
+    calls = open_pair(pair.by_hosts)
+    calls.go(calls.execute(KEY, INSERT, (KEY, 1)))
+    pair.primary.kill()
+    with pytest.raises((ShardpoolError, psycopg.Error)):
+        calls.go(calls.execute(KEY, INSERT, (KEY, 2), timeout=0.5))
+    held = calls.spawn(calls.execute(KEY, "select pg_is_in_recovery()", timeout=10.0))
+    Event().wait(0.3)
+    calls.go(calls.reload(pair.by_hosts))
+    pair.standby.promote()
+    assert held.result(5.0) == [(False,)]
 
-    opened: list[Calls] = []
 
-    def make(topology: Topology) -> Calls:
-        calls = KINDS[kind](topology)
-        opened.append(calls)
-        return calls
+def test_a_forked_child_finds_a_new_primary_too(pair: Pair) -> None:
+    with Router(pair.by_hosts) as router:
+        route = router.for_key(KEY)
+        route.execute(INSERT, (KEY, 1))
+        ready, go = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os._exit(_child(route, ready))
+        pair.standby.promote()
+        # The old primary's address leads to the new one's standby from now on: connections are made, and cannot write.
+        pair.proxies[0].reset_all()
+        with pair.primary.connect() as conn:
+            conn.execute("alter system set default_transaction_read_only = on")
+            conn.execute("select pg_reload_conf()")
+        os.write(go, b"x")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
-    yield make
-    for calls in opened:
-        calls.stop()
+
+def _child(route: Any, ready: int) -> int:
+    try:
+        route.execute("select 1")
+        os.read(ready, 1)
+        end = monotonic() + 5.0
+        while monotonic() < end:
+            with suppress(ShardpoolError, psycopg.Error):
+                route.execute(INSERT, (KEY, 2), timeout=1.0)
+                return 0
+            Event().wait(0.05)
+    except BaseException:
+        return 2
+    return 1

@@ -128,3 +128,48 @@ def test_a_full_queue_is_empty_again_after_the_fault(
     assert _answers_within(calls, key, STEADY_SECONDS)
     stats: dict[str, Any] = calls.router.stats()["shards"][SICK]["primary"]
     assert (stats["in_flight"], stats["waiting"]) == (0, 0)
+
+
+def test_odd_errors_of_what_the_user_brings_do_not_keep_a_shard_down(
+    kind: str, fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    odd: list[type[Exception]] = []
+
+    class Sometimes(psycopg.Connection[Any] if kind == "sync" else psycopg.AsyncConnection[Any]):  # type: ignore[misc]
+        @classmethod
+        def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            if odd:
+                raise odd[0]("odd")
+            return super().connect(*args, **kwargs)
+
+    calls = open_calls(connection_class=Sometimes)
+    key = fleet.keys(1)[SICK][0]
+    calls.go(calls.execute(key, "select 1"))
+    for error in (ValueError, ZeroDivisionError):
+        odd.append(error)
+        fleet.proxies[SICK].reset_all()
+        _fails_until_refused(calls, key)
+        Event().wait(0.5)
+        odd.clear()
+        seconds = _seconds_until_well(calls, key)
+        assert seconds is not None and seconds <= FIRST_SECONDS
+
+
+def _fails_until_refused(calls: Calls, key: int) -> None:
+    end = monotonic() + 5.0
+    while calls.router.stats()["shards"][SICK]["primary"]["state"] != "open":
+        assert monotonic() < end
+        with pytest.raises((ShardpoolError, psycopg.Error)):
+            calls.go(calls.execute(key, "select 1"))
+
+
+def _seconds_until_well(calls: Calls, key: int) -> float | None:
+    begun = monotonic()
+    while monotonic() - begun < 5.0:
+        try:
+            calls.go(calls.execute(key, "select 1"))
+        except (ShardpoolError, psycopg.Error):
+            Event().wait(0.02)
+        else:
+            return monotonic() - begun
+    return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial as bind_arguments
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,7 @@ async def call(
         async with router.shard(name)._lease_until(deadline, readonly=readonly) as conn:
             return await function(conn)
 
-    outcomes = await async_run_all([partial(one, name) for name in names])
+    outcomes = await async_run_all([bind_arguments(one, name) for name in names])
     results = {name: value for name, (value, error) in zip(names, outcomes, strict=True) if error is None}
     failures = {name: error for name, (_, error) in zip(names, outcomes, strict=True) if error is not None}
     return _all_or_raise(names, results, failures, missing)
@@ -142,6 +142,7 @@ async def take_all(
     `topology` is what the call was routed by: raises `Moved` unless it still says where every key is, so that the
     shards that are asked own every bucket at one epoch.
     """
+    refused: set[AsyncEndpointPool] = set()
     while True:
         router._check_usable()
         state = router._state
@@ -149,22 +150,41 @@ async def take_all(
             raise Moved
         for name in names:
             state.topology.shard(name)
-        pools = [await _endpoint(state, name, deadline, readonly) for name in names]
+        pools: dict[str, AsyncEndpointPool] = {}
+        absent: Missing = {}
         try:
-            taken = await _take_each(names, pools, deadline, missing)
+            until = _patience(deadline, missing)
+            for name in names:
+                try:
+                    pools[name] = await _endpoint(state, name, until, readonly, refused)
+                except ShardError as error:
+                    if missing is None:
+                        raise
+                    absent[name] = error
+            taken = await _take_each(pools, _patience(deadline, missing), absent, partial=missing is not None)
         except Retired:
             if monotonic() >= deadline:
-                raise _nothing_begun(_retired(names, pools)) from None
+                raise _nothing_begun(_retired(pools)) from None
             await async_sleep(0)
         except ScatterError as error:
-            # Nothing was sent: where primaries are found by asking, others may come.
-            if not all(_may_change(router, name, failure) for name, failure in error.failures.items()):
+            # Nothing was sent: other replicas may do, and where primaries are found by asking, others may come.
+            if not _may_change(state, pools, error.failures, refused):
                 raise
         else:
+            if missing is not None and _has_others(state, pools, absent, refused):
+                await give_all(taken.values())
+                continue
             if topology is not None and has_moved(router._state.topology, topology):
                 await give_all(taken.values())
                 raise Moved
+            if missing is not None:
+                missing.update(absent)
             return taken
+
+
+def _patience(deadline: float, missing: Missing | None) -> float:
+    """Until when a shard is waited for: those that answer need time, too, when others may be missing."""
+    return deadline if missing is None else (monotonic() + deadline) / 2
 
 
 def has_moved(now: Topology, then: Topology) -> bool:
@@ -172,28 +192,57 @@ def has_moved(now: Topology, then: Topology) -> bool:
     return now is not then and placements_differ(now, then)
 
 
-def _may_change(router: AsyncRouter, name: str, failure: BaseException) -> bool:
-    shard = router._state.pools.get(name)
-    return isinstance(failure, ShardUnavailable) and shard is not None and shard.lost_primary(shard.primary)
+def _may_change(
+    state: AsyncState,
+    pools: dict[str, AsyncEndpointPool],
+    failures: Mapping[str, BaseException],
+    refused: set[AsyncEndpointPool],
+) -> bool:
+    """Whether another endpoint may be found for each of the shards that gave no connection."""
+    if not all(isinstance(error, ShardUnavailable) and name in pools for name, error in failures.items()):
+        return False
+    changed = _has_others(state, pools, failures, refused)
+    for name in failures:
+        shard = state.pools[name]
+        if pools[name] is shard.primary:
+            if not shard.lost_primary(pools[name]):
+                return False
+            changed = True
+    return changed
 
 
-def _retired(names: Sequence[str], pools: Sequence[AsyncEndpointPool]) -> dict[str, BaseException]:
-    return {name: pool.overdue("its pool is closed") for name, pool in zip(names, pools, strict=True) if pool.retired}
+def _has_others(
+    state: AsyncState,
+    pools: dict[str, AsyncEndpointPool],
+    failures: Mapping[str, BaseException],
+    refused: set[AsyncEndpointPool],
+) -> bool:
+    """Whether a replica has refused for the first time: it is left out from now on, and there are others."""
+    new = {
+        pools[name]
+        for name, error in failures.items()
+        if isinstance(error, ShardUnavailable) and name in pools and pools[name] is not state.pools[name].primary
+    } - refused
+    refused |= new
+    return bool(new)
 
 
-async def _endpoint(state: AsyncState, name: str, deadline: float, readonly: bool) -> AsyncEndpointPool:
+def _retired(pools: dict[str, AsyncEndpointPool]) -> dict[str, BaseException]:
+    return {name: pool.overdue("its pool is closed") for name, pool in pools.items() if pool.retired}
+
+
+async def _endpoint(
+    state: AsyncState, name: str, deadline: float, readonly: bool, refused: set[AsyncEndpointPool]
+) -> AsyncEndpointPool:
     shard = state.pools[name]
-    return await shard.readonly(deadline) if readonly else await shard.writable(deadline)
+    return await shard.readonly(deadline, None, refused) if readonly else await shard.writable(deadline)
 
 
-async def _take_each(
-    names: Sequence[str], pools: Sequence[AsyncEndpointPool], deadline: float, missing: Missing | None
-) -> Taken:
+async def _take_each(pools: dict[str, AsyncEndpointPool], until: float, absent: Missing, *, partial: bool) -> Taken:
+    """A connection of each pool; with `partial`, of those that give one, and `absent` has the others' errors."""
     reserved: dict[str, AsyncEndpointPool] = {}
-    failures: dict[str, BaseException] = {}
+    failures = absent
     conns: dict[str, AsyncConnection[Any]] = {}
-    # Those that answer need time, too, when the others have not given a connection.
-    until = deadline if missing is None else (monotonic() + deadline) / 2
     begun = monotonic()
 
     async def connect(name: str) -> None:
@@ -205,12 +254,12 @@ async def _take_each(
             failures[name] = error
 
     try:
-        for name, pool in zip(names, pools, strict=True):
+        for name, pool in pools.items():
             try:
                 await pool.reserve_for_scatter(until)
             except Exception as error:
                 failures[name] = error
-                if missing is None:
+                if not partial:
                     raise _nothing_begun({name: error}) from error
             else:
                 reserved[name] = pool
@@ -218,8 +267,8 @@ async def _take_each(
             for name in reserved:
                 await connect(name)
         else:
-            await async_run_all([partial(connect, name) for name in reserved])
-        _judge(failures, missing, bool(conns))
+            await async_run_all([bind_arguments(connect, name) for name in reserved])
+        _judge(failures, partial, bool(conns))
     except BaseException:
         for name, pool in reserved.items():
             if name not in conns:
@@ -231,19 +280,18 @@ async def _take_each(
         if name in reserved:
             reserved[name].release()
             reserved[name].release_scatter()
-    return {name: (reserved[name], conns[name]) for name in names if name in conns}
+    return {name: (reserved[name], conns[name]) for name in pools if name in conns}
 
 
-def _judge(failures: dict[str, BaseException], missing: Missing | None, any_taken: bool) -> None:
+def _judge(failures: dict[str, BaseException], partial: bool, any_taken: bool) -> None:
     """Raise what the failures mean, unless they may be missing."""
     if not failures:
         return
     for error in failures.values():
         if isinstance(error, Retired):
             raise error
-    if missing is None or not any_taken or not all(isinstance(error, ShardError) for error in failures.values()):
+    if not partial or not any_taken or not all(isinstance(error, ShardError) for error in failures.values()):
         raise _nothing_begun(failures)
-    missing.update(failures)
 
 
 def statement_on(conn: AsyncConnection[Any], query: Any, params: Params | None, binary: bool) -> Statement:

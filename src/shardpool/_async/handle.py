@@ -54,45 +54,59 @@ class AsyncHandle(ABC):
     async def _take(
         self, readonly: bool, deadline: float, after: Token | None = None, chosen: AsyncEndpointPool | None = None
     ) -> tuple[AsyncEndpointPool, AsyncConnection[Any]]:
-        """A connection of the right endpoint, of the topology of this moment; of the one that was chosen already."""
-        if chosen is not None and not chosen.retired:
-            return chosen, await chosen.take(deadline)
+        """A connection of the right endpoint, of the topology of this moment; of the one that was chosen already.
+
+        Where nothing could be sent another endpoint is tried: another replica, and the primary, for what only reads;
+        the new primary where it is found by asking.
+        """
+        lsn: int | None = None
+        refused: tuple[AsyncEndpointPool, ...] = ()
         while True:
             self._router._check_usable()
             pools = self._current_pools()
-            if readonly:
-                if after is not None:
-                    return await self._take_after(pools, deadline, after.for_shard(pools.name))
-                pool = await pools.readonly(deadline)
-            else:
-                pool = await pools.writable(deadline) if pools.leaderless else pools.primary
+            pool: AsyncEndpointPool | None = None
             try:
+                if chosen is not None:
+                    pool, chosen = chosen, None
+                elif not readonly:
+                    pool = await pools.writable(deadline) if pools.leaderless else pools.primary
+                elif after is None:
+                    pool = await pools.readonly(deadline, None, refused)
+                else:
+                    lsn = after.for_shard(pools.name)
+                    pool = await pools.replica(deadline, lsn, refused)
+                    if pool is None and (asked := await pools.replica(deadline, None, refused)) is not None:
+                        # It may have got there since it was looked at.
+                        refused = (*refused, asked)
+                        conn = await self._replayed(asked, deadline, lsn)
+                        if conn is not None:
+                            return asked, conn
+                    if pool is None:
+                        pool = await pools.writable(deadline)
                 return pool, await pool.take(deadline)
             except Retired:
                 continue
             except ShardUnavailable:
-                # Nothing was sent: where the primary is found by asking, another one may come.
-                if readonly or not pools.lost_primary(pool):
+                if pool is not None and readonly and pool is not pools.primary and pool not in refused:
+                    refused = (*refused, pool)
+                elif pool is None or not pools.lost_primary(pool):
                     raise
 
-    async def _take_after(
-        self, pools: AsyncShardPools, deadline: float, lsn: int
-    ) -> tuple[AsyncEndpointPool, AsyncConnection[Any]]:
-        """A connection of a replica that has replayed all up to there; of the primary when none is found at once."""
-        pool = await pools.readonly(deadline, lsn)
-        if pool is pools.primary and (pool := await pools.readonly(deadline)) is not pools.primary:
-            # It may have got there since it was looked at.
+    async def _replayed(self, pool: AsyncEndpointPool, deadline: float, lsn: int) -> AsyncConnection[Any] | None:
+        """A connection of a replica when it has replayed all up to there by now."""
+        try:
             conn = await pool.take(deadline)
-            try:
-                has_replayed = await self._has_replayed(pool, conn, deadline, lsn)
-            except BaseException:
-                await pool.give(conn)
-                raise
-            if has_replayed:
-                return pool, conn
+        except ShardUnavailable:
+            return None
+        try:
+            has_replayed = await self._has_replayed(pool, conn, deadline, lsn)
+        except BaseException:
             await pool.give(conn)
-            return await self._take(False, deadline)
-        return pool, await pool.take(deadline)
+            raise
+        if has_replayed:
+            return conn
+        await pool.give(conn)
+        return None
 
     async def _has_replayed(
         self, pool: AsyncEndpointPool, conn: AsyncConnection[Any], deadline: float, lsn: int

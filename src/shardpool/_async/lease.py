@@ -24,6 +24,12 @@ Params = Sequence[Any] | Mapping[str, Any]
 
 IDLE = TransactionStatus.IDLE
 UNKNOWN = TransactionStatus.UNKNOWN
+INERROR = TransactionStatus.INERROR
+
+_FAILED = (
+    "a statement of this transaction has failed, so that it was rolled back; let the error end the block, or use a "
+    "nested transaction() for a statement that may fail"
+)
 
 
 class AsyncLease:
@@ -89,6 +95,11 @@ class AsyncLease:
         try:
             if exc is not None:
                 await self._roll_back(exc_type, exc, traceback)
+            elif self._conn.pgconn.transaction_status == INERROR:
+                # COMMIT would be answered by ROLLBACK, and by no error.
+                failed = psycopg.errors.InFailedSqlTransaction(_FAILED)
+                await self._roll_back(type(failed), failed, None)
+                raise failed
             elif self._explicit:
                 await self._commit_transaction(lost)
             elif self._conn.pgconn.transaction_status != IDLE:

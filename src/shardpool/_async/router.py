@@ -121,6 +121,8 @@ class AsyncRouter:
         Connections that are in use are closed when they are given back.
         """
         self._closed = True
+        for shard in self._state.pools.values():
+            shard.replaced = True
         if self._reloader is not None:
             await self._reloader.stop(timeout)
         pools = [pool for shard in self._state.pools.values() for pool in shard.endpoints]
@@ -192,6 +194,8 @@ class AsyncRouter:
             topology = succeed(topology, old.topology)
             pools = open_pools(topology, self._options, self._watchdog, old.pools)
             self._state = AsyncState(self, topology, pools)
+            for shard in old.pools.values():
+                shard.replaced = True
         kept = [pool for shard in pools.values() for pool in shard.endpoints]
         await async_run_all([pool.resize for pool in kept])
         await async_run_all([pool.close for pool in retired_pools(old.pools, pools)])
@@ -546,9 +550,11 @@ def _start_afresh() -> None:
     for router in list(_routers):
         _inherited.append((router._state, router._watchdog))
         router._watchdog = AsyncWatchdog()
+        router._swapping = threading.Lock()
         router._meters.reset()
         for shard in router._state.pools.values():
             _inherited.extend(pool.start_afresh(router._watchdog) for pool in shard.endpoints)
+            shard.start_afresh()
         if router._reloader is not None:
             router._reloader.start_afresh()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -17,7 +18,7 @@ from ..events import PrimaryChanged
 from ..topology import Endpoint, Shard, Topology
 from .connector import AsyncConnectOptions
 from .lookout import Seen
-from .pools import AsyncEndpointPool
+from .pools import AsyncEndpointPool, Retired
 
 # Seconds that the first caller waits for what the nodes say of themselves.
 FIRST_LOOK = 1.0
@@ -54,6 +55,8 @@ class AsyncShardPools:
         self.finds_primary = shard.finds_primary
         # Whether no node is known to be the primary: calls that need one are held until there is.
         self.leaderless = shard.finds_primary
+        # Whether a reload has put others in the place of these: nobody tells them anything any more.
+        self.replaced = False
         self.held = 0
         self._max_held = options.max_held
         self._timeline = 0
@@ -66,8 +69,18 @@ class AsyncShardPools:
         self.hedges = Budget(0.05)
         if old is not None and old.finds_primary and self.finds_primary and old.primary in self.endpoints:
             self.primary, self._timeline, self.leaderless = old.primary, old._timeline, old.leaderless
+        if old is not None and old.endpoints == self.endpoints:
+            self.lag, self._seen, self.usual, self.hedges = old.lag, dict(old._seen), old.usual, old.hedges
         if any(pool.lookout.follows for pool in self.endpoints):
             self.follow()
+
+    def start_afresh(self) -> None:
+        """For a forked child, whose pools look at nothing yet: what the parent knew of the nodes grows old."""
+        self._choosing = threading.Lock()
+        self._seen = {}
+        self.lag = LagGauge()
+        self.held = 0
+        self.leaderless = self.finds_primary
 
     @property
     def replicas(self) -> tuple[AsyncEndpointPool, ...]:
@@ -96,8 +109,11 @@ class AsyncShardPools:
     async def hold(self, deadline: float) -> None:
         """Wait until a node is known to be the primary.
 
-        Raises `ShardUnavailable` at once when too many wait already, `DeadlineExceeded` at the deadline.
+        Raises `ShardUnavailable` at once when too many wait already, `DeadlineExceeded` at the deadline, `Retired`
+        after a reload.
         """
+        if self.replaced:
+            raise Retired
         self.follow()
         if self.held >= self._max_held:
             raise ShardUnavailable(
@@ -110,6 +126,8 @@ class AsyncShardPools:
         self.held += 1
         try:
             while self.leaderless:
+                if self.replaced:
+                    raise Retired
                 if monotonic() >= deadline:
                     raise DeadlineExceeded(
                         f"shard {self.name} had no primary until the deadline",
@@ -183,19 +201,29 @@ class AsyncShardPools:
 
     # -- replicas ------------------------------------------------------------------------------------------------
 
-    async def readonly(self, deadline: float, after: int | None = None) -> AsyncEndpointPool:
-        """The replica within its lag limit that has the fewest calls in flight; the primary when there is none.
+    async def readonly(
+        self, deadline: float, after: int | None = None, refused: Collection[AsyncEndpointPool] = ()
+    ) -> AsyncEndpointPool:
+        """See `replica`; the primary when there is none."""
+        return await self.replica(deadline, after, refused) or await self.writable(deadline)
+
+    async def replica(
+        self, deadline: float, after: int | None = None, refused: Collection[AsyncEndpointPool] = ()
+    ) -> AsyncEndpointPool | None:
+        """The replica within its lag limit that has the fewest calls in flight, but none of `refused`.
 
         With `after`, a position in the WAL in bytes, only one that is known to have replayed all up to there.
         """
         if len(self.endpoints) == 1:
-            return await self.writable(deadline)
+            return None
         if any(pool.endpoint.name not in self._seen for pool in self.endpoints):
             await self._first_look(deadline)
-        fresh = [pool for pool in self.endpoints if self.is_fresh(pool) and (after is None or self.lsn(pool) >= after)]
-        if fresh:
-            return min(fresh, key=lambda replica: replica.in_flight)
-        return await self.writable(deadline)
+        fresh = [
+            pool
+            for pool in self.endpoints
+            if self.is_fresh(pool) and (after is None or self.lsn(pool) >= after) and pool not in refused
+        ]
+        return min(fresh, key=lambda replica: replica.in_flight, default=None)
 
     def another(self, pool: AsyncEndpointPool) -> AsyncEndpointPool | None:
         """Another endpoint that may be read from now, rather a replica; None when there is none."""

@@ -16,6 +16,7 @@ from psycopg.rows import tuple_row
 
 from .. import control
 from .._attempt import Attempt, Unanswered, bounded
+from .._liveness import GIVEN_BACK
 from .._meter import Meters
 from .._watchdog import Watchdog
 from ..errors import ShardUnavailable, first_line
@@ -102,7 +103,10 @@ class Connector:
             self._closed_until = monotonic() + self._pause * random.uniform(0.5, 1.0)
             self.on_failure(error)
             raise
-        self._observe(Connected(shard=self.shard, endpoint=self.endpoint.name, seconds=monotonic() - begun))
+        now = monotonic()
+        # It may lie in the pool for long before anybody uses it.
+        setattr(conn, GIVEN_BACK, now)
+        self._observe(Connected(shard=self.shard, endpoint=self.endpoint.name, seconds=now - begun))
         self.is_well()
         return conn
 
@@ -248,6 +252,9 @@ class Connector:
             return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
         except OSError as error:
             raise self._unavailable("its password_file cannot be read", f"{file}: {error.strerror}", None) from error
+        except UnicodeDecodeError:
+            # Not told further: its text shows a byte of the password.
+            raise self._unavailable("its password_file cannot be read", f"{file}: it is not UTF-8", None) from None
 
     def _check_identity(self, cursor: psycopg.Cursor[Any]) -> None:
         """Is this the shard that the topology says, with the same hash contract?"""

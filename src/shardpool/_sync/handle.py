@@ -55,43 +55,59 @@ class Handle(ABC):
     def _take(
         self, readonly: bool, deadline: float, after: Token | None = None, chosen: EndpointPool | None = None
     ) -> tuple[EndpointPool, Connection[Any]]:
-        """A connection of the right endpoint, of the topology of this moment; of the one that was chosen already."""
-        if chosen is not None and not chosen.retired:
-            return chosen, chosen.take(deadline)
+        """A connection of the right endpoint, of the topology of this moment; of the one that was chosen already.
+
+        Where nothing could be sent another endpoint is tried: another replica, and the primary, for what only reads;
+        the new primary where it is found by asking.
+        """
+        lsn: int | None = None
+        refused: tuple[EndpointPool, ...] = ()
         while True:
             self._router._check_usable()
             pools = self._current_pools()
-            if readonly:
-                if after is not None:
-                    return self._take_after(pools, deadline, after.for_shard(pools.name))
-                pool = pools.readonly(deadline)
-            else:
-                pool = pools.writable(deadline) if pools.leaderless else pools.primary
+            pool: EndpointPool | None = None
             try:
+                if chosen is not None:
+                    pool, chosen = chosen, None
+                elif not readonly:
+                    pool = pools.writable(deadline) if pools.leaderless else pools.primary
+                elif after is None:
+                    pool = pools.readonly(deadline, None, refused)
+                else:
+                    lsn = after.for_shard(pools.name)
+                    pool = pools.replica(deadline, lsn, refused)
+                    if pool is None and (asked := pools.replica(deadline, None, refused)) is not None:
+                        # It may have got there since it was looked at.
+                        refused = (*refused, asked)
+                        conn = self._replayed(asked, deadline, lsn)
+                        if conn is not None:
+                            return asked, conn
+                    if pool is None:
+                        pool = pools.writable(deadline)
                 return pool, pool.take(deadline)
             except Retired:
                 continue
             except ShardUnavailable:
-                # Nothing was sent: where the primary is found by asking, another one may come.
-                if readonly or not pools.lost_primary(pool):
+                if pool is not None and readonly and pool is not pools.primary and pool not in refused:
+                    refused = (*refused, pool)
+                elif pool is None or not pools.lost_primary(pool):
                     raise
 
-    def _take_after(self, pools: ShardPools, deadline: float, lsn: int) -> tuple[EndpointPool, Connection[Any]]:
-        """A connection of a replica that has replayed all up to there; of the primary when none is found at once."""
-        pool = pools.readonly(deadline, lsn)
-        if pool is pools.primary and (pool := pools.readonly(deadline)) is not pools.primary:
-            # It may have got there since it was looked at.
+    def _replayed(self, pool: EndpointPool, deadline: float, lsn: int) -> Connection[Any] | None:
+        """A connection of a replica when it has replayed all up to there by now."""
+        try:
             conn = pool.take(deadline)
-            try:
-                has_replayed = self._has_replayed(pool, conn, deadline, lsn)
-            except BaseException:
-                pool.give(conn)
-                raise
-            if has_replayed:
-                return pool, conn
+        except ShardUnavailable:
+            return None
+        try:
+            has_replayed = self._has_replayed(pool, conn, deadline, lsn)
+        except BaseException:
             pool.give(conn)
-            return self._take(False, deadline)
-        return pool, pool.take(deadline)
+            raise
+        if has_replayed:
+            return conn
+        pool.give(conn)
+        return None
 
     def _has_replayed(self, pool: EndpointPool, conn: Connection[Any], deadline: float, lsn: int) -> bool:
         watch = pool.watchdog.watch(conn, deadline, pool)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable
@@ -16,11 +17,12 @@ from psycopg.rows import tuple_row
 
 from .._breaker import is_alive, is_timeout
 from .._concurrency import Nap, spawn
-from ..errors import ShardpoolError
 
 if TYPE_CHECKING:
     from .connector import Connector
     from .pools import EndpointPool
+
+_log = logging.getLogger("shardpool")
 
 # Seconds between two looks at a server that is not well, jittered between the two: back is noticed within a second.
 _SOONEST, _LATEST = 0.2, 0.4
@@ -110,7 +112,16 @@ class Lookout:
                 self._nap.wake()
                 return
             self._running = True
-        self._cancel = spawn(self._run, f"shardpool-lookout-{self._pool.name}")
+        try:
+            self._cancel = spawn(self._run, f"shardpool-lookout-{self._pool.name}")
+        except RuntimeError:
+            # No thread is to be had: the next one who wants a look tries again.
+            self._running = self._suspicious = False
+
+    def keep_looking(self) -> None:
+        """Look, unless that is under way: for those who find the breaker open, so that it never stays so for good."""
+        if not self._running:
+            self.wake()
 
     def stop(self) -> None:
         """End at the next opportunity; the pool is retired by then."""
@@ -120,32 +131,37 @@ class Lookout:
 
     def _run(self) -> None:
         try:
-            while self._has_reason():
-                self._look()
-                if not self._has_reason():
-                    continue
-                refused = self._pool.breaker.is_open
-                self._nap.sleep(random.uniform(_SOONEST, _LATEST) if refused else _PERIOD)
+            while self._goes_on():
+                try:
+                    self._look()
+                except Exception:
+                    _log.exception("a look at %s failed", self._pool.name)
+                if self._is_wanted():
+                    refused = self._pool.breaker.is_open
+                    self._nap.sleep(random.uniform(_SOONEST, _LATEST) if refused else _PERIOD)
+        except BaseException:
+            self._running = False
+            raise
         finally:
             conn, self._conn = self._conn, None
-            self._running = False
             if conn is not None:
                 conn.close()
 
-    def _has_reason(self) -> bool:
+    def _is_wanted(self) -> bool:
+        return not self._pool.retired and (self._suspicious or self._pool.breaker.is_open or self._report is not None)
+
+    def _goes_on(self) -> bool:
         with self._lock:
-            open_ = self._pool.breaker.is_open
-            if not self._pool.retired and (self._suspicious or open_ or self._report is not None):
-                return True
-            self._running = False
-            return False
+            self._running = self._is_wanted()
+            return self._running
 
     def _look(self) -> None:
         begun = monotonic()
         suspicious = self._suspicious
         try:
             seen = self._ask(begun)
-        except (psycopg.Error, ShardpoolError, OSError) as error:
+        except Exception as error:
+            # Whatever it is, also of a class or a function of the user: a look that fails is followed by another.
             self._failed(error, begun, suspicious)
             seen = None
         else:
@@ -166,7 +182,10 @@ class Lookout:
         self._looks += 1
         if self._looks % _PATIENT == 0 and not self._patient and is_timeout(error):
             self._patient = True
-            spawn(self._look_patiently, f"shardpool-look-{self._pool.name}")
+            try:
+                spawn(self._look_patiently, f"shardpool-look-{self._pool.name}")
+            except RuntimeError:
+                self._patient = False
         # Calls that have had answers meanwhile show that it is the look that was slow.
         if self._pool.answered_at > begun:
             return
@@ -211,7 +230,7 @@ class Lookout:
         try:
             conn = self._connector.look(self._connector.connect_seconds)
             conn.close()
-        except (psycopg.Error, ShardpoolError, OSError):
+        except Exception:
             pass
         else:
             self._pool.is_well()

@@ -107,7 +107,7 @@ class EndpointPool:
     def _is_fresh(self, conn: Any, now: float) -> bool:
         """Whether an idle connection is still there: looked at when nobody has used it for a while, or when another
         was found broken since."""
-        given = conn.__dict__.get(GIVEN_BACK, now)
+        given = conn.__dict__[GIVEN_BACK]
         return (now - given < IDLE_SECONDS and given > self._broken_at) or not has_gone(conn)
 
     def _replaced(self, conn: Connection[Any], deadline: float) -> Connection[Any]:
@@ -319,7 +319,9 @@ class EndpointPool:
         with self._making:
             pool, self._pool = self._pool, None
         if pool is not None:
-            spawn(partial(_closed, pool), f"shardpool-close-{self.name}")
+            # When no thread is to be had the pool is closed as it is collected.
+            with suppress(RuntimeError):
+                spawn(partial(_closed, pool), f"shardpool-close-{self.name}")
 
     def is_well(self) -> None:
         """The lookout has been let in by the right server, and had its answer."""
@@ -331,6 +333,8 @@ class EndpointPool:
 
     def refusal(self) -> ShardError:
         """The error of a call that is refused since the breaker is open."""
+        if self.breaker.is_open:
+            self.lookout.keep_looking()
         self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="unavailable"))
         cause = self.breaker.cause
         return self._unavailable(cause if isinstance(cause, Exception) else ConnectionError("it does not answer"))
