@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from time import monotonic
 
 import pytest
 
-from shardpool._slots import AsyncSlots, QueueFull, Slots
+from shardpool._slots import AsyncSlots, QueueFull, SentAway, Slots
 
 
 def test_a_full_queue_refuses_at_once() -> None:
@@ -118,3 +119,26 @@ async def test_a_task_gives_up_at_its_deadline() -> None:
     assert slots.waiting == 0
     slots.release()
     assert slots.in_use == 0
+
+
+def test_nobody_gets_a_slot_that_another_holds_when_the_queue_is_sent_away() -> None:
+    slots = Slots(1, max_waiting=100)
+    slots.acquire(monotonic() + 1)
+    got: list[bool] = []
+    end = monotonic() + 1.0
+
+    def wait() -> None:
+        while monotonic() < end:
+            with suppress(SentAway, TimeoutError):
+                slots.acquire(monotonic() + 0.0005)
+                got.append(True)
+
+    threads = [threading.Thread(target=wait) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while monotonic() < end:
+        slots.send_away()
+    for thread in threads:
+        thread.join()
+    assert not got
+    assert (slots.in_use, slots.waiting) == (1, 0)
