@@ -121,24 +121,26 @@ async def test_a_task_gives_up_at_its_deadline() -> None:
     assert slots.in_use == 0
 
 
-def test_nobody_gets_a_slot_that_another_holds_when_the_queue_is_sent_away() -> None:
-    slots = Slots(1, max_waiting=100)
+def test_one_who_is_sent_away_at_the_deadline_holds_no_slot() -> None:
+    slots = Slots(1, max_waiting=5)
     slots.acquire(monotonic() + 1)
     got: list[bool] = []
-    end = monotonic() + 1.0
 
     def wait() -> None:
-        while monotonic() < end:
-            with suppress(SentAway, TimeoutError):
-                slots.acquire(monotonic() + 0.0005)
-                got.append(True)
+        with suppress(SentAway, TimeoutError):
+            slots.acquire(monotonic() + 0.05)
+            got.append(True)
 
-    threads = [threading.Thread(target=wait) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    while monotonic() < end:
+    thread = threading.Thread(target=wait)
+    # Held while the deadline passes: whoever wants to leave the queue comes too late.
+    slots._lock = lock = threading.RLock()  # type: ignore[assignment]
+    thread.start()
+    while not slots.waiting:
+        threading.Event().wait(0.001)
+    with lock:
+        threading.Event().wait(0.2)
         slots.send_away()
-    for thread in threads:
-        thread.join()
+    thread.join()
     assert not got
-    assert (slots.in_use, slots.waiting) == (1, 0)
+    slots.release()
+    assert (slots.in_use, slots.waiting) == (0, 0)
