@@ -66,10 +66,11 @@ class Slots:
             if not self._leave(turn) and not turn.sent_away:
                 self.release()
             raise
-        if turn.sent_away:
-            raise SentAway
         if not came and self._leave(turn):
             raise TimeoutError
+        # Looked at last: one who has left the queue is not sent away any more.
+        if turn.sent_away:
+            raise SentAway
 
     def _leave(self, turn: _Turn) -> bool:
         """Leave the queue; False when the turn has come in the meantime, so that the slot is held."""

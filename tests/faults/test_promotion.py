@@ -13,9 +13,12 @@ import psycopg
 import pytest
 
 from shardpool import Router, ShardpoolError, ShardUnavailable, Topology
+from shardpool.local.server import Server
 
 from .calls import Calls
-from .pair import Pair
+from .fleet import DATABASE
+from .pair import Pair, wait_until
+from .proxy import Delay, Pass, Refuse
 
 FOUND_SECONDS = 1.0
 INSERT = "insert into ledger values (%s, %s)"
@@ -127,3 +130,37 @@ def _child(route: Any, ready: int) -> int:
     except BaseException:
         return 2
     return 1
+
+
+def _rows(server: Server) -> int:
+    with server.connect("postgres", DATABASE) as conn:
+        return len(conn.execute("select from ledger").fetchall())
+
+
+def test_of_two_primaries_the_older_never_gets_a_write(pair: Pair, open_pair: Callable[..., Calls]) -> None:
+    pair.standby.promote()
+    # It answers later than the other, which has missed its demotion.
+    pair.proxies[1].set(Delay(0.01))
+    for number in range(3):
+        calls = open_pair(pair.by_hosts)
+        calls.go(calls.execute(KEY, INSERT, (KEY, number)))
+        assert (_rows(pair.primary), _rows(pair.standby)) == (0, number + 1)
+
+
+def test_an_old_primary_that_comes_back_at_the_promotion_gets_no_write(
+    pair: Pair, open_pair: Callable[..., Calls]
+) -> None:
+    calls = open_pair(pair.by_hosts)
+    calls.go(calls.execute(KEY, INSERT, (KEY, 1)))
+    wait_until(lambda: _rows(pair.standby) == 1)
+    pair.proxies[0].set(Refuse())
+    with pytest.raises((ShardpoolError, psycopg.Error)):
+        calls.go(calls.execute(KEY, INSERT, (KEY, 2), timeout=0.5))
+    held = [calls.spawn(calls.execute(KEY, INSERT, (KEY, number), timeout=5.0)) for number in range(3, 9)]
+    Event().wait(0.2)
+    pair.proxies[1].set(Delay(0.01))
+    pair.standby.promote()
+    pair.proxies[0].set(Pass())
+    for write in held:
+        write.result(6.0)
+    assert (_rows(pair.primary), _rows(pair.standby)) == (1, 7)

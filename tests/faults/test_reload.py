@@ -9,7 +9,7 @@ from time import monotonic
 
 import pytest
 
-from shardpool import ConfigError, StaleTopology
+from shardpool import ConfigError, RouterMisuse, StaleTopology
 
 from .calls import Calls
 from .fleet import FaultFleet
@@ -108,3 +108,39 @@ def test_a_bad_file_changes_nothing(
         Event().wait(0.1)
         assert calls.router.topology is before
     assert all(call.is_well for call in workload.calls)
+
+
+def test_a_call_that_waits_behind_one_of_an_old_pool_goes_on_in_the_new_one(
+    fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    calls = open_calls(fleet.topology(pool="{max_size: 1}"))
+    key = fleet.keys(1)["s2"][0]
+    calls.go(calls.execute(key, "select 1"))
+    holds = calls.spawn(calls.execute(key, "select pg_sleep(3)", timeout=10.0))
+    Event().wait(0.2)
+    waits = [
+        calls.spawn(calls.execute(key, "select 1", timeout=10.0)),
+        calls.spawn(calls.scatter("select 1", timeout=10.0)),
+    ]
+    Event().wait(0.2)
+    calls.go(calls.reload(fleet.topology(pool="{max_size: 1}", epoch=2, direct=("s2",))))
+    for waiting in waits:
+        waiting.result(1.5)
+    assert not holds.done()
+    holds.result(5.0)
+
+
+def test_a_call_that_waits_when_the_router_is_closed_is_told_so_at_once(
+    fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    calls = open_calls(fleet.topology(pool="{max_size: 1}"))
+    key = fleet.keys(1)["s2"][0]
+    calls.go(calls.execute(key, "select 1"))
+    holds = calls.spawn(calls.execute(key, "select pg_sleep(2)", timeout=10.0))
+    Event().wait(0.2)
+    waits = calls.spawn(calls.execute(key, "select 1", timeout=10.0))
+    Event().wait(0.2)
+    calls.go(calls.close())
+    with pytest.raises(RouterMisuse):
+        waits.result(1.0)
+    holds.result(5.0)

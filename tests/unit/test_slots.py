@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from time import monotonic
 
 import pytest
 
-from shardpool._slots import AsyncSlots, QueueFull, Slots
+from shardpool._slots import AsyncSlots, QueueFull, SentAway, Slots
 
 
 def test_a_full_queue_refuses_at_once() -> None:
@@ -118,3 +119,28 @@ async def test_a_task_gives_up_at_its_deadline() -> None:
     assert slots.waiting == 0
     slots.release()
     assert slots.in_use == 0
+
+
+def test_one_who_is_sent_away_at_the_deadline_holds_no_slot() -> None:
+    slots = Slots(1, max_waiting=5)
+    slots.acquire(monotonic() + 1)
+    got: list[bool] = []
+
+    def wait() -> None:
+        with suppress(SentAway, TimeoutError):
+            slots.acquire(monotonic() + 0.05)
+            got.append(True)
+
+    thread = threading.Thread(target=wait)
+    # Held while the deadline passes: whoever wants to leave the queue comes too late.
+    slots._lock = lock = threading.RLock()  # type: ignore[assignment]
+    thread.start()
+    while not slots.waiting:
+        threading.Event().wait(0.001)
+    with lock:
+        threading.Event().wait(0.2)
+        slots.send_away()
+    thread.join()
+    assert not got
+    slots.release()
+    assert (slots.in_use, slots.waiting) == (0, 0)

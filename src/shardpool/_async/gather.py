@@ -257,6 +257,8 @@ async def _take_each(pools: dict[str, AsyncEndpointPool], until: float, absent: 
         for name, pool in pools.items():
             try:
                 await pool.reserve_for_scatter(until)
+            except Retired:
+                raise
             except Exception as error:
                 failures[name] = error
                 if not partial:

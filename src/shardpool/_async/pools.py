@@ -125,7 +125,7 @@ class AsyncEndpointPool:
             self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="busy"))
             raise self._busy() from None
         except SentAway:
-            raise self.refusal() from None
+            raise self._sent_away() from None
         except TimeoutError:
             raise self.overdue("all connections of its pool stayed in use") from None
 
@@ -143,7 +143,7 @@ class AsyncEndpointPool:
             self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="busy"))
             raise self._busy() from None
         except SentAway:
-            raise self.refusal() from None
+            raise self._sent_away() from None
         except TimeoutError:
             raise self.overdue("all connections that calls on many shards may have stayed in use") from None
         try:
@@ -338,6 +338,9 @@ class AsyncEndpointPool:
         cause = self.breaker.cause
         return self._unavailable(cause if isinstance(cause, Exception) else ConnectionError("it does not answer"))
 
+    def _sent_away(self) -> Exception:
+        return Retired() if self.retired else self.refusal()
+
     # -- the pool of psycopg_pool --------------------------------------------------------------------------------
 
     async def _open(self) -> AsyncConnectionPool[Any]:
@@ -405,6 +408,9 @@ class AsyncEndpointPool:
     async def close(self, timeout: float = 2.0) -> None:
         """Close the idle connections now, those in use when they are given back. Waits at most `timeout` seconds."""
         self.retired = True
+        # They go on in the pool that has come in its place: here the connections in use may stay so for long.
+        self._slots.send_away()
+        self._scatter_slots.send_away()
         self.lookout.stop()
         self._connector.give_up()
         if self._pool is not None:

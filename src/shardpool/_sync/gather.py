@@ -256,6 +256,8 @@ def _take_each(pools: dict[str, EndpointPool], until: float, absent: Missing, *,
         for name, pool in pools.items():
             try:
                 pool.reserve_for_scatter(until)
+            except Retired:
+                raise
             except Exception as error:
                 failures[name] = error
                 if not partial:

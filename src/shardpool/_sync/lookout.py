@@ -59,6 +59,10 @@ class Seen:
     timeline: int
 
 
+# Told what a look has seen, and when it began in monotonic seconds.
+Report = Callable[[Seen | None, float], None]
+
+
 class Lookout:
     """One look after another at the server of one endpoint, for as long as there is a reason.
 
@@ -79,7 +83,7 @@ class Lookout:
         self._calm_until = 0.0
         self._calm = 0.0
         self._conn: Connection[Any] | None = None
-        self._report: Callable[[Seen | None], None] | None = None
+        self._report: Report | None = None
         self._cancel: Callable[[], None] | None = None
 
     def look_soon(self, answered_at: float) -> None:
@@ -95,8 +99,8 @@ class Lookout:
         self._suspicious = True
         self.wake()
 
-    def follow(self, report: Callable[[Seen | None], None]) -> None:
-        """Tell `report` what the node says, again and again, and None when it says nothing; once for each look."""
+    def follow(self, report: Report) -> None:
+        """Tell `report` what the node says, or None when it says nothing, and when the look began; after each look."""
         new, self._report = self._report is None, report
         if new:
             self.wake()
@@ -172,7 +176,7 @@ class Lookout:
         self._calm_until = monotonic() + self._calm
         self._suspicious = False
         if self._report is not None:
-            self._report(seen)
+            self._report(seen, begun)
 
     def _failed(self, error: Exception, begun: float, suspicious: bool) -> None:
         self._calm = 0.0

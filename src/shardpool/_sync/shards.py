@@ -23,6 +23,8 @@ from .pools import EndpointPool, Retired
 
 # Seconds that the first caller waits for what the nodes say of themselves.
 FIRST_LOOK = 1.0
+# Seconds for which a node that says it is the primary waits for looks at the others, when they do not answer.
+_DOUBT = 0.75
 # Seconds between two looks of a caller who waits for something that the lookouts will find.
 _PAUSE = 0.01
 
@@ -64,6 +66,9 @@ class ShardPools:
         self._observe = options.observers.observe
         self._choosing = threading.Lock()
         self._seen: dict[str, Seen | None] = {}
+        # When the last look at each node began, and since when a node says it is primary while others may be, too.
+        self._looked: dict[str, float] = {}
+        self._in_doubt_since: float | None = None
         self.lag = LagGauge()
         # Of hedged reads: how long all but one in twenty take, and how many may be asked twice.
         self.usual = RunningQuantile(0.95)
@@ -71,7 +76,8 @@ class ShardPools:
         if old is not None and old.finds_primary and self.finds_primary and old.primary in self.endpoints:
             self.primary, self._timeline, self.leaderless = old.primary, old._timeline, old.leaderless
         if old is not None and old.endpoints == self.endpoints:
-            self.lag, self._seen, self.usual, self.hedges = old.lag, dict(old._seen), old.usual, old.hedges
+            self._seen, self._looked = dict(old._seen), dict(old._looked)
+            self.lag, self.usual, self.hedges = old.lag, old.usual, old.hedges
         if any(pool.lookout.follows for pool in self.endpoints):
             self.follow()
 
@@ -79,6 +85,8 @@ class ShardPools:
         """For a forked child, whose pools look at nothing yet: what the parent knew of the nodes grows old."""
         self._choosing = threading.Lock()
         self._seen = {}
+        self._looked = {}
+        self._in_doubt_since = None
         self.lag = LagGauge()
         self.held = 0
         self.leaderless = self.finds_primary
@@ -164,9 +172,10 @@ class ShardPools:
 
     # -- what the lookouts tell ----------------------------------------------------------------------------------
 
-    def _saw(self, pool: EndpointPool, seen: Seen | None) -> None:
+    def _saw(self, pool: EndpointPool, seen: Seen | None, begun: float) -> None:
         with self._choosing:
             self._seen[pool.endpoint.name] = seen
+            self._looked[pool.endpoint.name] = begun
             if self.finds_primary:
                 self._choose(pool, seen)
             if seen is not None and seen.lsn is not None:
@@ -185,17 +194,53 @@ class ShardPools:
                 self.leaderless = True
                 pool.discard()
                 self._tell(pool.endpoint.name, None)
-        elif seen.timeline > self._timeline or (pool is self.primary and seen.timeline == self._timeline):
-            before, was_leaderless = self.primary, self.leaderless
-            self._timeline = seen.timeline
-            self.primary = pool
-            self.leaderless = False
-            if before is not pool:
-                before.discard()
-            if before is not pool or was_leaderless:
-                self._tell(None if was_leaderless else before.endpoint.name, pool.endpoint.name)
-        elif pool is self.primary:
+        elif self._timeline and seen.timeline > self._timeline:
+            self._elect(pool, seen)
+        elif pool is self.primary and not self.leaderless and seen.timeline < self._timeline:
             self.leaderless = True
+        if self.leaderless:
+            self._elect_looked_at()
+
+    def _elect_looked_at(self) -> None:
+        """Find the primary among nodes of which one may have been promoted while another was away.
+
+        One that came back would take writes that the other never gets. So the one that says it is primary is believed
+        when all others have been looked at since, which they are at once; or after a while, when they do not answer.
+        """
+        said = [
+            (seen.timeline, pool is self.primary, pool)
+            for pool in self.endpoints
+            if (seen := self._seen.get(pool.endpoint.name)) is not None and not seen.is_standby
+        ]
+        said = [found for found in said if found[0] >= self._timeline and (found[1] or found[0] > self._timeline)]
+        if not said:
+            self._in_doubt_since = None
+            return
+        _, _, best = max(said, key=lambda found: found[:2])
+        if self._in_doubt_since is None:
+            self._in_doubt_since = monotonic()
+        since = self._in_doubt_since
+        unsure = [
+            pool for pool in self.endpoints if pool is not best and self._looked.get(pool.endpoint.name, 0.0) < since
+        ]
+        seen = self._seen[best.endpoint.name]
+        assert seen is not None
+        if unsure and monotonic() < since + _DOUBT:
+            for pool in unsure:
+                pool.lookout.wake()
+        else:
+            self._elect(best, seen)
+
+    def _elect(self, pool: EndpointPool, seen: Seen) -> None:
+        before, was_leaderless = self.primary, self.leaderless
+        self._in_doubt_since = None
+        self._timeline = seen.timeline
+        self.primary = pool
+        self.leaderless = False
+        if before is not pool:
+            before.discard()
+        if before is not pool or was_leaderless:
+            self._tell(None if was_leaderless else before.endpoint.name, pool.endpoint.name)
 
     def _tell(self, before: str | None, now: str | None) -> None:
         self._observe(PrimaryChanged(shard=self.name, before=before, endpoint=now))
