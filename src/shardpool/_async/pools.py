@@ -16,6 +16,7 @@ from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
+from .. import _refusals
 from .._breaker import Breaker
 from .._concurrency import async_is_contended, async_spawn, async_uninterrupted
 from .._idle import async_put_idle, async_take_idle
@@ -24,7 +25,7 @@ from .._meter import TAKEN
 from .._session import SESSION, is_touched
 from .._slots import AsyncSlots, QueueFull, SentAway
 from .._watchdog import AsyncWatchdog
-from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
+from ..errors import DeadlineExceeded, ShardBusy, ShardError, first_line
 from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused, Retried
 from ..topology import Endpoint, PoolSettings, Topology
 from . import session
@@ -92,11 +93,10 @@ class AsyncEndpointPool:
         begun = monotonic()
         if self.breaker.cause is not None or not self._slots.acquire_at_once():
             await self.reserve(deadline)
-        pool = self._pool
-        conn = async_take_idle(pool) if pool is not None else None
+        conn = self._idle()
         if conn is None or not self._is_fresh(conn, monotonic()):
             try:
-                conn = await (self.connect(deadline) if conn is None else self._replaced(conn, deadline))
+                conn = await self._connected(conn, deadline)
             except BaseException:
                 self._slots.release()
                 raise
@@ -109,11 +109,9 @@ class AsyncEndpointPool:
         given = conn.__dict__[GIVEN_BACK]
         return (now - given < IDLE_SECONDS and given > self._broken_at) or not has_gone(conn)
 
-    async def _replaced(self, conn: AsyncConnection[Any], deadline: float) -> AsyncConnection[Any]:
-        """Another connection in the place of one that has gone."""
-        await conn.close()
-        await cast("AsyncConnectionPool[Any]", conn._pool).putconn(conn)
-        return await self.connect(deadline)
+    def _idle(self) -> Any:
+        pool = self._pool
+        return None if pool is None else async_take_idle(pool)
 
     async def reserve(self, deadline: float) -> None:
         """The first half of `take`: a place among those who may hold a connection."""
@@ -122,7 +120,6 @@ class AsyncEndpointPool:
         try:
             await self._slots.acquire(deadline)
         except QueueFull:
-            self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="busy"))
             raise self._busy() from None
         except SentAway:
             raise self._sent_away() from None
@@ -140,7 +137,6 @@ class AsyncEndpointPool:
         try:
             await self._scatter_slots.acquire(deadline)
         except QueueFull:
-            self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="busy"))
             raise self._busy() from None
         except SentAway:
             raise self._sent_away() from None
@@ -229,6 +225,16 @@ class AsyncEndpointPool:
 
     async def connect(self, deadline: float) -> AsyncConnection[Any]:
         """The second half of `take`: a connection from the pool, for one who has a place."""
+        conn = self._idle()
+        if conn is not None and self._is_fresh(conn, monotonic()):
+            return cast("AsyncConnection[Any]", conn)
+        return await self._connected(conn, deadline)
+
+    async def _connected(self, gone: AsyncConnection[Any] | None, deadline: float) -> AsyncConnection[Any]:
+        """A connection that is made, or given back meanwhile; in the place of one that has `gone`, if there is one."""
+        if gone is not None:
+            await gone.close()
+            await cast("AsyncConnectionPool[Any]", gone._pool).putconn(gone)
         pool = self._pool
         if pool is None or pool.closed:
             pool = await self._open()
@@ -461,50 +467,17 @@ class AsyncEndpointPool:
 
     def _unavailable(self, cause: Exception) -> ShardError:
         self.meter.failed("ShardUnavailable")
-        if isinstance(cause, ShardUnavailable):
-            # Each caller gets an exception of its own: a shared one would collect the tracebacks of all of them.
-            error = ShardUnavailable(
-                cause.message,
-                shard=self.shard,
-                endpoint=self.endpoint.name,
-                phase="connect",
-                detail=cause.detail,
-                hint=cause.hint,
-            )
-        else:
-            error = ShardUnavailable(
-                f"shard {self.shard} cannot be reached",
-                shard=self.shard,
-                endpoint=self.endpoint.name,
-                phase="connect",
-                detail=f"{self.endpoint.address}: {first_line(cause)}",
-                hint="The other shards go on working. See check() for the whole fleet.",
-            )
-        error.__cause__ = cause
-        return error
+        return _refusals.unavailable(self.shard, self.endpoint, cause)
 
     def _busy(self) -> ShardBusy:
+        self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="busy"))
         self.meter.failed("ShardBusy")
-        return ShardBusy(
-            f"shard {self.shard} is busy",
-            shard=self.shard,
-            endpoint=self.endpoint.name,
-            phase="wait",
-            detail=f"{self._slots.in_use} connections are in use and {self._slots.waiting} callers wait.",
-            hint="Retry later, or raise pool.max_size or pool.max_waiting of the shard.",
-        )
+        return _refusals.busy(self.shard, self.endpoint, self._slots.in_use, self._slots.waiting)
 
     def overdue(self, detail: str) -> DeadlineExceeded:
         """The error of a caller that got no connection in time."""
         self.meter.timed_out()
-        error = self._connector.error
-        return DeadlineExceeded(
-            f"no connection to shard {self.shard} within the deadline",
-            shard=self.shard,
-            endpoint=self.endpoint.name,
-            phase="wait",
-            detail=detail + (f"; last error: {first_line(error)}" if error else "") + ".",
-        )
+        return _refusals.overdue(self.shard, self.endpoint, detail, self._connector.error)
 
 
 def scatter_size(settings: PoolSettings) -> int:

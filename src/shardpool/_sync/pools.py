@@ -17,6 +17,7 @@ from psycopg import Connection
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
+from .. import _refusals
 from .._breaker import Breaker
 from .._concurrency import is_contended, spawn, uninterrupted
 from .._idle import put_idle, take_idle
@@ -25,7 +26,7 @@ from .._meter import TAKEN
 from .._session import SESSION, is_touched
 from .._slots import QueueFull, SentAway, Slots
 from .._watchdog import Watchdog
-from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
+from ..errors import DeadlineExceeded, ShardBusy, ShardError, first_line
 from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused, Retried
 from ..topology import Endpoint, PoolSettings, Topology
 from . import session
@@ -93,11 +94,10 @@ class EndpointPool:
         begun = monotonic()
         if self.breaker.cause is not None or not self._slots.acquire_at_once():
             self.reserve(deadline)
-        pool = self._pool
-        conn = take_idle(pool) if pool is not None else None
+        conn = self._idle()
         if conn is None or not self._is_fresh(conn, monotonic()):
             try:
-                conn = self.connect(deadline) if conn is None else self._replaced(conn, deadline)
+                conn = self._connected(conn, deadline)
             except BaseException:
                 self._slots.release()
                 raise
@@ -110,11 +110,9 @@ class EndpointPool:
         given = conn.__dict__[GIVEN_BACK]
         return (now - given < IDLE_SECONDS and given > self._broken_at) or not has_gone(conn)
 
-    def _replaced(self, conn: Connection[Any], deadline: float) -> Connection[Any]:
-        """Another connection in the place of one that has gone."""
-        conn.close()
-        cast("ConnectionPool[Any]", conn._pool).putconn(conn)
-        return self.connect(deadline)
+    def _idle(self) -> Any:
+        pool = self._pool
+        return None if pool is None else take_idle(pool)
 
     def reserve(self, deadline: float) -> None:
         """The first half of `take`: a place among those who may hold a connection."""
@@ -123,7 +121,6 @@ class EndpointPool:
         try:
             self._slots.acquire(deadline)
         except QueueFull:
-            self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="busy"))
             raise self._busy() from None
         except SentAway:
             raise self._sent_away() from None
@@ -141,7 +138,6 @@ class EndpointPool:
         try:
             self._scatter_slots.acquire(deadline)
         except QueueFull:
-            self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="busy"))
             raise self._busy() from None
         except SentAway:
             raise self._sent_away() from None
@@ -230,6 +226,16 @@ class EndpointPool:
 
     def connect(self, deadline: float) -> Connection[Any]:
         """The second half of `take`: a connection from the pool, for one who has a place."""
+        conn = self._idle()
+        if conn is not None and self._is_fresh(conn, monotonic()):
+            return cast("Connection[Any]", conn)
+        return self._connected(conn, deadline)
+
+    def _connected(self, gone: Connection[Any] | None, deadline: float) -> Connection[Any]:
+        """A connection that is made, or given back meanwhile; in the place of one that has `gone`, if there is one."""
+        if gone is not None:
+            gone.close()
+            cast("ConnectionPool[Any]", gone._pool).putconn(gone)
         pool = self._pool
         if pool is None or pool.closed:
             pool = self._open()
@@ -462,50 +468,17 @@ class EndpointPool:
 
     def _unavailable(self, cause: Exception) -> ShardError:
         self.meter.failed("ShardUnavailable")
-        if isinstance(cause, ShardUnavailable):
-            # Each caller gets an exception of its own: a shared one would collect the tracebacks of all of them.
-            error = ShardUnavailable(
-                cause.message,
-                shard=self.shard,
-                endpoint=self.endpoint.name,
-                phase="connect",
-                detail=cause.detail,
-                hint=cause.hint,
-            )
-        else:
-            error = ShardUnavailable(
-                f"shard {self.shard} cannot be reached",
-                shard=self.shard,
-                endpoint=self.endpoint.name,
-                phase="connect",
-                detail=f"{self.endpoint.address}: {first_line(cause)}",
-                hint="The other shards go on working. See check() for the whole fleet.",
-            )
-        error.__cause__ = cause
-        return error
+        return _refusals.unavailable(self.shard, self.endpoint, cause)
 
     def _busy(self) -> ShardBusy:
+        self._observe(Refused(shard=self.shard, endpoint=self.endpoint.name, reason="busy"))
         self.meter.failed("ShardBusy")
-        return ShardBusy(
-            f"shard {self.shard} is busy",
-            shard=self.shard,
-            endpoint=self.endpoint.name,
-            phase="wait",
-            detail=f"{self._slots.in_use} connections are in use and {self._slots.waiting} callers wait.",
-            hint="Retry later, or raise pool.max_size or pool.max_waiting of the shard.",
-        )
+        return _refusals.busy(self.shard, self.endpoint, self._slots.in_use, self._slots.waiting)
 
     def overdue(self, detail: str) -> DeadlineExceeded:
         """The error of a caller that got no connection in time."""
         self.meter.timed_out()
-        error = self._connector.error
-        return DeadlineExceeded(
-            f"no connection to shard {self.shard} within the deadline",
-            shard=self.shard,
-            endpoint=self.endpoint.name,
-            phase="wait",
-            detail=detail + (f"; last error: {first_line(error)}" if error else "") + ".",
-        )
+        return _refusals.overdue(self.shard, self.endpoint, detail, self._connector.error)
 
 
 def scatter_size(settings: PoolSettings) -> int:
