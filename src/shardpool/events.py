@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 _log = logging.getLogger("shardpool")
+# Silent unless the program that uses it has set logging up.
+_log.addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
