@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import Event
 from time import monotonic
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from shardpool import RouterMisuse, ScatterError, ShardpoolError
+from shardpool import CommitUnknown, RouterMisuse, ScatterError, ShardpoolError
 
 from .calls import Calls
 from .fleet import FaultFleet
@@ -190,3 +190,33 @@ def _wait_for_sessions(fleet: FaultFleet, name: str, count: int) -> None:
     while len(fleet.sessions(name)) < count:
         assert monotonic() < end
         Event().wait(0.02)
+
+
+@pytest.fixture
+def noting(fleet: FaultFleet) -> Iterator[None]:
+    """On shard s1 a view and an operator that write a note each time they are read."""
+    with fleet.connect("s1") as conn:
+        conn.execute("create table notes (n int)")
+        conn.execute("create function note_it() returns int language sql as 'insert into notes values (1) returning n'")
+        conn.execute("create function note_by(int, int) returns int language sql as 'select note_it()'")
+        conn.execute("create operator <#*#> (leftarg = int, rightarg = int, function = note_by)")
+        conn.execute("create view noting as select note_it()")
+        conn.execute("grant all on notes, noting to app")
+    yield
+    with fleet.connect("s1") as conn:
+        conn.execute("drop view noting; drop operator <#*#> (int, int)")
+        conn.execute("drop function note_by; drop function note_it; drop table notes")
+
+
+@pytest.mark.usefixtures("noting")
+def test_a_read_that_writes_where_its_text_does_not_show_it_is_not_done_twice(fleet: FaultFleet, calls: Calls) -> None:
+    key = fleet.keys(1)["s1"][0]
+    for number, (marker, sql) in enumerate([(b"noting", "select * from noting"), (b"<#*#>", "select 1 <#*#> 2")]):
+        fleet.proxies["s1"].set(Cut(marker, answer=True, times=1))
+        with pytest.raises(CommitUnknown):
+            calls.go(calls.execute(key, sql))
+        fleet.settle("s1")
+        with fleet.connect("s1") as conn:
+            assert conn.execute("select count(*) from notes").fetchone() == (number + 1,)
+    fleet.proxies["s1"].set(Cut(b"count(*)", answer=True, times=1))
+    assert calls.go(calls.execute(key, COUNT)) == [(0,)]

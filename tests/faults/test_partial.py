@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Event
+from time import monotonic
 
 import pytest
 
-from shardpool import ScatterError, ShardError
+from shardpool import ScatterError, ShardError, parse_topology
 
 from .calls import Calls
 from .fleet import FaultFleet
@@ -84,3 +86,24 @@ def test_a_fleet_with_one_shard_down_starts_and_serves_the_others(
             # Found in the SQL, which asks a shard for its catalog first.
             assert calls.go(calls.query("select id from ledger where tenant_id = %s", keys[name], timeout=2.0)) == []
         assert set(calls.go(calls.scatter(COUNT, shards=sorted(WELL), timeout=0.5))) == WELL
+
+
+def test_a_shard_without_a_primary_is_missing_and_not_waited_for_to_the_end(
+    fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    port = fleet.proxies[SICK].port
+    asked = fleet.text().replace(
+        f"primary: {{host: 127.0.0.1, port: {port}}}",
+        f"hosts: [{{host: 127.0.0.1, port: {port}}}, {{host: 127.0.0.1, port: 1}}]",
+    )
+    calls = open_calls(parse_topology(asked, file=str(fleet.local.directory / "asked.yaml")))
+    assert set(calls.go(calls.scatter(COUNT, timeout=5.0))) == {SICK, *WELL}
+    calls.go(calls.query(COUNT, timeout=5.0))
+    with FAULTS["killed"](fleet, SICK):
+        # Until it is known that there is none.
+        Event().wait(1.0)
+        for call in (calls.scatter(COUNT, partial=True), calls.result(COUNT, partial=True)):
+            begun = monotonic()
+            found = calls.go(call)
+            assert monotonic() - begun < 0.9
+            assert set(found.missing) == {SICK} and isinstance(found.missing[SICK], ShardError)

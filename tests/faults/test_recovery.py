@@ -173,3 +173,18 @@ def _seconds_until_well(calls: Calls, key: int) -> float | None:
         else:
             return monotonic() - begun
     return None
+
+
+@pytest.mark.parametrize("verb", ["query", "stream"])
+def test_a_shard_that_only_calls_on_all_shards_use_is_found_frozen_by_their_first_deadline(
+    verb: str, fleet: FaultFleet, calls: Calls
+) -> None:
+    sql = "select count(distinct id) from ledger" if verb == "query" else "select id from ledger order by id"
+    call: Any = getattr(calls, verb)
+    calls.go(call(sql, timeout=5.0))
+    with FAULTS["frozen"](fleet, SICK):
+        begun = monotonic()
+        while calls.router.stats()["shards"][SICK]["primary"]["state"] != "open":
+            assert monotonic() - begun < 0.5 + OPEN_SECONDS
+            with pytest.raises(ShardpoolError):
+                calls.go(call(sql, timeout=0.5))

@@ -265,7 +265,10 @@ class AsyncEndpointPool:
             if connector.failures != failures and connector.error is not None:
                 raise self._unavailable(connector.error)
             if left <= 0:
+                self.suspect()
                 raise self.overdue("no connection could be made in time")
+            if wait >= _LONGEST_WAIT:
+                self.suspect()
 
     # -- health --------------------------------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ async def execute(
         pgresult = await async_drive_flow(flow, deadline)
         return Result(pgresult, conns[prepared.at], tuple(conns), row_factory, bound=bound)
     except Overdue:
+        tell(taken, None)
         await rolled_back(conns.values(), deadline)
         raise DeadlineExceeded(
             "the deadline passed while rows were brought to one shard",
@@ -77,6 +78,7 @@ async def execute(
             hint="Filter on the partition key, or give it more time with timeout=….",
         ) from None
     except psycopg.Error as error:
+        tell(taken, error)
         failures = {name: lost(name, error) for name, conn in conns.items() if is_lost(conn)}
         if failures:
             raise ScatterError(f"{len(failures)} of {len(conns)} shards failed", failures=failures) from error
@@ -120,6 +122,15 @@ def prepare(
     ]
     copied = Copied(router.max_pull_rows, router.max_pull_bytes, lambda limit: _too_much(bound, limit))
     return Prepared(plan, at, sources, original if len(homes) <= 1 else None, _final(plan, original), copied)
+
+
+def tell(taken: gather.Taken, error: psycopg.Error | None) -> None:
+    """Let the pools know whose connections were lost, or with no error are silent at the deadline."""
+    for pool, conn in taken.values():
+        if error is None and gather.is_busy(conn):
+            pool.was_cut()
+        elif error is not None and is_lost(conn):
+            pool.was_lost(error)
 
 
 def _check_homes(bound: Bound, missing: gather.Missing) -> None:

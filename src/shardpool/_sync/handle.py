@@ -18,10 +18,10 @@ from psycopg.rows import RowFactory, tuple_row
 from .._concurrency import hedged, sleep
 from .._leg import LEFT_OPEN
 from .._session import SESSION, note, quiet
-from ..errors import RouterMisuse, ShardUnavailable
+from ..errors import RouterMisuse, ShardUnavailable, first_line
 from ..result import Result
 from ..tokens import Token
-from .lease import Lease, Params, deadline_after, explain, is_lost, is_outdated
+from .lease import Lease, Params, deadline_after, explain, is_lost, is_outdated, unknown
 from .planning import forget_catalog, is_ddl, may_write
 from .pools import EndpointPool, Retired
 from .shards import ShardPools
@@ -275,7 +275,9 @@ class Handle(ABC):
         row_factory: RowFactory[Any] | None = None,
         after: Token | None = None,
         chosen: EndpointPool | None = None,
+        again: bool = False,
     ) -> Result:
+        """`again` runs it in a transaction that may only read: what writes is refused by the server then."""
         self._router._retries.earn()
         pool, conn = self._take(readonly, deadline, after, chosen)
         watch = pool.watchdog.watch(conn, deadline, pool)
@@ -285,9 +287,13 @@ class Handle(ABC):
             if type(query) is not str or query not in quiet:
                 note(conn, query)
             cursor = conn.cursor(binary=binary)
+            if again:
+                conn.execute("begin read only", prepare=False)
             cursor.execute(query, params, prepare=prepare)
             while cursor.nextset():
                 pass
+            if again:
+                conn.execute("commit", prepare=False)
             if conn.pgconn.transaction_status == INTRANS:
                 conn.rollback()
                 raise RouterMisuse(LEFT_OPEN, hint="Use transaction() for what is to be one transaction.")
@@ -312,16 +318,23 @@ class Handle(ABC):
             pool.drain()
         if (outdated or (lost and not cut and not wrote)) and self._router._retries.spend():
             pool.retried(failure)
-            return self._execute_until(
-                query,
-                params,
-                deadline,
-                readonly=readonly,
-                prepare=prepare,
-                binary=binary,
-                row_factory=row_factory,
-                after=after,
-            )
+            try:
+                return self._execute_until(
+                    query,
+                    params,
+                    deadline,
+                    readonly=readonly,
+                    prepare=prepare,
+                    binary=binary,
+                    row_factory=row_factory,
+                    after=after,
+                    again=again or not outdated,
+                )
+            except psycopg.errors.ReadOnlySqlTransaction:
+                if outdated:
+                    raise
+                # It writes after all, in a view, an operator or a cast; and may have done so the first time.
+                raise unknown(pool, "query", first_line(failure)) from failure
         if explained is not None and explained is not failure:
             raise explained from failure
         raise failure

@@ -198,15 +198,22 @@ def explain(
             f"the deadline passed on shard {pool.shard}", detail=cause, hint=hint, applied=applied, **where
         )
     if lost and may_be_applied:
-        return CommitUnknown(
-            f"the connection to shard {pool.shard} was lost; whether the write was applied is not known",
-            detail=cause,
-            hint="Look before you write it again: it was neither confirmed nor refused.",
-            **where,
-        )
+        return unknown(pool, phase, cause)
     if isinstance(error, psycopg.Error):
         error.add_note(f"on shard {pool.shard}, {pool.endpoint.name} at {pool.endpoint.address}")
     return error
+
+
+def unknown(pool: EndpointPool, phase: str, cause: str | None) -> CommitUnknown:
+    """The error of a write whose connection was lost."""
+    return CommitUnknown(
+        f"the connection to shard {pool.shard} was lost; whether the write was applied is not known",
+        shard=pool.shard,
+        endpoint=pool.endpoint.name,
+        phase=phase,
+        detail=cause,
+        hint="Look before you write it again: it was neither confirmed nor refused.",
+    )
 
 
 def deadline_after(seconds: float | None) -> float | None:

@@ -103,6 +103,7 @@ def stream(
             if left == 0:
                 return
     except Overdue:
+        shipping.tell(taken, None)
         raise DeadlineExceeded(
             "the deadline passed while rows were streamed",
             shard=names[0],
@@ -110,6 +111,7 @@ def stream(
             hint="Give it more time with timeout=….",
         ) from None
     except psycopg.Error as error:
+        shipping.tell(taken, error)
         failures = {name: shipping.lost(name, error) for name, (_, conn) in taken.items() if is_lost(conn)}
         if failures:
             raise ScatterError(f"{len(failures)} of {len(taken)} shards failed", failures=failures) from error
