@@ -108,7 +108,9 @@ def remove_shard(data: Any, topology: Topology, name: str) -> list[Operation]:
         for keyspace in topology.keyspaces.values()
         if name in keyspace.owning_shards
     ]
-    owned += [f"table {table.removeprefix('public.')}" for table, shard in topology.single_tables.items() if shard == name]
+    owned += [
+        f"table {table.removeprefix('public.')}" for table, shard in topology.single_tables.items() if shard == name
+    ]
     if owned:
         raise EditRefused(
             f"shard {name} cannot be removed: it owns {', '.join(owned)}",
@@ -135,7 +137,9 @@ def drain_shard(data: Any, topology: Topology, name: str, targets: Sequence[str]
         topology.shard(target)
     others = [shard for shard in targets or topology.shards if shard != name]
     if not others:
-        raise EditRefused(f"nobody can take the buckets of shard {name}", hint="Add a shard: shardpool topology shard add")
+        raise EditRefused(
+            f"nobody can take the buckets of shard {name}", hint="Add a shard: shardpool topology shard add"
+        )
     found: list[Operation] = []
     for keyspace in topology.keyspaces.values():
         if name in keyspace.owning_shards:

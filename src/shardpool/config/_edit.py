@@ -45,7 +45,11 @@ def value_data(text: str) -> Any:
 
 def edit_text(text: str, operations: Iterable[Operation]) -> str:
     """The text after the operations. Raises `EditRefused` where that cannot be written without touching other lines."""
-    import yaml_edit
+    try:
+        import yaml_edit
+    except ModuleNotFoundError:
+        hint = "pip install 'shardpool[edit]'. Without it, edit the file by hand and raise its epoch."
+        raise EditRefused("editing needs the package yaml-edit", hint=hint) from None
 
     operations = list(operations)
     data = file_data(text)
