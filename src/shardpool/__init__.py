@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         CommitUnknown,
         ConfigError,
         DeadlineExceeded,
-    EditRefused,
+        EditRefused,
         InitRefused,
         InvalidKey,
         ItemFailure,

@@ -98,12 +98,13 @@ def control_sql() -> str:
     return _control_sql()
 
 
-def changed_owners(old: Topology, new: Topology) -> dict[str, Any]:
+def changed_owners(old: Topology, renamed: Topology, new: Topology) -> dict[str, Any]:
     """Keyspace → its owners as `shardpool.install_owners` takes them, of those whose owners are others than before.
 
-    Entries keep their epoch where bucket and shard are unchanged.
+    `renamed` is the old topology with the shards' new names: entries keep their epoch where bucket and shard are
+    unchanged but for the name.
     """
-    carried = succeed(new, old)
+    carried = succeed(new, renamed)
     return {
         name: json.loads(_owners_json(keyspace))
         for name, keyspace in carried.keyspaces.items()

@@ -115,7 +115,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
 @topology_option
 @json_option
 @click.pass_context
-def plan(ctx: click.Context, new: str, timeout: float, topology_file: str | None, as_json: bool) -> None:
+def plan(ctx: click.Context, /, new: str, timeout: float, topology_file: str | None, as_json: bool) -> None:
     """Say what a new file would change, and how many buckets and rows would change owner, counted on the shards.
 
     Changes nothing. Exits with 1 when `apply` would refuse.
@@ -131,7 +131,7 @@ def plan(ctx: click.Context, new: str, timeout: float, topology_file: str | None
 @click.argument("new", type=click.Path(exists=True, dir_okay=False))
 @edit_options
 @click.pass_context
-def apply(ctx: click.Context, new: str, topology_file: str | None, **options: Any) -> None:
+def apply(ctx: click.Context, /, new: str, topology_file: str | None, **options: Any) -> None:
     """Put a new topology in force: on the shards, and in the place of the topology file.
 
     NEW is a copy of the topology file with changes; its epoch stays as it is, and is raised here. It is refused when the
@@ -312,7 +312,7 @@ def _command(*words: str) -> str:
 @click.argument("value")
 @edit_options
 @click.pass_context
-def set_value(ctx: click.Context, path: str, value: str, topology_file: str | None, **options: Any) -> None:
+def set_value(ctx: click.Context, /, path: str, value: str, topology_file: str | None, **options: Any) -> None:
     """Set one value of the file: `set shards.s2.pool.max_size 20`.
 
     A path is the fields' names with dots between them, and numbers of list items from 0. The value is written as in the
@@ -348,7 +348,7 @@ def _paths(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
 @click.argument("new")
 @edit_options
 @click.pass_context
-def rename(ctx: click.Context, old: str, new: str, topology_file: str | None, **options: Any) -> None:
+def rename(ctx: click.Context, /, old: str, new: str, topology_file: str | None, **options: Any) -> None:
     """Give a shard another name, in the file and on its server. Running routers go on under either name."""
     from ..edits import rename_shard
 
@@ -371,7 +371,7 @@ def _keyspace_option(command: F) -> F:
 @edit_options
 @click.pass_context
 def pin(
-    ctx: click.Context, key: str, shard: str, keyspace: str | None, topology_file: str | None, **options: Any
+    ctx: click.Context, /, key: str, shard: str, keyspace: str | None, topology_file: str | None, **options: Any
 ) -> None:
     """Give a key a home of its own. Refused while the key has rows on another shard."""
     _pin(ctx, key, shard, keyspace, topology_file, options, _command("pin", key, shard))
@@ -382,7 +382,7 @@ def pin(
 @_keyspace_option
 @edit_options
 @click.pass_context
-def unpin(ctx: click.Context, key: str, keyspace: str | None, topology_file: str | None, **options: Any) -> None:
+def unpin(ctx: click.Context, /, key: str, keyspace: str | None, topology_file: str | None, **options: Any) -> None:
     """Let a pinned key go back to the bucket of its hash. Refused while the key has rows on another shard."""
     _pin(ctx, key, None, keyspace, topology_file, options, _command("unpin", key))
 
@@ -415,7 +415,7 @@ def _pin(
 @edit_options
 @click.pass_context
 def split(
-    ctx: click.Context, key: str, shard: str | None, keyspace: str | None, topology_file: str | None, **options: Any
+    ctx: click.Context, /, key: str, shard: str | None, keyspace: str | None, topology_file: str | None, **options: Any
 ) -> None:
     """Divide a range at a key: the keys from it on are a range of their own.
 
@@ -444,7 +444,7 @@ def shard_group() -> None:
 @edit_options
 @click.pass_context
 def add(
-    ctx: click.Context, name: str, address: str, replicas: tuple[str, ...], topology_file: str | None, **options: Any
+    ctx: click.Context, /, name: str, address: str, replicas: tuple[str, ...], topology_file: str | None, **options: Any
 ) -> None:
     """Add a shard that owns nothing yet, and install the shardpool schema on it.
 
@@ -476,7 +476,7 @@ def _endpoint(address: str) -> Any:
 @click.argument("name", shell_complete=shards)
 @edit_options
 @click.pass_context
-def remove(ctx: click.Context, name: str, topology_file: str | None, **options: Any) -> None:
+def remove(ctx: click.Context, /, name: str, topology_file: str | None, **options: Any) -> None:
     """Remove a shard that owns nothing. Its server is not touched, and need not be there."""
     from ..edits import remove_shard
 
@@ -496,7 +496,9 @@ def remove(ctx: click.Context, name: str, topology_file: str | None, **options: 
 )
 @edit_options
 @click.pass_context
-def drain(ctx: click.Context, name: str, targets: tuple[str, ...], topology_file: str | None, **options: Any) -> None:
+def drain(
+    ctx: click.Context, /, name: str, targets: tuple[str, ...], topology_file: str | None, **options: Any
+) -> None:
     """Give all buckets of a shard to others, evenly. Refused, with the numbers, while they hold rows."""
     from ..edits import drain_shard
 
@@ -511,7 +513,7 @@ def drain(ctx: click.Context, name: str, targets: tuple[str, ...], topology_file
 @topology_option
 @json_option
 @click.pass_context
-def history(ctx: click.Context, limit: int, topology_file: str | None, as_json: bool) -> None:
+def history(ctx: click.Context, /, limit: int, topology_file: str | None, as_json: bool) -> None:
     """Who changed the topology, when and what, as the shards have recorded it; the newest first."""
     from ..config import load_topology
     from ..operations import edit_history

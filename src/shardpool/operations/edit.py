@@ -1,4 +1,4 @@
-"""An edit of the topology, applied: first announced on the shards, then written to the file, then finished on the shards.
+"""An edit of the topology, applied: announced on the shards, then written to the file, then finished on the shards.
 
 ::
 
@@ -8,7 +8,7 @@
     fence     shards that give buckets away refuse rows of them; rows are counted again, and nothing can come after
     file      replaced in one step
     settle    running routers take the file over; nothing on the shards refuses either of the two topologies
-    finish    owners, names and epoch on every shard, each in one transaction; connections of older topologies are refused
+    finish    owners, names and epoch on every shard, in one transaction each; older topologies are refused
 
 Every step can be made again. One that is killed is taken up where it was by the same command: the record on the shards
 holds the digest of the new file, and all that finishing needs.
@@ -163,7 +163,7 @@ class _Application:
     async def _begin(self, take_over: bool) -> Edit:
         edit = self._edit
         before = renamed(edit.old, self._names)
-        plan = json.dumps({"owners": control.changed_owners(before, edit.new), "renames": self._names})
+        plan = json.dumps({"owners": control.changed_owners(edit.old, before, edit.new), "renames": self._names})
 
         async def begin(name: str, conn: Conn) -> str:
             arguments = (edit.old.epoch, edit.new.epoch, edit.digest, edit.change, edit.author, plan, take_over)
@@ -298,7 +298,7 @@ async def next_epoch(topology: Topology, timeout: float) -> int:
     arbiter = min(topology.shards)
     async with connected({arbiter: topology}, timeout) as conns:
         pending = await rows(conns[arbiter], _PENDING)
-    return max([topology.epoch, *(row[0] for row in pending)]) + 1
+    return max([topology.epoch, *(int(row[0]) for row in pending)]) + 1
 
 
 async def take_up(

@@ -97,7 +97,7 @@ def reached(old: Topology, new: Topology) -> dict[str, Topology]:
 
 
 def first_plan(old: Topology, new: Topology) -> Plan:
-    """The plan as far as the two files tell it; no I/O. Raises `EditRefused` when the one can never follow the other."""
+    """The plan as far as the two files tell it; no I/O. Raises `EditRefused` when one can never follow the other."""
     check_successor_file(new, old)
     found = tuple(moves(old, new))
     changes = tuple(describe_changes(old, new))
