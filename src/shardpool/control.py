@@ -51,8 +51,8 @@ SELECT self.fleet, self.shard, meta.version,
   (SELECT coalesce(max(owner.epoch), 0) FROM shardpool.owner),
   to_jsonb(self)->>'also'
 FROM shardpool.self CROSS JOIN shardpool.meta"""
-"""One row: fleet, shard, control version, epoch of the topology, {keyspace: contract}, is it a standby, highest epoch of
-owners (0: none), other name of the shard.
+"""One row: fleet, shard, control version, epoch of the topology, {keyspace: contract}, is it a standby, highest epoch
+of owners (0: none), other name of the shard.
 
 The columns that came later are read through JSON, so that a server that has not got them yet is no other shard.
 """

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import EditRefused, KeyNotCovered, UnknownKeyspace, nearest
-from .partitioning import Hash, KeyValue, List, Range, canonical_key, key_parts, key_text
+from .keys import KeyValue, canonical_key, key_parts, key_text
+from .partitioning import Hash, List, Range
 from .topology import Keyspace, Topology
 
 Path = tuple[str | int, ...]

@@ -56,11 +56,6 @@ class Editor:
     def epoch(self) -> int:
         return load_topology(self.path).epoch
 
-    def changed_lines(self, before: str) -> int:
-        """How many lines of the file are not as they were, those that are new and gone among them."""
-        old, new = before.splitlines(), self.text.splitlines()
-        return len([line for line in new if line not in old]) + len([line for line in old if line not in new])
-
 
 @pytest.fixture
 def editor(topology_path: str) -> Editor:
@@ -76,7 +71,7 @@ def epochs(path: Path) -> set[tuple[int, int]]:
 
 def test_set_touches_one_line_and_the_epoch_and_is_recorded(editor: Editor) -> None:
     before, epoch = editor.text, editor.epoch
-    os.chmod(editor.path, 0o640)
+    editor.path.chmod(0o640)
     out = editor("set", "shards.s2.pool.max_size", "20", "--author", "ada")
     assert "shard s2: primary.pool.max_size: 10 → 20" in out
     topology = load_topology(editor.path)
@@ -124,8 +119,12 @@ def test_buckets_with_rows_are_refused_with_the_numbers(editor: Editor, router: 
 def test_an_empty_shard_is_added_fed_drained_and_removed(
     editor: Editor, router: Router, server_dsn: str, keys: list[int]
 ) -> None:
-    before, epoch = editor.text, editor.epoch
     there = conninfo_to_dict(server_dsn)
+    password_file = editor.path.with_name("password-s4")
+    password_file.write_text(str(there["password"]), encoding="utf-8")
+    defaults = f"defaults: {{connect: {{user: app, password_file: {password_file}}}}}\nshards:\n"
+    editor.path.write_text(editor.text.replace("shards:\n", defaults, 1), encoding="utf-8")
+    before, epoch = editor.text, editor.epoch
     editor("shard", "add", "s4", f"postgresql://{there['host']}:{there['port']}/{there['dbname']}")
     assert "s4" in load_topology(editor.path).shards
     with Router(editor.path) as wide:
@@ -379,7 +378,8 @@ def test_rows_that_come_between_the_count_and_the_fence_end_the_edit(editor: Edi
         "    def __getitem__(self, step):\n"
         "        if step == 'fence':\n"
         "            with Router(PATH, reload_interval=None) as router:\n"
-        "                router.for_key(KEY, table='orders').execute('insert into orders values (%s, 1, %s)', (KEY, 'x'))\n"
+        "                route = router.for_key(KEY, table='orders')\n"
+        "                route.execute('insert into orders values (%s, 1, %s)', (KEY, 'x'))\n"
         "        return step\n"
         "edit._DONE = Late()\n"
         "from shardpool.cli import main; main()\n"
@@ -425,6 +425,10 @@ def test_passwords_are_in_no_output_and_no_record(editor: Editor, tmp_path: Path
     text = editor.text.replace("shards:\n", "plain_passwords: allow\nshards:\n", 1)
     editor.path.write_text(text, encoding="utf-8")
     out = editor("set", "shards.s3.connect.password", "hunter2horse", "--dry-run") + editor.stderr
-    editor("set", "shards.s3.connect.password", "hunter2horse", code=1)
-    out += editor.stderr + json.dumps(editor.json("history"))
+    out += editor("set", "shards.s3.connect.password", "hunter2horse")
+    out += (
+        editor("set", "shards.s3.primary.dbname", "nowhere", code=1)
+        + editor.stderr
+        + json.dumps(editor.json("history"))
+    )
     assert "***" in out and "hunter2horse" not in out

@@ -7,7 +7,7 @@ import getpass
 import re
 import shlex
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SECRET = re.compile("pass|pwd|secret", re.I)
+_NO_SECRETS = ("password_file", "passfile", "plain_passwords")
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@/\s]+@")
 _DONE = {
     "count": "counting rows on the shards",
@@ -134,8 +135,8 @@ def plan(ctx: click.Context, /, new: str, timeout: float, topology_file: str | N
 def apply(ctx: click.Context, /, new: str, topology_file: str | None, **options: Any) -> None:
     """Put a new topology in force: on the shards, and in the place of the topology file.
 
-    NEW is a copy of the topology file with changes; its epoch stays as it is, and is raised here. It is refused when the
-    topology file has a later epoch by now, and when buckets that hold rows would change their owner.
+    NEW is a copy of the topology file with changes; its epoch stays as it is, and is raised here. It is refused when
+    the topology file has a later epoch by now, and when buckets that hold rows would change their owner.
     """
     from ..config import parse_topology, read_snapshot
 
@@ -206,7 +207,7 @@ async def _dry_run(path: str, current: Snapshot, how: How, text_of: TextOf) -> N
         _nothing(old, how.as_json)
         return
     new = _parsed(text, path)
-    _show(await plan_edit(old, new, how.timeout), _masked_diff(current.text, text, path, old, new), how.as_json)
+    _show(await plan_edit(old, new, how.timeout), _masked_diff(current.text, text, path), how.as_json)
 
 
 async def _apply(file: LockedFile, path: str, change: str, how: How, text_of: TextOf) -> None:
@@ -234,7 +235,7 @@ async def _apply(file: LockedFile, path: str, change: str, how: How, text_of: Te
 
     lines = describe_changes(old, new)
     if not how.as_json:
-        click.echo(_masked_diff(current.text, text, path, old, new))
+        click.echo(_masked_diff(current.text, text, path))
     author = how.author or f"{getpass.getuser()}@{socket.gethostname()}"
     edit = Edit(current, text, old, new, "\n".join([change, *lines])[:4000], author)
     done = await apply_edit(file, edit, settle=how.settle, take_over=how.take_over, timeout=how.timeout, say=say)
@@ -292,15 +293,27 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _masked_diff(old_text: str, new_text: str, path: str, *topologies: Topology) -> str:
+def _masked_diff(old_text: str, new_text: str, path: str) -> str:
     """The lines that change, with no password among them."""
-    from ..config import text_diff
+    from ..config import file_data, text_diff
 
     shown = text_diff(old_text, new_text, path)
-    secrets = {e.password.reveal() for t in topologies for s in t.shards.values() for e in s.endpoints if e.password}
+    secrets = {secret for text in (old_text, new_text) for secret in _passwords(file_data(text))}
     for secret in sorted(secrets, key=len, reverse=True):
-        shown = shown.replace(secret, "***") if secret else shown
+        shown = shown.replace(secret, "***")
     return _URL_PASSWORD.sub(r"\1:***@", shown)
+
+
+def _passwords(data: Any) -> Iterator[str]:
+    """Every password that stands in the file itself, whether or not it is used."""
+    if isinstance(data, list):
+        yield from (secret for item in data for secret in _passwords(item))
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            if isinstance(value, dict | list):
+                yield from _passwords(value)
+            elif value not in (None, "") and _SECRET.search(str(key)) and key not in _NO_SECRETS:
+                yield str(value)
 
 
 def _command(*words: str) -> str:

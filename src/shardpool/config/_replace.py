@@ -52,7 +52,7 @@ def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
         if file.is_symlink():
             raise EditRefused(
                 f"{file} is a symbolic link, and editing would put a file in its place",
-                detail=f"It leads to {os.readlink(file)}.",
+                detail=f"It leads to {file.readlink()}.",
                 hint="Name the file itself with --topology.",
             ) from None
         raise EditRefused(f"{file} cannot be read: {error.strerror}") from None

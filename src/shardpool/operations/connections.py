@@ -56,7 +56,7 @@ class Connections:
                 raise refusal(error) from None
         if failures:
             raise ScatterError(f"{what} failed on {len(failures)} of {len(named)} shards", failures=failures)
-        return {name: value for name, (value, _) in zip(named, outcomes, strict=True)}  # type: ignore[misc]
+        return {name: value for name, (value, _) in zip(named, outcomes, strict=True)}
 
 
 def refusal(error: psycopg.Error) -> EditRefused:
@@ -113,7 +113,7 @@ async def connected(topology_by_shard: Mapping[str, Topology], timeout: float) -
 async def rows(conn: Conn, query: str, params: Any = None) -> list[tuple[Any, ...]]:
     """All rows of a query."""
     cursor = conn.cursor(row_factory=tuple_row)
-    await cursor.execute(query, params)  # type: ignore[arg-type]
+    await cursor.execute(query, params)
     return await cursor.fetchall()
 
 

@@ -250,9 +250,9 @@ async def show_alive(conn: Conn, pooler: str) -> None:
 async def install(conn: Conn, statements: list[str]) -> None:
     """Statements of the control schema, in one transaction, while nobody else installs."""
     async with conn.transaction():
-        await conn.execute(f"select pg_catalog.pg_advisory_xact_lock({LOCK_CLASS}, {control.INSTALL_LOCK_GROUP})")  # type: ignore[arg-type]
+        await conn.execute(f"select pg_catalog.pg_advisory_xact_lock({LOCK_CLASS}, {control.INSTALL_LOCK_GROUP})")
         for statement in statements:
-            await conn.execute(statement)  # type: ignore[arg-type]
+            await conn.execute(statement)
 
 
 async def _patiently(conn: Conn, statement: str) -> None:
@@ -261,7 +261,7 @@ async def _patiently(conn: Conn, statement: str) -> None:
         try:
             async with conn.transaction():
                 await conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
-                await conn.execute(statement)  # type: ignore[arg-type]
+                await conn.execute(statement)
             return
         except psycopg.errors.LockNotAvailable:
             if attempt == _LOCK_TRIES - 1:
@@ -283,9 +283,9 @@ async def finish(conns: Connections, new: Topology, epoch: int, of_digest: str) 
         there = name in new.shards
         statements = control.edit_statements(new, name) if there else []
         async with conn.transaction():
-            await conn.execute(f"select pg_catalog.pg_advisory_xact_lock({LOCK_CLASS}, {control.INSTALL_LOCK_GROUP})")  # type: ignore[arg-type]
+            await conn.execute(f"select pg_catalog.pg_advisory_xact_lock({LOCK_CLASS}, {control.INSTALL_LOCK_GROUP})")
             for statement in statements:
-                await conn.execute(statement)  # type: ignore[arg-type]
+                await conn.execute(statement)
             await conn.execute("select shardpool.end_edit(%s, %s, true)", (epoch, of_digest))
 
     await conns.on(conns.names, end, "finishing the edit")
