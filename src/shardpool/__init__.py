@@ -93,7 +93,7 @@ _NAMES = {
     "._sync.router": "Router",
     ".config": "load_topology parse_topology",
     ".errors": (
-        "BatchError CommitUnknown ConfigError DeadlineExceeded InitRefused InvalidKey ItemFailure "
+        "BatchError CommitUnknown ConfigError DeadlineExceeded EditRefused InitRefused InvalidKey ItemFailure "
         "ItemRolledBack KeyNotCovered LoadError MissingKey Problem RouterMisuse RoutingError "
         "ScatterError ShardBusy ShardError ShardpoolError ShardUnavailable StaleTopology "
         "UnknownKeyspace UnknownShard UnknownTable UnsupportedQuery"
