@@ -432,3 +432,40 @@ def test_passwords_are_in_no_output_and_no_record(editor: Editor, tmp_path: Path
         + json.dumps(editor.json("history"))
     )
     assert "***" in out and "hunter2horse" not in out
+
+
+def test_an_empty_shard_is_drained_and_removed_and_a_dead_one_too(editor: Editor, router: Router) -> None:
+    editor("shard", "drain", "s3", "--to", "s0", "--to", "s1", "--settle", "0")
+    editor("shard", "remove", "s3")
+    topology = load_topology(editor.path)
+    assert list(topology.shards) == ["s0", "s1", "s2"]
+    with Router(editor.path) as fresh:
+        assert fresh.check().ok, str(fresh.check())
+    dead = "  dead: {primary: {host: 127.0.0.1, port: 1, dbname: none}}\nkeyspaces:\n"
+    editor.path.write_text(editor.text.replace("keyspaces:\n", dead, 1), encoding="utf-8")
+    before = editor.text
+    editor("set", "shards.s2.pool.max_size", "20", code=1)
+    assert "shard dead cannot be reached" in editor.stderr and editor.text == before
+    editor("shard", "remove", "dead")
+    assert "dead" not in editor.text
+
+
+def test_names_of_shards_and_paths_are_completed(editor: Editor) -> None:
+    def completed(line: str) -> list[str]:
+        words = {
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split(" ")) - 1),
+            "_SHARDPOOL_COMPLETE": "bash_complete",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", "from shardpool.cli import main; main()"],
+            env={**editor.environment, **words},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        return [item.partition(",")[2] for item in done.stdout.splitlines()]
+
+    assert completed("shardpool topology rename s") == ["s0", "s1", "s2", "s3"]
+    assert completed("shardpool topology shard drain s") == ["s0", "s1", "s2", "s3"]
+    assert completed("shardpool topology set shards.s") == ["shards.s0", "shards.s1", "shards.s2", "shards.s3"]

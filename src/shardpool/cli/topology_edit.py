@@ -138,14 +138,14 @@ def apply(ctx: click.Context, /, new: str, topology_file: str | None, **options:
     NEW is a copy of the topology file with changes; its epoch stays as it is, and is raised here. It is refused when
     the topology file has a later epoch by now, and when buckets that hold rows would change their owner.
     """
-    from ..config import parse_topology, read_snapshot
+    from ..config import parse_topology, read_text
 
     path = topology_path(ctx, topology_file)
-    given = read_snapshot(new)
+    given = read_text(new)
 
     def text_of(current: Snapshot, topology: Topology, epoch: int) -> str | None:
-        wanted = parse_topology(given.text, file=new, folder=Path(path).parent)
-        if wanted.epoch < topology.epoch and _with_epoch(given.text, topology.epoch) == current.text:
+        wanted = parse_topology(given, file=new, folder=Path(path).parent)
+        if wanted.epoch < topology.epoch and _with_epoch(given, topology.epoch) == current.text:
             return None
         if wanted.epoch != topology.epoch:
             from ..errors import EditRefused
@@ -157,7 +157,7 @@ def apply(ctx: click.Context, /, new: str, topology_file: str | None, **options:
                 if late
                 else f"Leave the epoch as it is in {path}: it is raised when the change is applied.",
             )
-        return None if given.text == current.text else _with_epoch(given.text, epoch)
+        return None if given == current.text else _with_epoch(given, epoch)
 
     _edit(path, f"apply {Path(new).name}", how(options), text_of)
 
@@ -343,10 +343,10 @@ def set_value(ctx: click.Context, /, path: str, value: str, topology_file: str |
 def _paths(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
-    from ..config import file_data
+    from ..config import file_data, read_text
 
     try:
-        data = file_data(Path(topology_path(ctx, ctx.params.get("topology_file"))).read_text(encoding="utf-8-sig"))
+        data = file_data(read_text(topology_path(ctx, ctx.params.get("topology_file"))))
     except Exception:  # a completion has nothing to say of a bad file
         return []
     *way, start = incomplete.split(".")

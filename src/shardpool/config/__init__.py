@@ -13,7 +13,7 @@ Every stage adds to the same `_problems` and goes on with what is left, so that 
 
 from ._describe import describe
 from ._edit import edit_text, file_data, text_diff, value_data
-from ._load import load_topology, parse_topology
+from ._load import load_topology, parse_topology, read_text
 from ._replace import LockedFile, Snapshot, digest, locked, read_snapshot
 from ._schema import topology_schema
 
@@ -28,6 +28,7 @@ __all__ = [
     "locked",
     "parse_topology",
     "read_snapshot",
+    "read_text",
     "text_diff",
     "topology_schema",
     "value_data",

@@ -42,6 +42,11 @@ def parse_topology(
     return _parse(text, file, os.environ if env is None else env, folder)
 
 
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a topology file as it stands there. Reads the file; raises `ConfigError`."""
+    return _read(os.fspath(path))
+
+
 def _read(file: str) -> str:
     try:
         with Path(file).open("rb") as stream:

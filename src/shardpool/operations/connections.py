@@ -66,8 +66,12 @@ def refusal(error: psycopg.Error) -> EditRefused:
 
 
 @asynccontextmanager
-async def connected(topology_by_shard: Mapping[str, Topology], timeout: float) -> AsyncIterator[Connections]:
+async def connected(
+    topology_by_shard: Mapping[str, Topology], timeout: float, *, some: bool = False
+) -> AsyncIterator[Connections]:
     """Connections to these shards, each at the address that its topology gives; all of them or `ScatterError`.
+
+    With `some` those that can be reached.
 
     The server is not asked who it is. What is not done `timeout` seconds from now is cut off.
     """
@@ -98,11 +102,11 @@ async def connected(topology_by_shard: Mapping[str, Topology], timeout: float) -
         steps = [partial(connect, name, topology) for name, topology in topology_by_shard.items()]
         outcomes = await async_run_all(steps)
         failed = {n: e for n, (_, e) in zip(topology_by_shard, outcomes, strict=True) if e is not None}
-        if failed:
+        if failed and not some:
             raise ScatterError(
                 f"{len(failed)} of {len(steps)} shards cannot be reached; nothing was changed", failures=failed
             )
-        yield Connections({name: opened[name] for name in topology_by_shard})
+        yield Connections({name: opened[name] for name in topology_by_shard if name not in failed})
     finally:
         for watch in watches:
             watchdog.release(watch)

@@ -306,7 +306,7 @@ async def take_up(
 ) -> str | None:
     """Finish the edit that has written this file and was killed after it; gives what it changed, None if there is none.
 
-    Raises `ScatterError` when a shard cannot be reached.
+    A shard that cannot be reached is in the way only when there is something to finish: `EditRefused`.
     """
     if topology.control == "none":
         return None
@@ -317,11 +317,19 @@ async def take_up(
         found = await rows(conn, _PENDING)
         return next((row for row in found if (row[0], row[1]) == (topology.epoch, file.digest)), None)
 
-    async with connected(dict.fromkeys(topology.shards, topology), timeout + settle) as conns:
+    everywhere = dict.fromkeys(topology.shards, topology)
+    async with connected(everywhere, timeout + settle, some=True) as conns:
         by_shard = await conns.on(conns.names, pending, "the look for an edit that is not finished")
         left = {name: row for name, row in by_shard.items() if row is not None}
         if not left:
             return None
+        missing = [name for name in topology.shards if name not in conns]
+        if missing:
+            raise EditRefused(
+                "an edit is not finished, and not all shards can be reached",
+                detail=f"Not reached: {', '.join(missing)}.",
+                hint="Run the same command again when they are back.",
+            )
         arbiter = min(topology.shards)
         await show_alive(conns[arbiter], topology.shards[arbiter].primary.pooler)
         change, plan = next((row[2], row[4]) for row in left.values())
