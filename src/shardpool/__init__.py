@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         CommitUnknown,
         ConfigError,
         DeadlineExceeded,
+        EditRefused,
         InitRefused,
         InvalidKey,
         ItemFailure,
@@ -52,6 +53,7 @@ __all__ = [
     "CommitUnknown",
     "ConfigError",
     "DeadlineExceeded",
+    "EditRefused",
     "Finding",
     "InitRefused",
     "InvalidKey",
@@ -94,7 +96,7 @@ _NAMES = {
     "._sync.router": "Router",
     ".config": "load_topology parse_topology",
     ".errors": (
-        "BatchError CommitUnknown ConfigError DeadlineExceeded InitRefused InvalidKey ItemFailure "
+        "BatchError CommitUnknown ConfigError DeadlineExceeded EditRefused InitRefused InvalidKey ItemFailure "
         "ItemRolledBack KeyNotCovered LoadError MissingKey Problem RouterMisuse RoutingError "
         "ScatterError ShardBusy ShardError ShardpoolError ShardUnavailable StaleTopology "
         "UnknownKeyspace UnknownShard UnknownTable UnsupportedQuery"

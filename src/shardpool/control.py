@@ -12,11 +12,18 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from .bucket_sql import bucket_function, create_bucket_function, quote_ident, quote_literal, quote_table
+from .bucket_sql import (
+    bucket_expression,
+    bucket_function,
+    create_bucket_function,
+    quote_ident,
+    quote_literal,
+    quote_table,
+)
 from .errors import KeyNotCovered
 from .keys import ENCODING_VERSION, KeyType, KeyValue, canonical_key, key_parts, key_text
 from .partitioning import Hash, List, Partitioning
-from .topology import Keyspace, Topology
+from .topology import Keyspace, Topology, succeed
 
 CONTROL_VERSION = 1
 
@@ -28,6 +35,9 @@ BUCKETS_PER_LOCK_GROUP = 64
 INSTALL_LOCK_GROUP = -1
 """The second number of the lock that one `shardpool init` holds against another; no bucket has this group."""
 
+EDIT_LOCK_GROUP = -2
+"""The second number of the session's lock by which an edit of the topology shows that it is alive."""
+
 NOT_INSTALLED_SQLSTATES = frozenset({"42P01", "3F000"})
 """What `IDENTITY_QUERY` fails with where the schema is missing: undefined_table, invalid_schema_name."""
 
@@ -35,11 +45,17 @@ NOT_INSTALLED_HINT = "Run: shardpool init"
 
 IDENTITY_QUERY = """\
 SELECT self.fleet, self.shard, meta.version,
-  (SELECT coalesce(max(owner.epoch), 0) FROM shardpool.owner),
+  greatest((SELECT coalesce(max(owner.epoch), 0) FROM shardpool.owner), (to_jsonb(meta)->>'epoch')::bigint),
   (SELECT coalesce(jsonb_object_agg(keyspace, contract - 'vectors'), '{}') FROM shardpool.hash_contract),
-  pg_catalog.pg_is_in_recovery()
+  pg_catalog.pg_is_in_recovery(),
+  (SELECT coalesce(max(owner.epoch), 0) FROM shardpool.owner),
+  to_jsonb(self)->>'also'
 FROM shardpool.self CROSS JOIN shardpool.meta"""
-"""One row: fleet, shard, control version, highest epoch of owners (0: none), {keyspace: contract}, is it a standby."""
+"""One row: fleet, shard, control version, epoch of the topology, {keyspace: contract}, is it a standby, highest epoch
+of owners (0: none), other name of the shard.
+
+The columns that came later are read through JSON, so that a server that has not got them yet is no other shard.
+"""
 
 
 def lock_group(bucket: int) -> int:
@@ -60,6 +76,42 @@ def install_statements(topology: Topology, shard_name: str) -> list[str]:
         f"SELECT shardpool.install_self({quote_literal(topology.fleet)}, {quote_literal(shard.name)})",
         *(statement for keyspace in topology.keyspaces.values() for statement in _install(keyspace, topology.epoch)),
     ]
+
+
+def edit_statements(topology: Topology, shard_name: str) -> list[str]:
+    """The statements that bring a shard's functions to a topology, all but its owners; idempotent, in one transaction.
+
+    What only grows is installed whether or not it is there: contracts of new keyspaces, bucket functions with new pins.
+    """
+    return [
+        f"SELECT shardpool.install_self({quote_literal(topology.fleet)}, {quote_literal(shard_name)})",
+        *(
+            statement
+            for keyspace in topology.keyspaces.values()
+            for statement in list(_install(keyspace, topology.epoch))[:2]
+        ),
+    ]
+
+
+def control_sql() -> str:
+    """The script of what is the same on every shard; it can be run again at any time."""
+    return _control_sql()
+
+
+def changed_owners(old: Topology, renamed: Topology, new: Topology) -> dict[str, Any]:
+    """Keyspace → its owners as `shardpool.install_owners` takes them, of those whose owners are others than before.
+
+    `renamed` is the old topology with the shards' new names: entries keep their epoch where bucket and shard are
+    unchanged but for the name.
+    """
+    carried = succeed(new, renamed)
+    return {
+        name: json.loads(_owners_json(keyspace))
+        for name, keyspace in carried.keyspaces.items()
+        if name not in old.keyspaces
+        or old.keyspaces[name].partitioning != keyspace.partitioning
+        or old.keyspaces[name].shard_by_bucket != keyspace.shard_by_bucket
+    }
 
 
 @cache
@@ -157,8 +209,8 @@ def check_identity(row: Sequence[Any] | None, topology: Topology, shard_name: st
     """
     if row is None:
         return f"the control schema of this server is empty. {NOT_INSTALLED_HINT}"
-    fleet, shard, version, epoch, contracts = row[:5]
-    if (fleet, shard) != (topology.fleet, shard_name):
+    fleet, shard, version, _, contracts = row[:5]
+    if fleet != topology.fleet or shard_name not in (shard, row[7]):
         return (
             f'this server is shard "{shard}" of fleet "{fleet}", not shard "{shard_name}" of fleet "{topology.fleet}". '
             "Set its address right in the topology."
@@ -166,16 +218,16 @@ def check_identity(row: Sequence[Any] | None, topology: Topology, shard_name: st
     if version != CONTROL_VERSION:
         todo = NOT_INSTALLED_HINT if version < CONTROL_VERSION else "Upgrade the shardpool package."
         return f"its control schema is of version {version}, and this router needs {CONTROL_VERSION}. {todo}"
-    if epoch > topology.epoch:
-        return f"its owners are of epoch {epoch}, and this topology is of epoch {topology.epoch}. Reload the topology."
+    if row[6] > topology.epoch:
+        return f"its owners are of epoch {row[6]}, and this topology is of epoch {topology.epoch}. Reload the topology."
     return _contract_problem(json.loads(contracts) if isinstance(contracts, str) else contracts, topology)
 
 
 def newer_epoch(row: Sequence[Any] | None, topology: Topology, shard_name: str) -> int | None:
     """The epoch of the server's owners, when it is the shard and all that is wrong is that the topology is older."""
-    if row is None or tuple(row[:3]) != (topology.fleet, shard_name, CONTROL_VERSION):
+    if row is None or (row[0], row[2]) != (topology.fleet, CONTROL_VERSION) or shard_name not in (row[1], row[7]):
         return None
-    return int(row[3]) if row[3] > topology.epoch else None
+    return int(row[6]) if row[6] > topology.epoch else None
 
 
 def _contract_problem(contracts: Mapping[str, Any], topology: Topology) -> str | None:
@@ -220,6 +272,64 @@ def misplaced_rows_query(keyspace: Keyspace, table: str, owned: Sequence[tuple[i
         "  count(*) FILTER (WHERE bucket IS NULL) AS uncovered\n"
         f"FROM ({buckets}) AS placed"
     )
+
+
+def lost_rows_query(old: Keyspace, new: Keyspace, table: str, shard_name: str) -> str:
+    """A query for one row (rows, buckets): a table's rows on a shard that owns them in `old` and not in `new`.
+
+    It reads the whole table, at about 1 µs a row of a bigint key, and twice that where pins or bounds change.
+    """
+    was = _bucket_of(old, old.tables[table])
+    before, after = _multirange(old, shard_name), _multirange(new, shard_name)
+    now = "was" if old.partitioning == new.partitioning else _bucket_of(new, old.tables[table])
+    placed = f"SELECT *, {now} AS now FROM (SELECT *, {was} AS was FROM {quote_table(table)} OFFSET 0) AS placed"
+    return (
+        "SELECT count(*), count(DISTINCT coalesce(now, -1))\n"
+        f"FROM ({placed}\n  WHERE was <@ {before} OFFSET 0) AS owned\n"
+        f"WHERE NOT coalesce(now <@ {after}, false)"
+    )
+
+
+FENCE = "shardpool_fence"
+"""The trigger that refuses rows whose bucket the shard has given away, on every table of the keyspace."""
+
+FENCED_QUERY = (
+    "SELECT pg_catalog.format('%s.%s', n.nspname, c.relname) FROM pg_catalog.pg_trigger t\n"
+    "JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace\n"
+    f"WHERE t.tgname = '{FENCE}' AND t.tgparentid = 0"
+)
+"""The qualified names of the tables that have a fence."""
+
+
+def fence_statement(keyspace: Keyspace, table: str, shard_name: str, epoch: int) -> str:
+    """The statement that fences a table of a shard: only rows of buckets that the keyspace gives to it come in.
+
+    Waits for the writers that are at work on the table, and holds up those that come while it waits.
+    """
+    columns = keyspace.tables[table]
+    listed = ", ".join(map(quote_ident, columns))
+    expression = _bucket_of(keyspace, columns, "NEW.")
+    return (
+        f"CREATE OR REPLACE TRIGGER {FENCE} BEFORE INSERT OR UPDATE OF {listed} ON {quote_table(table)}\n"
+        f"FOR EACH ROW WHEN (NOT {expression} <@ {_multirange(keyspace, shard_name)})\n"
+        f"EXECUTE FUNCTION shardpool.refuse_row({quote_literal(str(epoch))})"
+    )
+
+
+def unfence_statement(table: str) -> str:
+    """The statement that takes the fence of a table away."""
+    return f"DROP TRIGGER IF EXISTS {FENCE} ON {quote_table(table)}"
+
+
+def _bucket_of(keyspace: Keyspace, columns: Sequence[str], row: str = "") -> str:
+    kinds = keyspace.key_types
+    cast = [f"{row}{quote_ident(column)}::{kind}" for column, kind in zip(columns, kinds, strict=True)]
+    return f"({bucket_expression(keyspace.partitioning, cast)})"
+
+
+def _multirange(keyspace: Keyspace, shard_name: str) -> str:
+    owned = owned_buckets(keyspace, shard_name)
+    return "'{" + ",".join(f"[{first},{last}]" for first, last in owned) + "}'::int4multirange"
 
 
 def self_test_query(topology: Topology) -> str:

@@ -21,7 +21,10 @@ CREATE TABLE IF NOT EXISTS shardpool.meta (
   version integer NOT NULL,
   installed_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-COMMENT ON TABLE shardpool.meta IS 'the version of this schema';
+COMMENT ON TABLE shardpool.meta IS 'the version of this schema, and the epoch of the topology in force';
+
+-- Later additions to version 1; what reads them does without them where they are not there yet.
+ALTER TABLE shardpool.meta ADD COLUMN IF NOT EXISTS epoch bigint NOT NULL DEFAULT 0;
 
 DO $check$
 BEGIN
@@ -42,6 +45,8 @@ CREATE TABLE IF NOT EXISTS shardpool.self (
   installed_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE shardpool.self IS 'which shard of which fleet this database is';
+ALTER TABLE shardpool.self ADD COLUMN IF NOT EXISTS also text;
+COMMENT ON COLUMN shardpool.self.also IS 'its other name while it is renamed, and its old one afterwards';
 
 CREATE TABLE IF NOT EXISTS shardpool.hash_contract (
   keyspace text PRIMARY KEY,
@@ -59,6 +64,20 @@ CREATE TABLE IF NOT EXISTS shardpool.owner (
   CHECK (first_bucket <= last_bucket)
 );
 COMMENT ON TABLE shardpool.owner IS 'who owns which buckets since which epoch: the authority; no row is no owner';
+
+CREATE TABLE IF NOT EXISTS shardpool.history (
+  epoch bigint PRIMARY KEY,
+  digest text NOT NULL,
+  change text NOT NULL,
+  author text NOT NULL,
+  login text NOT NULL DEFAULT session_user,
+  begun_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  finished_at timestamptz,
+  outcome text NOT NULL DEFAULT 'begun' CHECK (outcome IN ('begun', 'done', 'given up')),
+  plan jsonb NOT NULL
+);
+COMMENT ON TABLE shardpool.history IS 'who changed the topology, when and what; digest is SHA-256 of the new file';
+COMMENT ON COLUMN shardpool.history.plan IS 'what end_edit does: owners by keyspace that change, shards that are renamed';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- murmur3 x86_32, seed 0, as an unsigned number in a bigint. The state stays below 2^32; a factor is written as a signed
@@ -201,9 +220,11 @@ LANGUAGE plpgsql AS $body$
 DECLARE
   here record;
 BEGIN
-  SELECT fleet, shard INTO here FROM shardpool.self;
+  SELECT fleet, shard, also INTO here FROM shardpool.self;
   IF NOT FOUND THEN
     INSERT INTO shardpool.self (fleet, shard) VALUES (of_fleet, as_shard);
+  ELSIF here.fleet = of_fleet AND here.also = as_shard THEN
+    NULL; -- renamed to it or from it: the edit itself says when
   ELSIF (here.fleet, here.shard) <> (of_fleet, as_shard) THEN
     RAISE EXCEPTION 'this database is shard "%" of fleet "%", not shard "%" of fleet "%"',
       here.shard, here.fleet, as_shard, of_fleet
@@ -282,7 +303,85 @@ BEGIN
 END
 $body$;
 
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Edits of the topology. An edit is begun on every shard, then the file is replaced, then it is finished on every shard.
+
+-- Compare-and-swap on the epoch: of two who edit the same topology, one is told.
+CREATE OR REPLACE FUNCTION shardpool.begin_edit(
+  from_epoch bigint, to_epoch bigint, of_digest text, of_change text, by_author text, of_plan jsonb,
+  take_over boolean) RETURNS text
+LANGUAGE plpgsql AS $body$
+DECLARE
+  here bigint;
+  other record;
+BEGIN
+  SELECT epoch INTO here FROM shardpool.meta FOR UPDATE;
+  here := greatest(here, (SELECT pg_catalog.max(owner.epoch) FROM shardpool.owner));
+  SELECT * INTO other FROM shardpool.history WHERE epoch = to_epoch AND digest = of_digest AND outcome <> 'given up';
+  IF FOUND THEN
+    RETURN CASE other.outcome WHEN 'done' THEN 'done' ELSE 'resumed' END;
+  END IF;
+  IF here > from_epoch THEN
+    SELECT * INTO other FROM shardpool.history WHERE outcome = 'done' ORDER BY epoch DESC LIMIT 1;
+    RAISE EXCEPTION 'the fleet is at epoch %, and this edit starts from epoch %', here, from_epoch
+      USING ERRCODE = 'RS002', DETAIL = coalesce(pg_catalog.format('Epoch %s, by %s at %s: %s',
+          other.epoch, other.author, pg_catalog.date_trunc('second', other.begun_at), other.change), ''),
+        HINT = 'Somebody else was first: take the newer file, and make the edit again.';
+  END IF;
+  SELECT * INTO other FROM shardpool.history WHERE epoch > here AND outcome = 'begun' ORDER BY epoch DESC LIMIT 1;
+  IF FOUND AND NOT (take_over AND to_epoch > other.epoch) THEN
+    RAISE EXCEPTION 'another edit was begun and is not finished'
+      USING ERRCODE = 'RS003', DETAIL = pg_catalog.format('Epoch %s, by %s at %s: %s',
+          other.epoch, other.author, pg_catalog.date_trunc('second', other.begun_at), other.change),
+        HINT = 'Run that command again where it was run: it goes on. If it never will be, add --take-over.';
+  END IF;
+  UPDATE shardpool.history SET outcome = 'given up', finished_at = pg_catalog.clock_timestamp()
+    WHERE epoch > here AND outcome = 'begun';
+  INSERT INTO shardpool.history (epoch, digest, change, author, plan)
+    VALUES (to_epoch, of_digest, of_change, by_author, of_plan)
+    ON CONFLICT (epoch) DO UPDATE SET digest = excluded.digest, change = excluded.change, author = excluded.author,
+      plan = excluded.plan, login = excluded.login, begun_at = excluded.begun_at, finished_at = NULL, outcome = 'begun';
+  RETURN 'begun';
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION shardpool.end_edit(of_epoch bigint, of_digest text, is_done boolean) RETURNS void
+LANGUAGE plpgsql AS $body$
+DECLARE
+  edit record;
+BEGIN
+  PERFORM FROM shardpool.meta FOR UPDATE;
+  SELECT * INTO edit FROM shardpool.history WHERE epoch = of_epoch AND digest = of_digest AND outcome = 'begun';
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  IF is_done THEN
+    PERFORM shardpool.install_owners(changed.key, of_epoch, changed.value)
+      FROM pg_catalog.jsonb_each(edit.plan->'owners') AS changed;
+    UPDATE shardpool.self SET shard = edit.plan->'renames'->>shard, also = shard WHERE edit.plan->'renames' ? shard;
+    UPDATE shardpool.meta SET epoch = of_epoch WHERE epoch < of_epoch;
+  ELSE
+    UPDATE shardpool.self SET also = NULL WHERE edit.plan->'renames' ? shard;
+  END IF;
+  UPDATE shardpool.history
+    SET outcome = CASE WHEN is_done THEN 'done' ELSE 'given up' END, finished_at = pg_catalog.clock_timestamp()
+    WHERE epoch = of_epoch;
+END
+$body$;
+
+-- The fence of a shard that has given buckets away: a writer who does not know yet is refused rather than lost.
+CREATE OR REPLACE FUNCTION shardpool.refuse_row() RETURNS trigger
+LANGUAGE plpgsql AS $body$
+BEGIN
+  RAISE EXCEPTION 'this shard has given away the bucket of a row of %', TG_TABLE_NAME
+    USING ERRCODE = 'RS001', DETAIL = pg_catalog.format('Since epoch %s of the topology.', TG_ARGV[0]),
+      HINT = 'Reload the topology, and route the key again.';
+END
+$body$;
+
 REVOKE EXECUTE ON FUNCTION shardpool.install_self(text, text), shardpool.install_contract(text, jsonb),
-  shardpool.install_owners(text, bigint, jsonb), shardpool.check_same_owners(text, bigint, jsonb) FROM PUBLIC;
+  shardpool.install_owners(text, bigint, jsonb), shardpool.check_same_owners(text, bigint, jsonb),
+  shardpool.begin_edit(bigint, bigint, text, text, text, jsonb, boolean),
+  shardpool.end_edit(bigint, text, boolean) FROM PUBLIC;
 GRANT USAGE ON SCHEMA shardpool TO PUBLIC;
-GRANT SELECT ON shardpool.meta, shardpool.self, shardpool.hash_contract, shardpool.owner TO PUBLIC;
+GRANT SELECT ON shardpool.meta, shardpool.self, shardpool.hash_contract, shardpool.owner, shardpool.history TO PUBLIC;

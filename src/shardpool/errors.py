@@ -20,6 +20,7 @@
     ├── BatchError                  some items of a batch failed: all failures by item
     ├── ItemRolledBack              an item of a batch that was well, in a transaction with one that was not
     ├── LoadError                   a COPY into the fleet failed: what is where, by shard
+    ├── EditRefused             the topology file or the fleet is not as this edit needs it: nothing was changed
     ├── InitRefused                 `init` on a server that is another shard's, or whose rows lie elsewhere
     └── StaleTopology               the topology moved on: reload and route again
 
@@ -279,6 +280,10 @@ class LoadError(ShardpoolError):
 
 class InitRefused(ShardpoolError):
     """The server is not one on which this topology's schema may be installed; nothing was changed there."""
+
+
+class EditRefused(ShardpoolError):
+    """An edit of the topology that cannot be made as things are; says so when something of it was begun."""
 
 
 class StaleTopology(ShardpoolError):

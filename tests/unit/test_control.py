@@ -15,6 +15,7 @@ from shardpool.control import (
     contract,
     install_statements,
     misplaced_rows_query,
+    newer_epoch,
     owned_buckets,
 )
 from shardpool.errors import UnknownShard
@@ -42,6 +43,9 @@ def row(**changes: Any) -> tuple[Any, ...]:
         "version": CONTROL_VERSION,
         "epoch": 12,
         "contracts": {"tenants": contract(TENANTS.partitioning)},
+        "is_standby": False,
+        "owners_epoch": 12,
+        "also": None,
     }
     return tuple((good | changes).values())
 
@@ -60,13 +64,25 @@ def test_a_shard_that_knows_other_keyspaces_is_good(contracts: dict[str, Any]) -
         (row(fleet="test"), 'fleet "test"'),
         (row(version=CONTROL_VERSION - 1), NOT_INSTALLED_HINT),
         (row(version=CONTROL_VERSION + 1), "Upgrade the shardpool package"),
-        (row(epoch=13), "Reload the topology"),
+        (row(epoch=13, owners_epoch=13), "Reload the topology"),
         (row(contracts={"tenants": contract(Hash(("bigint",), buckets=8))}), "buckets 8, not 4096"),
         (row(contracts={"tenants": contract(Hash(("text",)))}), "key_types"),
     ],
 )
 def test_a_wrong_shard_is_named_with_what_to_do(answer: Any, words: str) -> None:
     assert words in (check_identity(answer, TOPOLOGY, "s0") or "")
+
+
+def test_a_newer_epoch_without_newer_owners_is_no_fault() -> None:
+    assert check_identity(row(epoch=13), TOPOLOGY, "s0") is None
+    assert newer_epoch(row(epoch=13), TOPOLOGY, "s0") is None
+    assert newer_epoch(row(epoch=14, owners_epoch=13), TOPOLOGY, "s0") == 13
+
+
+def test_a_shard_that_is_renamed_answers_to_both_names() -> None:
+    for answer in (row(shard="s0", also="east"), row(shard="east", also="s0")):
+        assert check_identity(answer, TOPOLOGY, "s0") is None
+    assert "not shard" in (check_identity(row(shard="east", also="west"), TOPOLOGY, "s0") or "")
 
 
 def test_pins_are_no_part_of_the_contract() -> None:

@@ -78,7 +78,7 @@ SHORT_HELP = {
     "explain": "Show how a statement would be run.",
     "shell": "Type SQL at a prompt, or run a script of it.",
     "load": "Load a CSV file, each row to the shard of its key.",
-    "topology": "Check or show the topology file.",
+    "topology": "Check, show or change the topology.",
     "local": "Run a fleet of real servers on this machine.",
     "demo": "Load real data into four real servers and use them.",
     "completion": "Print the completion script of a shell.",

@@ -1,4 +1,4 @@
-"""`topology`: the file by itself."""
+"""`topology`: the file by itself, and the group of all that is done with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .app import FAILURE
 from .fleet import _print_report, _versions
 from .options import json_option, topology_option, topology_path
 from .output import print_json, print_table
+from .topology_edit import COMMANDS
 
 if TYPE_CHECKING:
     from ..topology import Topology
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def topology() -> None:
-    """Check or show the topology file."""
+    """Check, show or change the topology."""
 
 
 @topology.command("check")
@@ -103,3 +104,7 @@ def schema() -> None:
     from ..config import topology_schema
 
     click.echo(json.dumps(topology_schema(), indent=2, ensure_ascii=False))
+
+
+for _command in COMMANDS:
+    topology.add_command(_command)

@@ -6,11 +6,30 @@
          ── _urls ──▶ URLs as mappings ── _validation (_models, _fields) ──▶ the shape is right
          ── _shards (_connect, _libpq), _keyspaces (_owners), _tables ──▶ Topology
 
+Edits go the other way: `_edit` changes the text and touches no other line, `_replace` puts it in the file's place.
+
 Every stage adds to the same `_problems` and goes on with what is left, so that one `ConfigError` tells everything.
 """
 
 from ._describe import describe
-from ._load import load_topology, parse_topology
+from ._edit import edit_text, file_data, text_diff, value_data
+from ._load import load_topology, parse_topology, read_text
+from ._replace import LockedFile, Snapshot, digest, locked, read_snapshot
 from ._schema import topology_schema
 
-__all__ = ["describe", "load_topology", "parse_topology", "topology_schema"]
+__all__ = [
+    "LockedFile",
+    "Snapshot",
+    "describe",
+    "digest",
+    "edit_text",
+    "file_data",
+    "load_topology",
+    "locked",
+    "parse_topology",
+    "read_snapshot",
+    "read_text",
+    "text_diff",
+    "topology_schema",
+    "value_data",
+]

@@ -32,12 +32,19 @@ def load_topology(path: str | os.PathLike[str], *, env: Mapping[str, str] | None
     return _parse(text, file, os.environ if env is None else env, Path(file).parent)
 
 
-def parse_topology(text: str, *, file: str = "<string>", env: Mapping[str, str] | None = None) -> Topology:
-    """The topology in a text; `file` is how problems name it. A relative `password_file` stays relative.
+def parse_topology(
+    text: str, *, file: str = "<string>", env: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Topology:
+    """The topology in a text; `file` is how problems name it. A relative `password_file` starts at `folder`, if given.
 
     Raises `ConfigError` with every problem of the text.
     """
-    return _parse(text, file, os.environ if env is None else env, None)
+    return _parse(text, file, os.environ if env is None else env, folder)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a topology file as it stands there. Reads the file; raises `ConfigError`."""
+    return _read(os.fspath(path))
 
 
 def _read(file: str) -> str:

@@ -1,0 +1,245 @@
+"""What differs between two topologies: in words, and which keys change their shard. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from .control import contract
+from .errors import EditRefused
+from .keys import KeyValue, key_text
+from .partitioning import Hash, List, Range
+from .topology import Endpoint, Keyspace, Shard, Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Keys that another shard owns in the new topology; a shard of None owns nothing.
+
+    `what` says which keys; `buckets` counts the buckets of the new topology that hold them.
+    """
+
+    keyspace: str
+    source: str | None
+    target: str | None
+    what: str
+    buckets: int
+
+    def __str__(self) -> str:
+        return f"keyspace {self.keyspace}: {self.what}: {self.source or 'nobody'} → {self.target or 'nobody'}"
+
+
+def check_successor_file(new: Topology, old: Topology) -> None:
+    """Raise `EditRefused` unless `new` may come after `old` at all: one fleet, and keys become buckets as they did."""
+    if new.fleet != old.fleet:
+        raise EditRefused(f"the new file is of fleet {new.fleet}, not {old.fleet}", hint="A fleet keeps its name.")
+    for name, keyspace in new.keyspaces.items():
+        before = old.keyspaces.get(name)
+        if before is not None and contract(before.partitioning) != contract(keyspace.partitioning):
+            raise EditRefused(
+                f"keyspace {name} would place its keys in another way",
+                detail="Kind, key types, hash function and number of buckets never change: rows lie by them.",
+                hint="Give the new way a keyspace of its own and move the rows.",
+            )
+
+
+def renames(old: Topology, new: Topology) -> dict[str, str]:
+    """Old name → new name of the shards that stand at the same addresses under another name."""
+    gone = [shard for name, shard in old.shards.items() if name not in new.shards]
+    come = [shard for name, shard in new.shards.items() if name not in old.shards]
+    found: dict[str, str] = {}
+    for shard in gone:
+        same = next((other for other in come if _addresses(other) == _addresses(shard)), None)
+        if same is not None:
+            found[shard.name] = same.name
+    return found
+
+
+def _addresses(shard: Shard) -> frozenset[str]:
+    return frozenset(endpoint.address for endpoint in shard.endpoints)
+
+
+def renamed(topology: Topology, names: Mapping[str, str]) -> Topology:
+    """The topology with other names of its shards."""
+    if not names:
+        return topology
+
+    def name_of(shard: str) -> str:
+        return names.get(shard, shard)
+
+    keyspaces = {
+        name: replace(space, owners=tuple(replace(entry, shard=name_of(entry.shard)) for entry in space.owners))
+        for name, space in topology.keyspaces.items()
+    }
+    shards = {name_of(name): replace(shard, name=name_of(name)) for name, shard in topology.shards.items()}
+    singles = {table: name_of(shard) for table, shard in topology.single_tables.items()}
+    return replace(topology, shards=shards, keyspaces=keyspaces, single_tables=singles)
+
+
+def moves(old: Topology, new: Topology) -> list[Move]:
+    """The keys that change their shard, in keyspaces that both have; shards that are renamed do not count."""
+    old = renamed(old, renames(old, new))
+    return [
+        move
+        for name, keyspace in new.keyspaces.items()
+        if name in old.keyspaces
+        for move in _moves(old.keyspaces[name], keyspace)
+    ]
+
+
+def _moves(old: Keyspace, new: Keyspace) -> Iterator[Move]:
+    match old.partitioning, new.partitioning:
+        case Hash() as was, Hash() as now:
+            yield from _bucket_moves(old, new, was.buckets)
+            for key in dict.fromkeys([*was.pinned, *now.pinned]):
+                yield from _move(old, new, was.bucket(key), now.bucket(key), f"key {_shown(key)}")
+        case Range() as was, Range() as now:
+            yield from _range_moves(old, new, was, now)
+        case List() as was, List() as now:
+            for key in dict.fromkeys([*was.values, *now.values]):
+                yield from _move(old, new, _bucket(was, key), _bucket(now, key), f"key {_shown(key)}")
+            rest = "every other key"
+            yield from _move(old, new, _default(was), _default(now), rest)
+
+
+def _default(placed: List) -> int | None:
+    return len(placed.values) if placed.default else None
+
+
+def _bucket(placed: List | Range, key: KeyValue) -> int | None:
+    from .errors import KeyNotCovered
+
+    try:
+        return placed.bucket(key)
+    except KeyNotCovered:
+        return None
+
+
+def _move(old: Keyspace, new: Keyspace, was: int | None, now: int | None, what: str) -> Iterator[Move]:
+    source = None if was is None else old.shard_by_bucket[was]
+    target = None if now is None else new.shard_by_bucket[now]
+    if source != target:
+        yield Move(new.name, source, target, what, 1)
+
+
+def _bucket_moves(old: Keyspace, new: Keyspace, buckets: int) -> Iterator[Move]:
+    before, after = old.shard_by_bucket, new.shard_by_bucket
+    counted = Counter((before[at], after[at]) for at in range(buckets) if before[at] != after[at])
+    for (source, target), count in counted.items():
+        yield Move(new.name, source, target, f"{count} bucket{'' if count == 1 else 's'}", count)
+
+
+def _range_moves(old: Keyspace, new: Keyspace, was: Range, now: Range) -> Iterator[Move]:
+    """Each piece between two ends of either; the pieces below the first and above the last end are among them."""
+    ends: list[Any] = sorted({*was.ends, *now.ends})
+    starts = [None, *ends]
+    for start, end in zip(starts, [*ends, None], strict=True):
+        if start is None:
+            yield from _move(old, new, 0, 0, f"keys below {_shown(end)}" if end is not None else "every key")
+            continue
+        what = f"keys from {_shown(start)}" + ("" if end is None else f" to below {_shown(end)}")
+        yield from _move(old, new, _bucket(was, start), _bucket(now, start), what)
+
+
+def _shown(key: KeyValue) -> str:
+    return ", ".join(map(str, map(key_text, key))) if isinstance(key, tuple) else key_text(key)
+
+
+def losers(found: Iterable[Move]) -> list[str]:
+    """The shards that own less than before, in the order of the moves."""
+    return list(dict.fromkeys(move.source for move in found if move.source is not None))
+
+
+def gainers(found: Iterable[Move]) -> list[str]:
+    """The shards that own what they did not own."""
+    return list(dict.fromkeys(move.target for move in found if move.target is not None))
+
+
+def describe_changes(old: Topology, new: Topology) -> list[str]:
+    """What changes, a line each; the epoch is not among it. No line holds a secret."""
+    names = renames(old, new)
+    before = renamed(old, names)
+    lines = [f"shard {name} is called {new_name}" for name, new_name in names.items()]
+    lines += _shard_changes(before, new)
+    lines += _keyspace_changes(before, new)
+    lines += map(str, moves(old, new))
+    lines += _set_changes("reference table", set(old.reference_tables), set(new.reference_tables))
+    lines += _value_changes("single table ", before.single_tables, new.single_tables)
+    for name in ("control", "timeout"):
+        was, now = getattr(old, name), getattr(new, name)
+        lines += [f"{name}: {was} → {now}"] if was != now else []
+    return lines
+
+
+def _shard_changes(old: Topology, new: Topology) -> Iterator[str]:
+    for name, shard in old.shards.items():
+        if name not in new.shards:
+            yield f"shard {name} is removed ({shard.primary.address})"
+    for name, shard in new.shards.items():
+        if name not in old.shards:
+            yield f"shard {name} is new ({shard.primary.address})"
+        else:
+            yield from _endpoint_changes(name, old.shards[name], shard)
+
+
+def _endpoint_changes(name: str, old: Shard, new: Shard) -> Iterator[str]:
+    before = {endpoint.name: endpoint for endpoint in old.endpoints}
+    after = {endpoint.name: endpoint for endpoint in new.endpoints}
+    for gone in before.keys() - after.keys():
+        yield f"shard {name}: {gone} is removed ({before[gone].address})"
+    for one, endpoint in after.items():
+        if one not in before:
+            yield f"shard {name}: {one} is new ({endpoint.address})"
+        else:
+            was, now = _settings(before[one]), _settings(endpoint)
+            for setting in sorted(was.keys() | now.keys()):
+                if was.get(setting) != now.get(setting):
+                    yield f"shard {name}: {one}.{setting}: {_value(was.get(setting))} → {_value(now.get(setting))}"
+            if (before[one].password, before[one].password_file) != (endpoint.password, endpoint.password_file):
+                yield f"shard {name}: {one}: its password comes from elsewhere, or is another"
+
+
+def _settings(endpoint: Endpoint) -> dict[str, Any]:
+    pool = {f"pool.{field.name}": getattr(endpoint.pool, field.name) for field in fields(endpoint.pool)}
+    return {**dict(endpoint.params), **pool, "pooler": endpoint.pooler, "max_lag": endpoint.max_lag}
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _keyspace_changes(old: Topology, new: Topology) -> Iterator[str]:
+    for name in old.keyspaces:
+        if name not in new.keyspaces:
+            yield f"keyspace {name} is removed"
+    for name, keyspace in new.keyspaces.items():
+        if name not in old.keyspaces:
+            yield f"keyspace {name} is new"
+            continue
+        before = old.keyspaces[name]
+        yield from _value_changes(f"keyspace {name}: table ", _columns(before), _columns(keyspace))
+        was, now = before.partitioning, keyspace.partitioning
+        if was != now:
+            yield f"keyspace {name}: {was.bucket_count} buckets → {now.bucket_count}"
+
+
+def _columns(keyspace: Keyspace) -> dict[str, str]:
+    return {table.removeprefix("public."): ", ".join(columns) for table, columns in keyspace.tables.items()}
+
+
+def _value_changes(what: str, old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    names = dict.fromkeys([*old, *new])
+    return [
+        f"{what}{name}: {old.get(name) or 'not there'} → {new.get(name) or 'not there'}"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _set_changes(what: str, old: set[str], new: set[str]) -> list[str]:
+    gone = [f"{what} {name.removeprefix('public.')} is removed" for name in sorted(old - new)]
+    return gone + [f"{what} {name.removeprefix('public.')} is new" for name in sorted(new - old)]

@@ -1,0 +1,159 @@
+"""The topology file on disk: read with what is needed to know it again, and replaced in one step.
+
+The steps of a replacement, each of which leaves the file whole when it is the last: the folder is locked, the file is
+looked at again, a new file is written beside it (`O_EXCL | O_NOFOLLOW`, the mode and owner of the old), flushed to the
+disk, renamed over the old one, and the folder is flushed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import EditRefused
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def digest(text: str) -> str:
+    """By which a text of a topology file is known again: SHA-256, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A topology file as it was read."""
+
+    path: Path
+    text: str
+    mode: int
+    owner: int
+    group: int
+    byte_order_mark: bool = False
+
+    @property
+    def digest(self) -> str:
+        return digest(self.text)
+
+
+def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
+    """The file as it is now. Reads it. Raises `EditRefused` for a symbolic link and what is no plain file."""
+    file = Path(path)
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if file.is_symlink():
+            raise EditRefused(
+                f"{file} is a symbolic link, and editing would put a file in its place",
+                detail=f"It leads to {file.readlink()}.",
+                hint="Name the file itself with --topology.",
+            ) from None
+        raise EditRefused(f"{file} cannot be read: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as stream:
+        found = os.fstat(stream.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise EditRefused(f"{file} is not a plain file")
+        data = stream.read()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = None
+    if text is None:
+        raise EditRefused(f"{file} is not UTF-8", hint="Save the file as UTF-8.")
+    marked = data.startswith(b"\xef\xbb\xbf")
+    return Snapshot(file, text, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, marked)
+
+
+class LockedFile:
+    """The topology file of an edit that has its folder to itself; see `locked`."""
+
+    def __init__(self, path: Path, folder: int) -> None:
+        self.path = path
+        self._folder = folder
+        self._temporary = f".{path.name}.new"
+
+    def read(self) -> Snapshot:
+        """The file as it is now; raises `EditRefused`."""
+        return read_snapshot(self.path)
+
+    def replace(self, old: Snapshot, text: str) -> None:
+        """Put a new text in the place of what `old` holds, in one step; raises `EditRefused` when it has changed."""
+        self._check(old)
+        self._write(old, text)
+        try:
+            # Again, for an editor that keeps no lock: between this look and the rename there are microseconds.
+            self._check(old)
+            os.rename(self._temporary, self.path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except BaseException:
+            self._remove_temporary()
+            raise
+        os.fsync(self._folder)
+
+    def _check(self, old: Snapshot) -> None:
+        if self.read() != old:
+            raise EditRefused(
+                f"{self.path} was changed by somebody else while this edit was made",
+                hint="Look at the file, and run the same command again.",
+            )
+
+    def _write(self, old: Snapshot, text: str) -> None:
+        self._remove_left_behind()
+        try:
+            descriptor = os.open(self._temporary, _NEW, 0o600, dir_fd=self._folder)
+        except OSError as error:
+            raise EditRefused(f"{self.path.with_name(self._temporary)} cannot be made: {error.strerror}") from None
+        with os.fdopen(descriptor, "wb") as stream:
+            with suppress(PermissionError):
+                os.fchown(stream.fileno(), old.owner, old.group)
+            os.fchmod(stream.fileno(), old.mode)
+            stream.write((b"\xef\xbb\xbf" if old.byte_order_mark else b"") + text.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _remove_left_behind(self) -> None:
+        """What an edit that was killed has left; nobody else writes it, for the folder is locked."""
+        try:
+            found = os.stat(self._temporary, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(found.st_mode):
+            raise EditRefused(
+                f"{self.path.with_name(self._temporary)} is in the way: it is no plain file",
+                detail="An edit writes its new file under that name, and follows no link.",
+                hint="Find out who made it, and remove it.",
+            )
+        self._remove_temporary()
+
+    def _remove_temporary(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self._temporary, dir_fd=self._folder)
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[LockedFile]:
+    """The file, while nobody else edits in its folder; raises `EditRefused` at once when somebody does.
+
+    The lock is on the folder itself, so nothing is left behind, and it ends with the process however that ends.
+    """
+    file = Path(path)
+    try:
+        folder = os.open(file.parent, _DIRECTORY)
+    except OSError as error:
+        raise EditRefused(f"{file.parent} cannot be opened: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EditRefused(
+                f"{file} is being edited by another process", hint="Run the same command again when it has ended."
+            ) from None
+        yield LockedFile(file, folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,7 @@
+"""Operations on the fleet as a whole, on top of the shell: edits of the topology. Async only."""
+
+from .edit import Applied, Edit, apply_edit
+from .edit_plan import Lost, Plan, plan_edit
+from .history import Change, edit_history
+
+__all__ = ["Applied", "Change", "Edit", "Lost", "Plan", "apply_edit", "edit_history", "plan_edit"]
