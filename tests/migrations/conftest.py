@@ -8,17 +8,15 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from shardpool import AsyncRouter, load_topology
-from shardpool.schema.session import connect
-from shardpool.schema.sums import FILE, sum_text
 from shardpool.schema.files import checksum
+from shardpool.schema.sums import FILE, sum_text
 from shardpool.testing import Fleet, _create, _drop
 
 KEYSPACES = """\

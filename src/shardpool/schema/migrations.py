@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING
 
 from .._async.planning import forget_catalog
 from ..errors import summary
+from ..report import Report as FleetReport
+from . import fleet
 from . import plan as planning
+from .baseline import TABLES, TOOLS
+from .drift import Drift
 from .errors import BadMigration, MigrationError
 from .files import Folder, read_folder
 from .locks import Limits
 from .plan import Plan, Problem, Stage
+from .provision import provision
 from .reading import read_states
+from .repair import Repair, repair
 from .report import Happened, Progress, Report, ShardReport
 from .rollout import Rollout, roll_out
 from .runner import Runner
@@ -153,6 +159,121 @@ class AsyncMigrations:
         found = self.folder(folder)
         states = await self._states(shards, timeout)
         return _with_unreached(planning.plan_down(found, self._router.topology, states, count=count, to=to), states)
+
+    # -- the fleet -----------------------------------------------------------------------------------------------
+
+    async def drift(
+        self,
+        *,
+        reference: str | None = None,
+        shards: Iterable[str] | None = None,
+        ignore: Sequence[str] = (),
+        timeout: float = 30.0,
+    ) -> Drift:
+        """In which objects the schemas of the shards differ: from `reference`, or from what most shards have.
+
+        Single tables are left out, and what the patterns of `ignore` match (of tables and of names, such as `tmp_*`).
+        """
+        if reference is not None:
+            self._router.topology.shard(reference)
+        return await fleet.drift(self._router, self._names(shards), reference, ignore, timeout)
+
+    async def verify(
+        self, folder: str | Path | None = None, *, shards: Iterable[str] | None = None, timeout: float = 30.0
+    ) -> FleetReport:
+        """Files against records, every `-- shard-verify:` query of what is applied, and no index that is invalid."""
+        return await fleet.verify(self._router, self.folder(folder), self._names(shards), timeout)
+
+    async def baseline(
+        self,
+        folder: str | Path | None = None,
+        *,
+        tool: str | None = None,
+        to: str | None = None,
+        shards: Iterable[str] | None = None,
+        limits: Limits = Limits(),  # noqa: B008
+        timeout: float = 10.0,
+    ) -> dict[str, list[str]]:
+        """Mark migrations as applied without running them: {shard: versions that were marked}.
+
+        Without `tool` all files, up to `to`. With `dbmate` the files that its table names; with `alembic` or `django`
+        their history is taken over beside the files, of which those up to `to` are marked too. The shards have to be at
+        the same place in that history.
+        """
+        if tool is not None and tool not in TOOLS:
+            raise BadMigration(f"{tool} is not known", hint=f"Known: {', '.join(TOOLS)}.")
+        found = self.folder(folder) if tool in (None, "dbmate") or to is not None else None
+        return await fleet.baseline(self._router, found, self._names(shards), tool, to, limits, timeout)
+
+    async def repair(
+        self,
+        wanted: Repair,
+        folder: str | Path | None = None,
+        *,
+        shards: Iterable[str] | None = None,
+        limits: Limits = Limits(),  # noqa: B008
+    ) -> dict[str, list[str]]:
+        """Put records and invalid indexes right: {shard: what was done}."""
+        found = self.folder(folder) if wanted.accept or wanted.step_done or wanted.step_again else Folder("", ())
+        done: dict[str, list[str]] = {}
+
+        async def work(session: ShardSession) -> None:
+            done[session.shard] = await repair(session, found, wanted)
+
+        names = self._names(shards)
+        await fleet.on_all(self._router, names, limits, work, "repair")
+        return {name: done[name] for name in names}
+
+    async def execute(
+        self,
+        command: Sequence[str],
+        *,
+        shards: Iterable[str] | None = None,
+        rollout: Rollout = Rollout(),  # noqa: B008
+        limits: Limits = Limits(),  # noqa: B008
+        progress: Progress = _silent,
+    ) -> Report:
+        """Run a program once for each shard, with `DATABASE_URL` set; its lines come as `output`.
+
+        The shard's lock is held meanwhile. Raises `MigrationError` with the `report` when it exited with another code
+        than 0 somewhere.
+        """
+        names = self._names(shards)
+        rollout.check(names)
+        self._router._check_usable()
+        report = await fleet.execute(self._router, names, command, rollout, limits, progress, self._drain)
+        if not report.ok:
+            raise _failure(report)
+        return report
+
+    async def provision(
+        self,
+        shard: str,
+        *,
+        like: str | None = None,
+        pg_dump: str | None = None,
+        ignore: Sequence[str] = (),
+        limits: Limits = Limits(),  # noqa: B008
+    ) -> int:
+        """Make a new shard, which has nothing but the schema of `init`, like another; all or nothing.
+
+        Schema, rows of reference tables and records of migrations come from `like` (default: the first other shard),
+        by the program `pg_dump` (default: that on the PATH), and are compared. Gives the number of rows copied.
+        """
+        names = self._names([shard])
+        others = [name for name in self._router.topology.shards if name != shard]
+        reference = like or next(iter(others), "")
+        if reference not in others:
+            raise BadMigration(f"no other shard {reference} to be like".replace("  ", " "))
+        copied = 0
+
+        async def work(session: ShardSession) -> None:
+            nonlocal copied
+            copied = await provision(self._router, session, reference, pg_dump, [*TABLES, *ignore])
+
+        await fleet.on_all(self._router, names, limits, work, "provisioning")
+        await self._drain(shard)
+        return copied
 
     # -- running -------------------------------------------------------------------------------------------------
 

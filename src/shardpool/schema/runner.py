@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import AsyncConnection
@@ -22,6 +22,9 @@ from .report import ShardReport
 from .session import ShardSession, one, rows_of, who
 from .state import Direction, Row, rows_by_version
 from .steps import Step, prefix_digest, steps
+
+if TYPE_CHECKING:
+    from .._async.router import AsyncRouter
 
 # Of a statement that PostgreSQL runs in no transaction: it was refused before it did anything, or was rolled back.
 _NOT_IN_TRANSACTION = (psycopg.errors.ActiveSqlTransaction, psycopg.errors.InvalidTransactionTermination)
@@ -135,27 +138,12 @@ class Runner:
         error: str | None = None,
     ) -> None:
         """The migration's row, as it is from now on."""
-        await self._session.worker.execute(
-            state.WRITE,
-            {
-                "version": migration.version,
-                "name": migration.name,
-                "checksum": migration.checksum,
-                "status": status,
-                "direction": direction,
-                "steps": count,
-                "steps_done": done,
-                "step_begun": begun,
-                "done_digest": digest,
-                "seconds": seconds,
-                "applied_by": who(),
-                "tool": f"shardpool {_version}",
-                "epoch": self._session.router.topology.epoch,
-                "origin": None,
-                "error": error,
-            },
-            prepare=False,
+        values = values_of(
+            self._session.router, migration.version, migration.name, migration.checksum, status, direction=direction
         )
+        values |= {"steps": count, "steps_done": done, "step_begun": begun, "done_digest": digest}
+        values |= {"seconds": seconds, "error": error}
+        await self._session.worker.execute(state.WRITE, values, prepare=False)
 
     async def log(
         self,
@@ -212,6 +200,36 @@ class Runner:
         if configure is not None:
             await configure(conn)
             await conn.set_autocommit(True)
+
+
+def values_of(
+    router: AsyncRouter,
+    version: str,
+    name: str,
+    checksum: str | None,
+    status: str,
+    *,
+    direction: Direction = "up",
+    origin: str | None = None,
+) -> dict[str, Any]:
+    """The parameters of `state.WRITE` for a row that is whole."""
+    return {
+        "version": version,
+        "name": name,
+        "checksum": checksum,
+        "status": status,
+        "direction": direction,
+        "steps": 1,
+        "steps_done": 1,
+        "step_begun": False,
+        "done_digest": None,
+        "seconds": None,
+        "applied_by": who(),
+        "tool": f"shardpool {_version}",
+        "epoch": router.topology.epoch,
+        "origin": origin,
+        "error": None,
+    }
 
 
 class _Steps:

@@ -2,7 +2,7 @@
 
 The lock has a connection of its own, so that it outlives what the statements do to theirs. The statements' session
 holds a second one: when a runner is killed, its server may go on with a statement for a while, and nobody begins
-before that has ended. Neither lock is waited for in a query: CREATE INDEX CONCURRENTLY would wait for that query in turn.
+before that has ended. Neither lock is waited for in a query: CREATE INDEX CONCURRENTLY would wait for that in turn.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..report import Report as FleetReport
+from .drift import Drift
 from .files import Folder
 from .migrations import AsyncMigrations
 from .plan import Plan
@@ -50,6 +52,30 @@ class Migrations:
     def down(self, *args: Any, **kwargs: Any) -> Report:
         """See `AsyncMigrations.down`."""
         return self._changing(AsyncMigrations.down, *args, **kwargs)
+
+    def drift(self, *args: Any, **kwargs: Any) -> Drift:
+        """See `AsyncMigrations.drift`."""
+        return self._call(AsyncMigrations.drift, *args, **kwargs)
+
+    def verify(self, *args: Any, **kwargs: Any) -> FleetReport:
+        """See `AsyncMigrations.verify`."""
+        return self._call(AsyncMigrations.verify, *args, **kwargs)
+
+    def baseline(self, *args: Any, **kwargs: Any) -> dict[str, list[str]]:
+        """See `AsyncMigrations.baseline`."""
+        return self._call(AsyncMigrations.baseline, *args, **kwargs)
+
+    def repair(self, *args: Any, **kwargs: Any) -> dict[str, list[str]]:
+        """See `AsyncMigrations.repair`."""
+        return self._changing(AsyncMigrations.repair, *args, **kwargs)
+
+    def execute(self, *args: Any, **kwargs: Any) -> Report:
+        """See `AsyncMigrations.execute`."""
+        return self._changing(AsyncMigrations.execute, *args, **kwargs)
+
+    def provision(self, *args: Any, **kwargs: Any) -> int:
+        """See `AsyncMigrations.provision`."""
+        return self._changing(AsyncMigrations.provision, *args, **kwargs)
 
     # -- how -----------------------------------------------------------------------------------------------------
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import print_json, print_table
+from ..output import print_json, print_table
 
 if TYPE_CHECKING:
-    from ..schema import Happened, Plan, Report, Status
-    from ..schema.status import Line
+    from ...schema import Happened, Plan, Report, Status
+    from ...schema.status import Line
 
 
 def print_status(found: Status, show_all: bool) -> None:
@@ -62,8 +62,8 @@ def print_plan(made: Plan, as_json: bool) -> None:
 
 def statements(made: Plan, migration: Any) -> list[str]:
     """What would be sent, each statement in one line."""
-    from ..query.scanner import split
-    from ..schema.steps import shortened
+    from ...query.scanner import split
+    from ...schema.steps import shortened
 
     block = migration.up if made.direction == "up" else migration.down
     return [shortened(statement, 100) for statement in split(block.sql)] if block is not None else []
@@ -104,7 +104,7 @@ def print_report(report: Report) -> None:
 
 
 def _first(error: BaseException) -> str:
-    from ..errors import summary
+    from ...errors import summary
 
     return summary(error)
 
