@@ -112,7 +112,7 @@ class Fleet8:
         return done.stdout
 
     def json(self, *arguments: str, code: int = 0) -> Any:
-        told = json.loads(self(*arguments, "--json", code=code))
+        told = json.loads(self(arguments[0], "--json", *arguments[1:], code=code))
         assert told.pop("format_version") == 1
         return told
 

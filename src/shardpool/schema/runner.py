@@ -21,7 +21,7 @@ from .locks import RETRIED, Limits, named, pause, settings
 from .report import ShardReport
 from .session import ShardSession, one, rows_of, who
 from .state import Direction, Row, rows_by_version
-from .steps import Step, prefix_digest, steps
+from .steps import Step, prefix_digest, statements, steps
 
 if TYPE_CHECKING:
     from .._async.router import AsyncRouter
@@ -38,6 +38,8 @@ class Runner:
         self._report = report
         self._limits: Limits = session.limits
         self._rows: dict[str, Row] = {}
+        # The statement that runs now, and where in its file it begins.
+        self._statement, self._line = "", 0
 
     async def run(self, migrations: tuple[Migration, ...], direction: Direction) -> None:
         """Run them in this order; those that the shard has done meanwhile are passed over."""
@@ -77,7 +79,9 @@ class Runner:
         async def work() -> None:
             self._session.at(migration.version, migration.label, 1, 1)
             self._session.tell("step")
-            await conn.execute(block.sql, prepare=False)
+            for self._statement, self._line in statements(block):
+                await conn.execute(self._statement, prepare=False)
+            self._line = 0
             if direction == "up":
                 await self._ask(migration.verifies, "verify")
             await self.finish(migration, direction, 1, begun)
@@ -173,10 +177,17 @@ class Runner:
                 await self.log(migration.version, "failed", detail=text)
         if isinstance(error, MigrationError):
             return error
-        place = f"{migration.file}{_line_of(error, block)}"
+        place = f"{migration.file}{self._place(error)}"
         hint = error.diag.message_hint if error.diag else None
         detail = "; ".join(filter(None, (text, error.diag.message_detail if error.diag else None)))
         return MigrationError(f"{place} failed on shard {self._session.shard}", detail=detail, hint=hint)
+
+    def _place(self, error: psycopg.Error) -> str:
+        """`:12`, the line of the file at which it failed; empty when it was not at a statement of the file."""
+        if not self._line:
+            return ""
+        position = int(error.diag.statement_position or 1)
+        return f":{self._line + self._statement.count(chr(10), 0, position - 1)}"
 
     async def _ask(self, queries: tuple[str, ...], what: str) -> None:
         """Each query has to give true."""
@@ -256,12 +267,14 @@ class _Steps:
         for step in self._steps[self._done :]:
             self._session.at(self._migration.version, self._migration.label, step.number, len(self._steps))
             self._session.tell("step", detail=step.summary)
+            self._runner._statement, self._runner._line = step.sql, step.line
             try:
                 await self._run(step, self._was_begun)
             except (psycopg.Error, MigrationError) as error:
                 await self._note(step, error)
                 raise
             self._was_begun = False
+            self._runner._line = 0
             self._session.tell("stepped")
         if self._direction == "up":
             await self._runner._ask(self._migration.verifies, "verify")
@@ -350,11 +363,3 @@ class _Steps:
             hint=f"Look at the shard, then: shardpool migrate repair --step-done {version} --shard "
             f"{self._session.shard}, or --step-again.",
         )
-
-
-def _line_of(error: psycopg.Error, block: Block) -> str:
-    """`:12`, the line of the file that the server points at; empty when it points at none."""
-    position = error.diag.statement_position if error.diag else None
-    if position is None or not block.transactional:
-        return ""
-    return f":{block.line + block.sql.count(chr(10), 0, int(position) - 1)}"

@@ -74,7 +74,7 @@ def check(migration: Migration) -> None:
 
 
 def _check_transactional(migration: Migration, block: Block) -> None:
-    for statement, line in _statements(block):
+    for statement, line in statements(block):
         word = _first_word(statement)
         if word in (*_BEGINS, *_ENDS, "rollback", "abort"):
             raise BadMigration(
@@ -117,7 +117,7 @@ def prefix_digest(parts: Sequence[Step], count: int) -> str:
 def _grouped(file: str, block: Block) -> Iterator[tuple[str, int, bool]]:
     group: list[str] | None = None
     begun = 0
-    for statement, line in _statements(block):
+    for statement, line in statements(block):
         word = _first_word(statement)
         if word in _BEGINS and group is None:
             group, begun = [], line
@@ -135,7 +135,7 @@ def _grouped(file: str, block: Block) -> Iterator[tuple[str, int, bool]]:
         raise BadMigration(f"{file}:{begun}: BEGIN without COMMIT")
 
 
-def _statements(block: Block) -> Iterator[tuple[str, int]]:
+def statements(block: Block) -> Iterator[tuple[str, int]]:
     """Each statement with the line of the file on which it begins."""
     scanner = Scanner()
     begun = block.line
