@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ORDERS, Fleet8
+from shardpool.testing import Fleet
+
+from .conftest import ORDERS, Fleet8, _fleet
 
 pytestmark = pytest.mark.servers
 
@@ -77,53 +79,49 @@ def test_up_finishes_what_was_killed_at_any_moment(fleet: Fleet8) -> None:
             break
         assert done.returncode == -signal.SIGKILL, done.stderr
         killed += 1
-        # Each run has fewer events left: dying at its third to seventh, every kind of event is met.
-        events = 3 + killed % 9
+        # Each run has fewer events left: it dies early and late in turn.
+        events = 3 + 4 * killed % 17
         assert killed < 60
     assert killed > 5
     for shard in fleet.shards:
         assert fleet.applied(shard) == versions
-        assert fleet.ask(shard, "select n from made order by n") == [(1,), (2,), (3,)]
-        assert fleet.ask(
-            shard,
-            "select indisvalid, pg_get_indexdef(indexrelid) from pg_index where indexrelid = 'orders_total'::regclass",
-        ) == [(True, "CREATE INDEX orders_total ON public.orders USING btree (total DESC)")]
+        _assert_whole(fleet, shard)
     assert "0 deviating" in fleet("status")
 
 
-@pytest.mark.parametrize("at", range(1, 40))
-def test_a_runner_killed_at_one_event_leaves_a_truth(shared: Fleet8, at: int) -> None:
-    """Each event of a run on one shard, from a clean start."""
-    _clean(shared)
-    done = _run(shared, at)
-    if done.returncode == 0:
-        assert at > len(done.stdout.split())
-        return
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    claimed = _applied(shared)
-    tables = {row[0] for row in shared.ask("s0", "select tablename from pg_tables where schemaname = 'public'")}
-    assert ("orders" in tables) == (shared.versions[0] in claimed)
-    if shared.versions[1] in claimed:
-        assert "made" in tables
-    shared("status", code=3 if len(claimed) < 3 and not _half(shared) else 1 if _half(shared) else 0)
-    shared("up")
-    assert _applied(shared) == shared.versions
-    assert shared.ask("s0", "select n from made order by n") == [(1,), (2,), (3,)]
-    assert shared.ask("s0", "select indisvalid from pg_index where indexrelid = 'orders_total'::regclass") == [(True,)]
+def test_a_runner_killed_at_any_of_its_events_leaves_a_truth(shardpool_fleet: Fleet, tmp_path: Path) -> None:
+    """On one shard, each time from a clean start: what the records claim is there, and `up` brings the rest."""
+    for fleet in _fleet(shardpool_fleet, tmp_path, 1):
+        versions = [fleet.write("orders", ORDERS), fleet.write("steps", STEPS), fleet.write("last", LAST)]
+        events = len(_run(fleet, 0).stdout.split())
+        assert events > 20
+        for at in range(1, events):
+            _clean(fleet)
+            done = _run(fleet, at)
+            assert done.returncode == -signal.SIGKILL, done.stderr
+            _assert_truth(fleet, versions)
+            again = _run(fleet, 0)
+            assert again.returncode == 0, f"after {at}: {again.stderr}"
+            assert _applied(fleet) == versions
+            _assert_whole(fleet, "s0")
 
 
-class _Shared(Fleet8):
-    versions: list[str]
+def _assert_truth(fleet: Fleet8, versions: list[str]) -> None:
+    claimed = _applied(fleet)
+    tables = {row[0] for row in fleet.ask("s0", "select tablename from pg_tables where schemaname = 'public'")}
+    assert ("orders" in tables) == (versions[0] in claimed)
+    if claimed:
+        half = fleet.ask("s0", "select steps_done, step_begun from shardpool.migrations where status = 'partial'")
+        done = 7 if versions[1] in claimed else half[0][0] if half else 0
+        # The second and the third step, each in one transaction with its record.
+        rows = fleet.ask("s0", "select count(*) from made where n < 3")[0][0] if "made" in tables else 0
+        assert rows == min(max(done - 1, 0), 2)
 
 
-@pytest.fixture(scope="module")
-def shared(shardpool_fleet, tmp_path_factory):  # type: ignore[no-untyped-def]
-    from .conftest import _fleet
-
-    folder: Path = tmp_path_factory.mktemp("killed")
-    for made in _fleet(shardpool_fleet, folder, 1):
-        made.versions = [made.write("orders", ORDERS), made.write("steps", STEPS), made.write("last", LAST)]
-        yield made
+def _assert_whole(fleet: Fleet8, shard: str) -> None:
+    assert fleet.ask(shard, "select n from made order by n") == [(1,), (2,), (3,)]
+    query = "select indisvalid, pg_get_indexdef(indexrelid) from pg_index where indexrelid = 'orders_total'::regclass"
+    assert fleet.ask(shard, query) == [(True, "CREATE INDEX orders_total ON public.orders USING btree (total DESC)")]
 
 
 def _clean(fleet: Fleet8) -> None:
@@ -134,9 +132,3 @@ def _applied(fleet: Fleet8) -> list[str]:
     if fleet.ask("s0", "select to_regclass('shardpool.migrations')") == [(None,)]:
         return []
     return fleet.applied("s0")
-
-
-def _half(fleet: Fleet8) -> bool:
-    if fleet.ask("s0", "select to_regclass('shardpool.migrations')") == [(None,)]:
-        return False
-    return bool(fleet.ask("s0", "select from shardpool.migrations where status = 'partial'"))
