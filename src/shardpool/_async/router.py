@@ -7,9 +7,10 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import RowFactory
@@ -34,6 +35,9 @@ from .planning import Knowledge
 from .reloading import AsyncReloader, look
 from .route import AsyncRoute, AsyncShardHandle
 from .state import AsyncState, open_pools, retired_pools
+
+if TYPE_CHECKING:
+    from ..schema import AsyncMigrations
 
 # Pools of a parent process, kept in its forked children so that nobody closes the parent's connections.
 _inherited: list[Any] = []
@@ -498,6 +502,12 @@ class AsyncRouter:
         Reads only. Never raises for what it finds: see the report's findings.
         """
         return await check.check(self, rows, timeout, processes)
+
+    @property
+    def migrations(self) -> AsyncMigrations:
+        """The schema of the whole fleet: its migrations, what is applied where, and where the shards differ."""
+        made: AsyncMigrations = import_module("shardpool.schema").AsyncMigrations(self)
+        return made
 
     def stats(self) -> dict[str, Any]:
         """Counters of every pool by shard and endpoint, with the fleet and its epoch. JSON-ready, without secrets.

@@ -8,9 +8,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from importlib import import_module
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import Connection
 from psycopg.rows import RowFactory
@@ -35,6 +36,9 @@ from .planning import Knowledge
 from .reloading import Reloader, look
 from .route import Route, ShardHandle
 from .state import State, open_pools, retired_pools
+
+if TYPE_CHECKING:
+    from ..schema import Migrations
 
 # Pools of a parent process, kept in its forked children so that nobody closes the parent's connections.
 _inherited: list[Any] = []
@@ -499,6 +503,12 @@ class Router:
         Reads only. Never raises for what it finds: see the report's findings.
         """
         return check.check(self, rows, timeout, processes)
+
+    @property
+    def migrations(self) -> Migrations:
+        """The schema of the whole fleet: its migrations, what is applied where, and where the shards differ."""
+        made: Migrations = import_module("shardpool.schema").Migrations(self)
+        return made
 
     def stats(self) -> dict[str, Any]:
         """Counters of every pool by shard and endpoint, with the fleet and its epoch. JSON-ready, without secrets.

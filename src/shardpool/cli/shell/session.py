@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import UnsupportedQuery
+from ...query.scanner import first_word
 from ..answers import Printer, execute
-from ..statements import Entry, first_word
+from ..statements import Entry
 
 if TYPE_CHECKING:
     from ... import Router

@@ -1,0 +1,175 @@
+"""What `migrate` prints: the matrix, the plan, the report, and progress while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..output import print_json, print_table
+
+if TYPE_CHECKING:
+    from ...schema import Happened, Plan, Report, Status
+    from ...schema.status import Line
+
+
+def print_status(found: Status, show_all: bool) -> None:
+    """What deviates, what is pending, and on request the rest; last, one line of sums."""
+    for shard, error in found.unreached.items():
+        click.echo(click.style(f"{shard}: {_first(error)}", fg="red"))
+    for problem in found.problems:
+        click.echo(click.style(str(problem), fg="red") + (f"\n    HINT:  {problem.hint}" if problem.hint else ""))
+    for shard, runner in found.running.items():
+        click.echo(click.style(f"{shard}: is being migrated now by {runner.application}", fg="yellow"))
+    deviating = found.deviations
+    pending = [line for line in found.pending if line not in deviating]
+    rest = [line for line in found.lines if line not in deviating and line not in pending] if show_all else []
+    lines = [*deviating, *pending, *rest]
+    if lines:
+        _matrix(found.shards, lines)
+    applied = len(found.lines) - len(found.pending)
+    click.echo(
+        f"{len(found.lines)} migrations on {len(found.shards)} shards: {applied} applied everywhere, "
+        f"{len(pending)} pending, {len(deviating)} deviating"
+    )
+
+
+def _matrix(shards: Sequence[str], lines: Sequence[Line]) -> None:
+    print_table(["migration", *shards], [[line.label, *(line.here[shard] for shard in shards)] for line in lines])
+
+
+def print_plan(made: Plan, as_json: bool) -> None:
+    """The stages with their migrations and shards."""
+    if as_json:
+        print_json(plan_as_dict(made))
+        return
+    for number, stage in enumerate(made.stages, 1):
+        click.echo(click.style(f"stage {number} of {len(made.stages)}", bold=True))
+        for migration in stage.migrations:
+            block = migration.up if made.direction == "up" else migration.down
+            notes = [] if block is None or block.transactional else ["no transaction"]
+            notes += [migration.phase] if migration.phase == "contract" else []
+            more = f"  ({', '.join(notes)})" if notes else ""
+            click.echo(f"  {migration.label}{more}: {', '.join(stage.shards_by_version[migration.version])}")
+            for statement in statements(made, migration):
+                click.echo(f"      {statement}")
+    for problem in made.problems:
+        click.echo(click.style(str(problem), fg="red") + (f"\n    HINT:  {problem.hint}" if problem.hint else ""))
+    if made.is_empty and not made.problems:
+        click.echo("nothing to do")
+
+
+def statements(made: Plan, migration: Any) -> list[str]:
+    """What would be sent, each statement in one line."""
+    from ...query.scanner import split
+    from ...schema.steps import shortened
+
+    block = migration.up if made.direction == "up" else migration.down
+    return [shortened(statement, 100) for statement in split(block.sql)] if block is not None else []
+
+
+def plan_as_dict(made: Plan) -> dict[str, Any]:
+    """JSON-ready."""
+    return {
+        "direction": made.direction,
+        "stages": [
+            [
+                {
+                    "version": migration.version,
+                    "name": migration.label,
+                    "phase": migration.phase,
+                    "shards": list(stage.shards_by_version[migration.version]),
+                    "statements": statements(made, migration),
+                }
+                for migration in stage.migrations
+            ]
+            for stage in made.stages
+        ],
+        "problems": [{"shard": p.shard or None, "problem": p.message, "hint": p.hint or None} for p in made.problems],
+    }
+
+
+def print_report(report: Report) -> None:
+    """One line for each shard, and one of sums."""
+    if report.ok and not report.changed:
+        click.echo(f"nothing to do on {len(report.shards)} shards ({report.seconds:.2f} s)")
+        return
+    rows = [
+        [name, shard.outcome, len(shard.done), f"{shard.seconds:.2f} s", _first(shard.error) if shard.error else ""]
+        for name, shard in report.shards.items()
+    ]
+    print_table(["shard", "outcome", "migrations", "time", "error"], rows)
+    click.echo(f"{report.changed} migrations run on {len(report.shards)} shards in {report.seconds:.2f} s")
+
+
+def _first(error: BaseException) -> str:
+    from ...errors import summary
+
+    return summary(error)
+
+
+_TOLD = {
+    "wait": "waits for {detail}",
+    "begin": "{label}",
+    "blocked": "{label} waits for {detail}",
+    "retry": "{label} again in {seconds:.1f} s: {detail}",
+    "mend": "{detail}",
+    "stepped": "{label} step {step} of {steps} done",
+    "applied": "{label} applied in {seconds:.2f} s",
+    "reverted": "{label} taken back in {seconds:.2f} s",
+    "output": "{detail}",
+    "failed": "failed: {detail}",
+}
+
+
+def sentence(happened: Happened) -> str:
+    """What happened in words; empty for what is not worth a line."""
+    text = _TOLD.get(happened.what, "")
+    return text.format(
+        label=happened.label,
+        detail=happened.detail,
+        step=happened.step,
+        steps=happened.steps,
+        seconds=happened.seconds,
+    )
+
+
+class Lines:
+    """Progress for a log: what has come to its end, and what holds it up."""
+
+    def __call__(self, happened: Happened) -> None:
+        text = sentence(happened)
+        if text and happened.what != "begin":
+            click.echo(f"{happened.shard}  {text}", err=True)
+
+
+class Live:
+    """Progress on a terminal: one line for each shard that is being worked on, and above them what has ended."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
+        self._now: dict[str, str] = {}
+        self._console = Console(stderr=True, highlight=False)
+        self._live = RichLive(console=self._console, transient=True, refresh_per_second=8)
+
+    def __enter__(self) -> Live:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, happened: Happened) -> None:
+        from rich.text import Text
+
+        text = sentence(happened)
+        if happened.what in ("done", "failed"):
+            self._now.pop(happened.shard, None)
+        elif text:
+            self._now[happened.shard] = text
+        if text and happened.what in ("applied", "reverted", "mend", "retry", "output", "failed"):
+            self._console.print(Text(f"{happened.shard}  {text}"))
+        self._live.update(Text("\n".join(f"{shard}  {now}" for shard, now in self._now.items())))

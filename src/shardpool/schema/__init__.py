@@ -1,0 +1,33 @@
+"""Schema migrations of the whole fleet: see `AsyncMigrations`, which is `router.migrations`."""
+
+from .drift import Drift
+from .errors import BadMigration, MigrationError
+from .files import Folder, Migration, parse, read_folder
+from .locks import Limits
+from .migrations import AsyncMigrations
+from .plan import Plan
+from .repair import Repair
+from .report import Happened, Report, ShardReport
+from .rollout import Rollout
+from .status import Status
+from .sync import Migrations
+
+__all__ = [
+    "AsyncMigrations",
+    "BadMigration",
+    "Drift",
+    "Folder",
+    "Happened",
+    "Limits",
+    "Migration",
+    "Migrations",
+    "MigrationError",
+    "Plan",
+    "Repair",
+    "Report",
+    "Rollout",
+    "ShardReport",
+    "Status",
+    "parse",
+    "read_folder",
+]

@@ -1,0 +1,106 @@
+-- Everything a schema is made of, one row for each object: kind, name, the table that it belongs to, its definition.
+-- Definitions are PostgreSQL's own texts, with search_path empty, so that they hold no oid and name every schema.
+WITH mine AS (
+  SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace n
+  WHERE n.nspname <> ALL (ARRAY['pg_catalog', 'information_schema', 'shardpool']) AND n.nspname NOT LIKE 'pg\_%'
+), of_extension AS (
+  SELECT classid, objid FROM pg_catalog.pg_depend WHERE deptype = 'e'
+), rel AS (
+  SELECT c.*, n.nspname, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+  FROM pg_catalog.pg_class c JOIN mine n ON n.oid = c.relnamespace
+  WHERE NOT EXISTS (SELECT FROM of_extension e WHERE e.classid = 'pg_catalog.pg_class'::regclass AND e.objid = c.oid)
+)
+SELECT 'schema', pg_catalog.quote_ident(nspname), NULL, '' FROM mine
+UNION ALL
+SELECT 'extension', extname, NULL, extversion FROM pg_catalog.pg_extension
+UNION ALL
+SELECT CASE relkind WHEN 'f' THEN 'foreign table' ELSE 'table' END, name, name, pg_catalog.concat_ws(', ',
+    CASE relpersistence WHEN 'u' THEN 'unlogged' END,
+    CASE WHEN relkind = 'p' THEN 'partition by ' || pg_catalog.pg_get_partkeydef(oid) END,
+    CASE WHEN relispartition THEN 'partition ' || pg_catalog.pg_get_expr(relpartbound, oid) END,
+    CASE WHEN relrowsecurity THEN 'row security' END, CASE WHEN relforcerowsecurity THEN 'forced' END,
+    pg_catalog.array_to_string(reloptions, ' '),
+    (SELECT 'inherits ' || pg_catalog.string_agg(i.inhparent::regclass::text, ', ' ORDER BY i.inhseqno)
+     FROM pg_catalog.pg_inherits i WHERE i.inhrelid = rel.oid))
+FROM rel WHERE relkind IN ('r', 'p', 'f')
+UNION ALL
+SELECT 'column', rel.name || '.' || pg_catalog.quote_ident(a.attname), rel.name, pg_catalog.concat_ws(' ',
+    pg_catalog.format_type(a.atttypid, a.atttypmod),
+    CASE WHEN a.attcollation <> t.typcollation THEN 'collate ' || a.attcollation::regcollation::text END,
+    CASE WHEN a.attnotnull THEN 'not null' END,
+    CASE a.attidentity WHEN 'a' THEN 'identity always' WHEN 'd' THEN 'identity by default' END,
+    CASE a.attgenerated WHEN '' THEN 'default ' ELSE 'generated ' || a.attgenerated::text || ' ' END
+      || pg_catalog.pg_get_expr(d.adbin, d.adrelid))
+FROM rel JOIN pg_catalog.pg_attribute a ON a.attrelid = rel.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE rel.relkind IN ('r', 'p', 'f')
+UNION ALL
+SELECT 'order of columns', rel.name, rel.name,
+  pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
+FROM rel JOIN pg_catalog.pg_attribute a ON a.attrelid = rel.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE rel.relkind IN ('r', 'p', 'f') GROUP BY rel.name
+UNION ALL
+SELECT 'constraint', rel.name || '.' || pg_catalog.quote_ident(k.conname), rel.name,
+  pg_catalog.pg_get_constraintdef(k.oid)
+FROM pg_catalog.pg_constraint k JOIN rel ON rel.oid = k.conrelid WHERE k.contype <> 'n'
+UNION ALL
+SELECT 'index', rel.name, pg_catalog.format('%I.%I', tn.nspname, t.relname),
+  pg_catalog.pg_get_indexdef(i.indexrelid) || CASE WHEN i.indisvalid AND i.indisready THEN '' ELSE ' INVALID' END
+FROM pg_catalog.pg_index i JOIN rel ON rel.oid = i.indexrelid
+JOIN pg_catalog.pg_class t ON t.oid = i.indrelid JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
+UNION ALL
+SELECT 'sequence', rel.name, (
+    SELECT d.refobjid::regclass::text FROM pg_catalog.pg_depend d
+    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = rel.oid AND d.deptype IN ('a', 'i')
+      AND d.refclassid = 'pg_catalog.pg_class'::regclass LIMIT 1),
+  pg_catalog.format('%s, start %s, increment %s, from %s to %s, cache %s%s', pg_catalog.format_type(s.seqtypid, NULL),
+    s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, CASE WHEN s.seqcycle THEN ', cycle' ELSE '' END)
+FROM pg_catalog.pg_sequence s JOIN rel ON rel.oid = s.seqrelid
+UNION ALL
+SELECT CASE relkind WHEN 'v' THEN 'view' ELSE 'materialized view' END, name, name, pg_catalog.concat_ws(' ',
+  pg_catalog.array_to_string(reloptions, ' '), pg_catalog.pg_get_viewdef(oid))
+FROM rel WHERE relkind IN ('v', 'm')
+UNION ALL
+SELECT 'trigger', rel.name || '.' || pg_catalog.quote_ident(g.tgname), rel.name,
+  pg_catalog.pg_get_triggerdef(g.oid) || CASE g.tgenabled WHEN 'O' THEN '' ELSE ' enabled ' || g.tgenabled::text END
+FROM pg_catalog.pg_trigger g JOIN rel ON rel.oid = g.tgrelid WHERE NOT g.tgisinternal
+UNION ALL
+SELECT 'rule', rel.name || '.' || pg_catalog.quote_ident(r.rulename), rel.name, pg_catalog.pg_get_ruledef(r.oid)
+FROM pg_catalog.pg_rewrite r JOIN rel ON rel.oid = r.ev_class WHERE r.rulename <> '_RETURN'
+UNION ALL
+SELECT 'policy', rel.name || '.' || pg_catalog.quote_ident(p.polname), rel.name, pg_catalog.concat_ws(' ',
+  p.polcmd::text, CASE WHEN p.polpermissive THEN 'permissive' ELSE 'restrictive' END,
+  (SELECT pg_catalog.string_agg(CASE WHEN r.role = 0 THEN 'public' ELSE r.role::regrole::text END, ', ' ORDER BY 1)
+   FROM pg_catalog.unnest(p.polroles) r (role)),
+  'using ' || pg_catalog.pg_get_expr(p.polqual, p.polrelid),
+  'check ' || pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid))
+FROM pg_catalog.pg_policy p JOIN rel ON rel.oid = p.polrelid
+UNION ALL
+SELECT 'statistics', pg_catalog.format('%I.%I', mine.nspname, s.stxname), s.stxrelid::regclass::text,
+  pg_catalog.pg_get_statisticsobjdef(s.oid)
+FROM pg_catalog.pg_statistic_ext s JOIN mine ON mine.oid = s.stxnamespace
+UNION ALL
+SELECT CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END, p.oid::regprocedure::text,
+  NULL, CASE p.prokind WHEN 'a' THEN (SELECT pg_catalog.concat_ws(' ', g.aggtransfn::text, g.aggfinalfn::text,
+    pg_catalog.format_type(g.aggtranstype, NULL), g.agginitval)
+    FROM pg_catalog.pg_aggregate g WHERE g.aggfnoid = p.oid) ELSE pg_catalog.pg_get_functiondef(p.oid) END
+FROM pg_catalog.pg_proc p JOIN mine ON mine.oid = p.pronamespace
+WHERE NOT EXISTS (SELECT FROM of_extension e WHERE e.classid = 'pg_catalog.pg_proc'::regclass AND e.objid = p.oid)
+UNION ALL
+SELECT CASE t.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite type' ELSE 'range type' END,
+  pg_catalog.format_type(t.oid, NULL), NULL, CASE t.typtype
+    WHEN 'e' THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)
+                   FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid)
+    WHEN 'd' THEN pg_catalog.concat_ws(' ', pg_catalog.format_type(t.typbasetype, t.typtypmod),
+                   CASE WHEN t.typnotnull THEN 'not null' END, 'default ' || t.typdefault,
+                   (SELECT pg_catalog.string_agg(pg_catalog.pg_get_constraintdef(k.oid), ' ' ORDER BY k.conname)
+                    FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid AND k.contype <> 'n'))
+    WHEN 'c' THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname) || ' ' ||
+                     pg_catalog.format_type(a.atttypid, a.atttypmod), ', ' ORDER BY a.attnum)
+                   FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)
+    ELSE (SELECT pg_catalog.format_type(r.rngsubtype, NULL) FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid) END
+FROM pg_catalog.pg_type t JOIN mine ON mine.oid = t.typnamespace
+LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+WHERE (t.typtype IN ('e', 'd', 'r') OR (t.typtype = 'c' AND c.relkind = 'c'))
+  AND NOT EXISTS (SELECT FROM of_extension e WHERE e.classid = 'pg_catalog.pg_type'::regclass AND e.objid = t.oid)

@@ -1,0 +1,365 @@
+"""Runs migrations on one shard, so that whatever is killed, the shard's own rows say how far it came."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+
+from .. import __version__ as _version
+from ..errors import first_line, summary
+from . import indexes, state
+from .errors import MigrationError
+from .files import Block, Migration
+from .locks import RETRIED, Limits, named, pause, settings
+from .report import ShardReport
+from .session import ShardSession, one, rows_of, who
+from .state import Direction, Row, rows_by_version
+from .steps import Step, prefix_digest, statements, steps
+
+if TYPE_CHECKING:
+    from .._async.router import AsyncRouter
+
+# Of a statement that PostgreSQL runs in no transaction: it was refused before it did anything, or was rolled back.
+_NOT_IN_TRANSACTION = (psycopg.errors.ActiveSqlTransaction, psycopg.errors.InvalidTransactionTermination)
+
+
+class Runner:
+    """The migrations of one shard, one after another, in a session that holds its lock."""
+
+    def __init__(self, session: ShardSession, report: ShardReport) -> None:
+        self._session = session
+        self._report = report
+        self._limits: Limits = session.limits
+        self._rows: dict[str, Row] = {}
+        # The statement that runs now, and where in its file it begins.
+        self._statement, self._line = "", 0
+
+    async def run(self, migrations: tuple[Migration, ...], direction: Direction) -> None:
+        """Run them in this order; those that the shard has done meanwhile are passed over."""
+        # Read under the lock: what was planned may have been done by another runner since.
+        self._rows = rows_by_version(await rows_of(self._session.worker, state.READ))
+        for migration in migrations:
+            block = migration.up if direction == "up" else migration.down
+            row = self._rows.get(migration.version)
+            if block is None or (row is None if direction == "down" else row is not None and row.is_applied):
+                continue
+            await self._run(migration, block, direction, row)
+
+    async def _run(self, migration: Migration, block: Block, direction: Direction, row: Row | None) -> None:
+        session = self._session
+        session.at(migration.version, migration.label)
+        session.tell("begin")
+        begun = monotonic()
+        try:
+            if direction == "up":
+                await self._ask(migration.asserts, "assert")
+            if block.transactional:
+                await self._in_one(migration, block, direction, begun)
+            else:
+                await _Steps(self, migration, block, direction, row, begun).run()
+        except (psycopg.Error, MigrationError) as error:
+            raise await self._failed(migration, block, direction, error) from error
+        took = monotonic() - begun
+        self._report.done[migration.version] = took
+        session.tell("applied" if direction == "up" else "reverted", seconds=took)
+        await self._reset()
+
+    # -- one transaction -----------------------------------------------------------------------------------------
+
+    async def _in_one(self, migration: Migration, block: Block, direction: Direction, begun: float) -> None:
+        conn = self._session.worker
+
+        async def work() -> None:
+            self._session.at(migration.version, migration.label, 1, 1)
+            self._session.tell("step")
+            for self._statement, self._line in statements(block):
+                await conn.execute(self._statement, prepare=False)
+            self._line = 0
+            if direction == "up":
+                await self._ask(migration.verifies, "verify")
+            await self.finish(migration, direction, 1, begun)
+            self._session.tell("commit")
+
+        await self.in_transaction(work, block)
+
+    async def in_transaction(self, work: Callable[[], Awaitable[None]], block: Block) -> None:
+        """`work` in a transaction that waits for no lock for long, tried again from its beginning when it did."""
+        session = self._session
+        lock_timeout = self._limits.lock_timeout if block.lock_timeout is None else block.lock_timeout
+        timeout = self._limits.statement_timeout if block.statement_timeout is None else block.statement_timeout
+        for attempt in range(1, self._limits.lock_retries + 2):
+            session.forget_blockers()
+            try:
+                async with session.worker.transaction():
+                    await session.worker.execute(settings(lock_timeout, timeout, local=True), prepare=False)
+                    await work()
+                return
+            except RETRIED as error:
+                await self.wait_or_give_up(error, attempt)
+
+    async def wait_or_give_up(self, error: psycopg.Error, attempt: int) -> None:
+        """After an attempt that did not get its locks: the pause before the next one, or who was in the way."""
+        session = self._session
+        if attempt > self._limits.lock_retries:
+            raise MigrationError(
+                f"the locks were not to be had on shard {session.shard} in {attempt} attempts",
+                detail=f"{first_line(error)}; in the way: {named(session.blockers)}.",
+                hint="Nothing of this step is applied. End what is in the way, or run it again at a quieter time.",
+            ) from error
+        seconds = pause(attempt, random.random())
+        session.tell("retry", seconds=seconds, detail=f"{first_line(error)}: {named(session.blockers)}")
+        await asyncio.sleep(seconds)
+
+    # -- records -------------------------------------------------------------------------------------------------
+
+    async def finish(self, migration: Migration, direction: Direction, count: int, begun: float) -> None:
+        """Record that all of it is done; in the transaction of its last step where that is one."""
+        took = monotonic() - begun
+        if direction == "down":
+            await self._session.worker.execute(state.REMOVE, {"version": migration.version}, prepare=False)
+        else:
+            await self.write(migration, "applied", direction, count, count, seconds=took)
+        await self.log(migration.version, "applied" if direction == "up" else "reverted", seconds=took)
+
+    async def write(
+        self,
+        migration: Migration,
+        status: str,
+        direction: Direction,
+        count: int,
+        done: int,
+        *,
+        begun: bool = False,
+        digest: str | None = None,
+        seconds: float | None = None,
+        error: str | None = None,
+    ) -> None:
+        """The migration's row, as it is from now on."""
+        values = values_of(
+            self._session.router, migration.version, migration.name, migration.checksum, status, direction=direction
+        )
+        values |= {"steps": count, "steps_done": done, "step_begun": begun, "done_digest": digest}
+        values |= {"seconds": seconds, "error": error}
+        await self._session.worker.execute(state.WRITE, values, prepare=False)
+
+    async def log(
+        self,
+        version: str,
+        event: str,
+        *,
+        step: int | None = None,
+        seconds: float | None = None,
+        detail: str | None = None,
+    ) -> None:
+        """One more line of the history."""
+        values = {"version": version, "event": event, "step": step, "seconds": seconds, "detail": detail, "by": who()}
+        await self._session.worker.execute(state.LOG, values, prepare=False)
+
+    async def _failed(
+        self, migration: Migration, block: Block, direction: Direction, error: psycopg.Error | MigrationError
+    ) -> BaseException:
+        """Write down why, where that can be done; gives the error to be raised."""
+        conn = self._session.worker
+        if conn.closed or conn.broken:
+            return self._session.explain(error)
+        text = summary(error)
+        if block.transactional:
+            async with conn.transaction():
+                if direction == "up":
+                    await self.write(migration, "failed", direction, 1, 0, error=text)
+                await self.log(migration.version, "failed", detail=text)
+        if isinstance(error, MigrationError):
+            return error
+        place = f"{migration.file}{self._place(error)}"
+        hint = error.diag.message_hint if error.diag else None
+        detail = "; ".join(filter(None, (text, error.diag.message_detail if error.diag else None)))
+        return MigrationError(f"{place} failed on shard {self._session.shard}", detail=detail, hint=hint)
+
+    def _place(self, error: psycopg.Error) -> str:
+        """`:12`, the line of the file at which it failed; empty when it was not at a statement of the file."""
+        if not self._line:
+            return ""
+        position = int(error.diag.statement_position or 1)
+        return f":{self._line + self._statement.count(chr(10), 0, position - 1)}"
+
+    async def _ask(self, queries: tuple[str, ...], what: str) -> None:
+        """Each query has to give true."""
+        for query in queries:
+            cursor = self._session.worker.cursor(row_factory=tuple_row)
+            await cursor.execute(query, prepare=False)
+            row = await cursor.fetchone() if cursor.description else None
+            if row is None or row[0] is not True:
+                said = "no row" if row is None else repr(row[0])
+                raise MigrationError(
+                    f"shard-{what} is not true on shard {self._session.shard}",
+                    detail=f"{query} gives {said}.",
+                    hint="Nothing was changed." if what == "assert" else "It was taken back, where that can be done.",
+                )
+
+    async def _reset(self) -> None:
+        """The next migration finds the session as this one did."""
+        conn = self._session.worker
+        await conn.execute("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL", prepare=False)
+        configure = self._session.router._options.configure
+        if configure is not None:
+            await configure(conn)
+            await conn.set_autocommit(True)
+
+
+def values_of(
+    router: AsyncRouter,
+    version: str,
+    name: str,
+    checksum: str | None,
+    status: str,
+    *,
+    direction: Direction = "up",
+    origin: str | None = None,
+) -> dict[str, Any]:
+    """The parameters of `state.WRITE` for a row that is whole."""
+    return {
+        "version": version,
+        "name": name,
+        "checksum": checksum,
+        "status": status,
+        "direction": direction,
+        "steps": 1,
+        "steps_done": 1,
+        "step_begun": False,
+        "done_digest": None,
+        "seconds": None,
+        "applied_by": who(),
+        "tool": f"shardpool {_version}",
+        "epoch": router.topology.epoch,
+        "origin": origin,
+        "error": None,
+    }
+
+
+class _Steps:
+    """A migration that is not one transaction: step by step, each recorded with what it does, or before and after."""
+
+    def __init__(
+        self, runner: Runner, migration: Migration, block: Block, direction: Direction, row: Row | None, begun: float
+    ) -> None:
+        self._runner = runner
+        self._session = runner._session
+        self._limits = runner._limits
+        self._migration = migration
+        self._block = block
+        self._direction: Direction = direction
+        self._begun = begun
+        self._steps = steps(migration.file, block)
+        is_resumed = row is not None and not row.is_applied and row.direction == direction
+        self._done = row.steps_done if row is not None and is_resumed else 0
+        self._was_begun = bool(row is not None and is_resumed and row.step_begun)
+
+    async def run(self) -> None:
+        if not self._done and not self._was_begun:
+            await self._write(0)
+        for step in self._steps[self._done :]:
+            self._session.at(self._migration.version, self._migration.label, step.number, len(self._steps))
+            self._session.tell("step", detail=step.summary)
+            self._runner._statement, self._runner._line = step.sql, step.line
+            try:
+                await self._run(step, self._was_begun)
+            except (psycopg.Error, MigrationError) as error:
+                await self._note(step, error)
+                raise
+            self._was_begun = False
+            self._runner._line = 0
+            self._session.tell("stepped")
+        if self._direction == "up":
+            await self._runner._ask(self._migration.verifies, "verify")
+        async with self._session.worker.transaction():
+            await self._runner.finish(self._migration, self._direction, len(self._steps), self._begun)
+            self._session.tell("commit")
+
+    async def _run(self, step: Step, was_begun: bool) -> None:
+        if step.kind in ("atomic", "unsure"):
+            if was_begun:
+                raise self._nobody_knows(step)
+            try:
+                await self._atomically(step)
+            except _NOT_IN_TRANSACTION:
+                await self._bare(step, was_begun)
+        else:
+            await self._bare(step, was_begun)
+
+    async def _atomically(self, step: Step) -> None:
+        async def work() -> None:
+            await self._session.worker.execute(step.sql, prepare=False)
+            await self._write(step.number)
+
+        await self._runner.in_transaction(work, self._block)
+
+    async def _bare(self, step: Step, was_begun: bool) -> None:
+        conn = self._session.worker
+        await self._limit(step)
+        if not await indexes.before(self._session, step, was_begun):
+            await self._write(step.number - 1, begun=True)
+            await self._send(step, conn)
+        await conn.execute(settings(0, 0, local=False), prepare=False)
+        await self._write(step.number)
+
+    async def _limit(self, step: Step) -> None:
+        block, limits = self._block, self._limits
+        if step.is_concurrent:
+            timeout = limits.concurrently_timeout if block.statement_timeout is None else block.statement_timeout
+            # A lock_timeout would break it off while it waits for old transactions, and leave it invalid.
+            text = settings(0, timeout, local=False)
+        else:
+            lock_timeout = limits.lock_timeout if block.lock_timeout is None else block.lock_timeout
+            timeout = limits.statement_timeout if block.statement_timeout is None else block.statement_timeout
+            text = settings(lock_timeout, timeout, local=False)
+        await self._session.worker.execute(text, prepare=False)
+
+    async def _send(self, step: Step, conn: AsyncConnection[Any]) -> None:
+        for attempt in range(1, self._limits.lock_retries + 2):
+            self._session.forget_blockers()
+            try:
+                await conn.execute(step.sql, prepare=False)
+                return
+            except RETRIED as error:
+                if step.kind in ("atomic", "unsure"):
+                    raise
+                await self._runner.wait_or_give_up(error, attempt)
+                await indexes.before(self._session, step, False)
+
+    async def _write(self, done: int, *, begun: bool = False, error: str | None = None) -> None:
+        digest = prefix_digest(self._steps, done + begun)
+        status = "failed" if error else "partial"
+        count = len(self._steps)
+        await self._runner.write(
+            self._migration, status, self._direction, count, done, begun=begun, digest=digest, error=error
+        )
+
+    async def _note(self, step: Step, error: Exception) -> None:
+        """Why it stopped here. Of what PostgreSQL has refused to do it is known that it is not done."""
+        conn = self._session.worker
+        if conn.closed or conn.broken:
+            return
+        row = await one(
+            conn, "SELECT step_begun FROM shardpool.migrations WHERE version = %s", (self._migration.version,)
+        )
+        stays_begun = bool(row and row[0]) and step.kind in ("atomic", "unsure")
+        async with conn.transaction():
+            await self._write(step.number - 1, begun=stays_begun, error=first_line(error))
+            await self._runner.log(self._migration.version, "failed", step=step.number, detail=first_line(error))
+
+    def _nobody_knows(self, step: Step) -> MigrationError:
+        version = self._migration.version
+        return MigrationError(
+            f"step {step.number} of {self._migration.label} was begun on shard {self._session.shard}, and how it ended "
+            "is not known",
+            detail=f"{self._migration.file}:{step.line}: {step.summary}",
+            hint=f"Look at the shard, then: shardpool migrate repair --step-done {version} --shard "
+            f"{self._session.shard}, or --step-again.",
+        )

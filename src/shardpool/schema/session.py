@@ -1,0 +1,226 @@
+"""One shard while it is migrated: a session that holds its lock and looks on, and one that runs the statements.
+
+The lock has a connection of its own, so that it outlives what the statements do to theirs. The statements' session
+holds a second one: when a runner is killed, its server may go on with a statement for a while, and nobody begins
+before that has ended. Neither lock is waited for in a query: CREATE INDEX CONCURRENTLY would wait for that in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+
+from .._async.connector import AsyncConnector
+from .._watchdog import shut
+from ..errors import ShardError, ShardUnavailable, first_line
+from . import state
+from .errors import MigrationError
+from .locks import BLOCKERS, Blocker, Limits, blockers
+from .report import Happened, Happening, Progress
+
+if TYPE_CHECKING:
+    from .._async.router import AsyncRouter
+
+# Seconds between two looks at who holds up the statement, and between two tries to get a lock.
+_LOOK = 0.25
+_POLL = 0.1
+# What the looking session's server may take to answer before the shard counts as lost.
+_SILENCE = 30.0
+# How long the statement of a killed runner may go on.
+_LEFT_OVER = 60.0
+
+
+def who() -> str:
+    """This process, as others see it: `user@host pid 4711`."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()} pid {os.getpid()}"
+
+
+class ShardSession:
+    """`async with`: the shard's lock is held, and `worker` is a connection in autocommit for the statements."""
+
+    def __init__(self, router: AsyncRouter, shard: str, limits: Limits, progress: Progress) -> None:
+        self.shard = shard
+        self.router = router
+        self.limits = limits
+        self.blockers: tuple[Blocker, ...] = ()
+        self.lost: str | None = None
+        self._progress = progress
+        self._monitor: AsyncConnection[Any] | None = None
+        self._worker: AsyncConnection[Any] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._now: tuple[str, str, int, int] = ("", "", 0, 0)
+
+    @property
+    def worker(self) -> AsyncConnection[Any]:
+        assert self._worker is not None
+        return self._worker
+
+    @property
+    def monitor(self) -> AsyncConnection[Any]:
+        assert self._monitor is not None
+        return self._monitor
+
+    def tell(self, what: Happening, *, seconds: float = 0.0, detail: str = "") -> None:
+        """Something has happened to what `at` has named last."""
+        version, label, step, steps = self._now
+        self._progress(Happened(what, self.shard, version, label, step, steps, seconds, detail))
+
+    def at(self, version: str = "", label: str = "", step: int = 0, steps: int = 0) -> None:
+        """What the session is doing from now on."""
+        self._now = (version, label, step, steps)
+
+    async def __aenter__(self) -> ShardSession:
+        try:
+            await self._open()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    async def _open(self) -> None:
+        self.tell("connect")
+        self._monitor = await connect(self.router, self.shard)
+        await self._install()
+        await self._lock(self._monitor, state.RUNNER_LOCK, self.limits.wait)
+        self._worker = await connect(self.router, self.shard)
+        await self._lock(self._worker, state.WORKER_LOCK, _LEFT_OVER)
+        self._looking = asyncio.create_task(self._look())
+        self.tell("locked")
+
+    async def _close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await self._looking
+        # The statements' session first: the shard is free when nothing runs any more.
+        for conn in (self._worker, self._monitor):
+            if conn is not None:
+                await conn.close()
+
+    async def _install(self) -> None:
+        row = await one(self.monitor, state.INSTALLED)
+        if not row[0]:
+            async with self.monitor.transaction():
+                await self.monitor.execute(state.INSTALL)
+
+    async def _lock(self, conn: AsyncConnection[Any], number: int, seconds: float) -> None:
+        """Have the lock within so many seconds."""
+        until = monotonic() + seconds
+        told = False
+        while not (await one(conn, state.try_lock(number)))[0]:
+            holder = await self._holder(number)
+            if monotonic() >= until:
+                raise MigrationError(
+                    f"shard {self.shard} is being migrated by another",
+                    detail=f"{holder} holds its lock, and still did after {seconds:g} s.",
+                    hint="Wait for it, or end it: the lock ends with its process.",
+                )
+            if not told:
+                told = True
+                self.tell("wait", seconds=seconds, detail=holder)
+            await asyncio.sleep(_POLL)
+
+    async def _holder(self, number: int) -> str:
+        rows = await rows_of(self.monitor, state.holders(number))
+        return "; ".join(f"{name} (pid {pid} of the server)" for pid, name, _ in rows) or "another session"
+
+    # -- looking on ----------------------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Who holds up the statement; and the statements end when the lock's session does."""
+        pid = self.worker.info.backend_pid
+        while True:
+            await asyncio.sleep(min(_LOOK, max(self.limits.lock_timeout / 3, 0.02)))
+            watch = self.router._watchdog.watch(self.monitor, monotonic() + _SILENCE)
+            try:
+                found = blockers(await rows_of(self.monitor, BLOCKERS, (pid,)))
+            except psycopg.Error as error:
+                self.lost = first_line(error)
+                shut(self.worker)
+                return
+            finally:
+                self.router._watchdog.release(watch)
+            if found:
+                if [blocker.pid for blocker in found] != [blocker.pid for blocker in self.blockers]:
+                    self.tell("blocked", detail="; ".join(map(str, found)))
+                self.blockers = found
+
+    def forget_blockers(self) -> None:
+        """A new attempt: nobody holds it up yet."""
+        self.blockers = ()
+
+    def explain(self, error: BaseException) -> BaseException:
+        """The error of a statement, or what lies behind it."""
+        if isinstance(error, psycopg.OperationalError) and self.worker.closed:
+            return MigrationError(
+                f"shard {self.shard} was lost",
+                detail=self.lost or first_line(error),
+                hint="See `shardpool migrate status` for what is applied there; `up` goes on from that.",
+            )
+        return error
+
+
+async def connect(router: AsyncRouter, shard: str, *, readonly: bool = False) -> AsyncConnection[Any]:
+    """A connection of no pool to the shard's primary, checked to be that and in autocommit.
+
+    Pools are bounded for the application, and a migration may take long. Raises `ShardUnavailable`.
+    """
+    topology = router.topology
+    endpoint = topology.shard(shard).writable
+    if endpoint.pooler == "transaction" and not readonly:
+        raise ShardUnavailable(
+            f"shard {shard} cannot be migrated through a pooler of transactions",
+            shard=shard,
+            endpoint=endpoint.name,
+            phase="connect",
+            detail=f"{endpoint.address}: locks and settings of a session do not hold behind it.",
+            hint="Use a topology file that names the servers themselves.",
+        )
+    options = replace(router._options, kwargs={**router._options.kwargs, "application_name": f"shardpool {who()}"[:63]})
+    connector = AsyncConnector(topology, shard, endpoint, options, router._watchdog)
+    try:
+        conn = await connector.connect()
+    except ShardError:
+        raise
+    except psycopg.Error as error:
+        raise ShardUnavailable(
+            f"shard {shard} cannot be reached",
+            shard=shard,
+            endpoint=endpoint.name,
+            phase="connect",
+            detail=f"{endpoint.address}: {first_line(error)}",
+        ) from error
+    await conn.set_autocommit(True)
+    return conn
+
+
+async def one(conn: AsyncConnection[Any], query: str, params: Sequence[Any] | None = None) -> Any:
+    """The first row, as a tuple; None when there is none."""
+    cursor = conn.cursor(row_factory=tuple_row)
+    await cursor.execute(query, params, prepare=False)
+    return await cursor.fetchone()
+
+
+async def rows_of(conn: AsyncConnection[Any], query: str, params: Sequence[Any] | None = None) -> list[Any]:
+    """All rows, as tuples."""
+    cursor = conn.cursor(row_factory=tuple_row)
+    await cursor.execute(query, params, prepare=False)
+    return await cursor.fetchall()

@@ -1,0 +1,211 @@
+"""A file that is not one transaction, as steps: what can be done all or not at all, and what a killed one leaves. Pure.
+
+Each statement is a step; what stands between BEGIN and COMMIT is one. PostgreSQL runs most statements within a
+transaction, and such a step is recorded in its own. The others are of kinds of which a look tells how far they came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import psycopg
+
+from ..errors import UnsupportedQuery
+from ..query.scanner import Scanner, split
+from .errors import BadMigration
+from .files import Block, Migration
+
+Kind = Literal["atomic", "create index", "drop index", "reindex", "detach", "again", "unsure"]
+"""How a step is run, and what is done when it is not known how it ended.
+
+`atomic`: in a transaction with its record. The others run bare: the named ones are looked at, `again` does no harm when
+it is done twice, and of `unsure` nobody can tell.
+"""
+
+_BEGINS = ("begin", "start")
+_ENDS = ("commit", "end")
+_CONTROL = (*_BEGINS, *_ENDS, "rollback", "abort", "savepoint", "release")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One or several statements; `number` counts from 1, `line` is that of the file.
+
+    `schema`, `name` and `table` are of the index or partition that the step is about, unquoted; empty when it has none.
+    """
+
+    number: int
+    sql: str
+    line: int
+    kind: Kind = "atomic"
+    schema: str = ""
+    name: str = ""
+    table: str = ""
+    table_schema: str = ""
+
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether it waits for other transactions while it holds no lock that hurts them."""
+        return self.kind in ("create index", "drop index", "reindex", "detach")
+
+    @property
+    def summary(self) -> str:
+        """The beginning of its text in one line."""
+        return shortened(self.sql)
+
+
+def shortened(text: str, width: int = 80) -> str:
+    """A text in one line of at most `width` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def check(migration: Migration) -> None:
+    """Raise `BadMigration` for a block that cannot be run as it is meant."""
+    for block in filter(None, (migration.up, migration.down)):
+        if block.transactional:
+            _check_transactional(migration, block)
+        else:
+            steps(migration.file, block)
+
+
+def _check_transactional(migration: Migration, block: Block) -> None:
+    for statement, line in statements(block):
+        word = _first_word(statement)
+        if word in (*_BEGINS, *_ENDS, "rollback", "abort"):
+            raise BadMigration(
+                f"{migration.file}:{line}: {word.upper()} in a migration that is one transaction already",
+                hint="Take it out, or write: -- migrate:up transaction:false",
+            )
+        if "concurrently" in statement.lower() and _is_bare(statement):
+            raise BadMigration(
+                f"{migration.file}:{line}: CONCURRENTLY cannot run in a transaction",
+                hint="Write: -- migrate:up transaction:false",
+            )
+
+
+def _is_bare(statement: str) -> bool:
+    return _classified(statement)[0] in ("create index", "drop index", "reindex", "detach")
+
+
+@lru_cache(maxsize=512)
+def steps(file: str, block: Block) -> tuple[Step, ...]:
+    """The steps of a block that is not one transaction."""
+    found: list[Step] = []
+    for sql, line, is_group in _grouped(file, block):
+        facts: tuple[Any, ...] = ("atomic", "", "", "", "") if is_group else _classified(sql)
+        kind, schema, name, table_schema, table = facts
+        if kind == "create index" and not name:
+            raise BadMigration(
+                f"{file}:{line}: an index that is built CONCURRENTLY needs a name",
+                detail="What a killed build leaves is found by its name.",
+            )
+        found.append(Step(len(found) + 1, sql, line, kind, schema, name, table, table_schema))
+    return tuple(found)
+
+
+def prefix_digest(parts: Sequence[Step], count: int) -> str:
+    """The digest of the first `count` steps: those that are done must not be changed, the others may be mended."""
+    text = "\0".join(" ".join(step.sql.split()) for step in parts[:count])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _grouped(file: str, block: Block) -> Iterator[tuple[str, int, bool]]:
+    group: list[str] | None = None
+    begun = 0
+    for statement, line in statements(block):
+        word = _first_word(statement)
+        if word in _BEGINS and group is None:
+            group, begun = [], line
+        elif word in _ENDS and group is not None:
+            if group:
+                yield ";\n".join(group), begun, True
+            group = None
+        elif word in _CONTROL and (group is None or word in (*_BEGINS, "rollback", "abort")):
+            raise BadMigration(f"{file}:{line}: {word.upper()} has no place here")
+        elif group is not None:
+            group.append(statement)
+        else:
+            yield statement, line, False
+    if group is not None:
+        raise BadMigration(f"{file}:{begun}: BEGIN without COMMIT")
+
+
+def statements(block: Block) -> Iterator[tuple[str, int]]:
+    """Each statement with the line of the file on which it begins."""
+    scanner = Scanner()
+    begun = block.line
+    for number, line in enumerate(block.sql.splitlines(keepends=True), block.line):
+        if scanner.is_blank:
+            begun = number
+        for statement in scanner.feed(line):
+            yield statement, begun
+            begun = number
+    if scanner.rest:
+        yield scanner.rest, begun
+
+
+def _first_word(statement: str) -> str:
+    scanner = Scanner()
+    for _ in scanner.feed(statement + "\n"):
+        break
+    return scanner.first_word
+
+
+@lru_cache(maxsize=512)
+def _classified(statement: str) -> tuple[Kind, str, str, str, str]:
+    """Kind, schema and name of the index or partition, schema and name of its table."""
+    from ..query.statement import kind, parse
+
+    try:
+        trees = parse(statement)
+    except (psycopg.errors.SyntaxError, UnsupportedQuery):
+        trees = []
+    if len(trees) != 1:
+        return _unparsed(statement)
+    tree = trees[0]
+    match kind(tree):
+        case "IndexStmt" if tree.concurrent:
+            table = tree.relation
+            return "create index", table.schemaname, tree.idxname, table.schemaname, table.relname
+        case "DropStmt" if tree.concurrent:
+            names = [part.string.sval for part in tree.objects[0].list.items]
+            return "drop index", ".".join(names[:-1]), names[-1], "", ""
+        case "ReindexStmt":
+            concurrent = any(option.def_elem.defname == "concurrently" for option in tree.params)
+            return ("reindex" if concurrent else "again"), tree.relation.schemaname, tree.relation.relname, "", ""
+        case "AlterTableStmt":
+            return _altered(tree)
+        case "VacuumStmt" | "ClusterStmt" | "AlterSystemStmt" | "CheckPointStmt" | "VariableSetStmt" | "DiscardStmt":
+            return "again", "", "", "", ""
+        case "CreatedbStmt" | "DropdbStmt" | "CreateTableSpaceStmt" | "DropTableSpaceStmt":
+            return "again", "", "", "", ""
+        case "CreateSubscriptionStmt" | "AlterSubscriptionStmt" | "DropSubscriptionStmt":
+            return "again", "", "", "", ""
+        case "CallStmt" | "DoStmt":
+            return "unsure", "", "", "", ""
+    return "atomic", "", "", "", ""
+
+
+def _altered(tree: Any) -> tuple[Kind, str, str, str, str]:
+    for node in tree.cmds:
+        command = node.alter_table_cmd
+        partition = getattr(getattr(command, "def"), "partition_cmd", None)
+        if partition is not None and partition.concurrent:
+            child = partition.name
+            return "detach", child.schemaname, child.relname, tree.relation.schemaname, tree.relation.relname
+    return "atomic", "", "", "", ""
+
+
+def _unparsed(statement: str) -> tuple[Kind, str, str, str, str]:
+    """Of syntax that the parser does not know: tried in a transaction first, which the server may refuse."""
+    return ("unsure" if _first_word(statement) in ("call", "do") else "atomic"), "", "", "", ""
+
+
+def statement_count(block: Block) -> int:
+    """How many statements a block has."""
+    return len(split(block.sql))

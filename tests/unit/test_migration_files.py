@@ -1,0 +1,189 @@
+"""Files of migrations, their sums, their steps, and what is planned of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from shardpool import parse_topology
+from shardpool.schema.drift import Thing, compare
+from shardpool.schema.errors import BadMigration
+from shardpool.schema.files import Folder, Migration, checksum, parse, seconds
+from shardpool.schema.plan import plan_up, shards_of
+from shardpool.schema.programs import url
+from shardpool.schema.rollout import Rollout
+from shardpool.schema.state import Row, ShardState
+from shardpool.schema.steps import check, steps
+from shardpool.schema.sums import problems, sum_text
+
+TOPOLOGY = parse_topology(
+    """\
+version: 1
+fleet: shop
+epoch: 1
+shards:
+  s0: {primary: {host: localhost, dbname: a}}
+  s1: {primary: {host: localhost, dbname: b}}
+  eu1: {primary: {host: localhost, dbname: c}}
+keyspaces:
+  tenants: {key: bigint, hash: {buckets: 4, owners: {s0: 0-1, s1: 2-3}}, tables: {orders: tenant_id}}
+single_tables: {audit_log: s1}
+"""
+)
+
+
+def made(text: str, version: int = 1, name: str = "a") -> Migration:
+    return parse(f"{version}_{name}.sql", text)
+
+
+def test_a_file_of_dbmate_is_read_as_dbmate_reads_it() -> None:
+    text = "-- a remark\n\n-- migrate:up transaction:false\ncreate table a (n int);\n-- migrate:down\ndrop table a;\n"
+    found = parse("20260101000000_make_a.sql", text)
+    assert (found.version, found.name) == ("20260101000000", "make_a")
+    assert not found.up.transactional
+    assert found.down is not None and found.down.transactional
+    assert found.up.sql.strip() == "create table a (n int);"
+    assert found.down.sql.strip() == "drop table a;"
+    assert [step.line for step in steps(found.file, found.up)] == [4]
+
+
+def test_directives_stand_above_the_first_statement() -> None:
+    found = made(
+        "-- migrate:up\n-- shard: phase=contract lock_timeout=500ms only=s0,eu*\n-- shard-assert: select true;\n"
+        "create function f() returns int language sql as $$\n-- shard: phase=expand\nselect 1 $$;\n-- migrate:down\n"
+    )
+    assert (found.phase, found.up.lock_timeout, found.only) == ("contract", 0.5, ("s0", "eu*"))
+    assert found.asserts == ("select true",)
+    assert found.down is not None and found.down.lock_timeout == 0.5
+    assert shards_of(found, TOPOLOGY) == ("s0", "eu1")
+
+
+@pytest.mark.parametrize(
+    ("only", "shards"),
+    [("keyspace:tenants", ("s0", "s1")), ("table:audit_log", ("s1",)), ("table:orders", ("s0", "s1", "eu1"))],
+)
+def test_only_may_name_what_lives_there(only: str, shards: tuple[str, ...]) -> None:
+    assert shards_of(made(f"-- migrate:up\n-- shard: only={only}\nselect 1;"), TOPOLOGY) == shards
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("create table a (n int);", "has no line"),
+        ("select 1;\n-- migrate:up\n", "1_a.sql:1: a statement before"),
+        ("-- migrate:down\n-- migrate:up\n", "before"),
+        ("-- migrate:up\n-- shard: fase=contract\n", "1_a.sql:2: `-- shard:` does not know fase=contract"),
+        ("-- migrate:up\n-- shard: lock_timeout=soon\n", "1_a.sql:2: soon is not a time"),
+        ("-- migrate:up\nselect 1;\ncommit;\n", "1_a.sql:3: COMMIT"),
+        ("-- migrate:up\ndrop index concurrently a;\n", "1_a.sql:2: CONCURRENTLY"),
+        ("-- migrate:up transaction:false\nbegin;\nselect 1;\n", "BEGIN without COMMIT"),
+        ("-- migrate:up transaction:false\ncreate index concurrently on a (n);\n", "needs a name"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(BadMigration, match=message.replace("(", "[(]")):
+        check(made(text))
+
+
+def test_steps_are_of_the_kinds_that_decide_how_they_go_on() -> None:
+    found = made(
+        "-- migrate:up transaction:false\n"
+        "create unique index concurrently if not exists i on shop.a (n);\n"
+        "begin; insert into a values (1); insert into a values (2); commit;\n"
+        "/* slow */ drop index concurrently if exists shop.j;\n"
+        "reindex table concurrently a; reindex table a; vacuum a; call f(); alter type m add value 'x';\n"
+        "alter table p detach partition q concurrently;\n"
+    )
+    told = [(step.kind, step.schema, step.name) for step in steps(found.file, found.up)]
+    assert told == [
+        ("create index", "shop", "i"),
+        ("atomic", "", ""),
+        ("drop index", "shop", "j"),
+        ("reindex", "", "a"),
+        ("again", "", "a"),
+        ("again", "", ""),
+        ("unsure", "", ""),
+        ("atomic", "", ""),
+        ("detach", "", "q"),
+    ]
+
+
+def test_a_checksum_does_not_depend_on_the_editor() -> None:
+    assert checksum("\ufeffa\r\nb\r\n\r\n") == checksum("a\nb") != checksum("a\nb;")
+
+
+def test_a_sum_tells_what_was_changed_added_and_removed() -> None:
+    text = sum_text({"1_a.sql": "aa", "2_b.sql": "bb"})
+    assert list(problems(text, {"1_a.sql": "aa", "2_b.sql": "bb"})) == []
+    assert list(problems(text, {"1_a.sql": "ab", "3_c.sql": "cc"})) == [
+        "1_a.sql was changed since",
+        "2_b.sql is in it, and not in the folder",
+        "3_c.sql is not in it",
+    ]
+    ours, theirs = sum_text({"1_a.sql": "aa"}), sum_text({"1_b.sql": "bb"})
+    assert ours.splitlines()[0] != theirs.splitlines()[0]
+    assert list(problems(ours.replace("1_a", "1_x"), {"1_x.sql": "aa"})) == ["its first line does not fit the others"]
+
+
+def test_what_takes_away_is_a_stage_of_its_own() -> None:
+    folder = Folder(
+        "m",
+        (
+            made("-- migrate:up\nselect 1;", 1),
+            made("-- migrate:up\nselect 2;", 2),
+            made("-- migrate:up\n-- shard: phase=contract\nselect 3;", 3),
+            made("-- migrate:up\nselect 4;", 4),
+        ),
+    )
+    states = {"s0": ShardState("s0", {"1": Row("1", "a", folder.migrations[0].checksum, "applied")})}
+    states["s1"] = ShardState("s1", {})
+    plan = plan_up(folder, TOPOLOGY, states)
+    assert [[m.version for m in stage.migrations] for stage in plan.stages] == [["1", "2"], ["3"], ["4"]]
+    assert plan.stages[0].shards_by_version == {"1": ("s1",), "2": ("s0", "s1")}
+    assert [m.version for m in plan.stages[0].of("s0")] == ["2"]
+
+
+def test_of_a_file_that_was_not_finished_only_what_is_not_done_may_be_changed() -> None:
+    from shardpool.schema.steps import prefix_digest
+
+    before = made("-- migrate:up transaction:false\nselect 1;\nselect 2;\n")
+    digest = prefix_digest(steps(before.file, before.up), 1)
+    row = Row("1", "a", before.checksum, "failed", "up", 2, 1, False, digest)
+    states = {"s0": ShardState("s0", {"1": row})}
+    mended = Folder("m", (made("-- migrate:up transaction:false\nselect 1;\nselect 3;\n"),))
+    assert not plan_up(mended, TOPOLOGY, states).problems
+    broken = Folder("m", (made("-- migrate:up transaction:false\nselect 9;\nselect 2;\n"),))
+    assert "was changed after it was begun" in plan_up(broken, TOPOLOGY, states).problems[0].message
+
+
+def test_the_canary_goes_first_and_alone() -> None:
+    assert Rollout().waves(["s0", "s1", "s2"]) == (("s0",), ("s1", "s2"))
+    assert Rollout("s2").waves(["s0", "s1", "s2"]) == (("s2",), ("s0", "s1"))
+    assert Rollout("").waves(["s0", "s1"]) == (("s0", "s1"),)
+    with pytest.raises(BadMigration):
+        Rollout("s9").check(["s0"])
+
+
+def test_a_url_holds_what_needs_quoting() -> None:
+    params = {
+        "host": "db",
+        "port": "5433",
+        "dbname": "a b",
+        "user": "u@x",
+        "password": "p/:@",
+        "sslmode": "verify-full",
+    }
+    assert url(params) == "postgresql://u%40x:p%2F%3A%40@db:5433/a%20b?sslmode=verify-full"
+    assert url({"host": "/run/pg", "dbname": "d"}) == "postgresql:///d?host=%2Frun%2Fpg"
+
+
+def test_drift_of_a_missing_table_is_told_once() -> None:
+    def thing(kind: str, name: str, definition: str = "") -> dict[tuple[str, str], Thing]:
+        return {(kind, name): Thing(kind, name, "public.t", definition)}
+
+    whole = thing("table", "public.t") | thing("column", "public.t.a", "integer") | thing("index", "public.i", "x")
+    found = compare({"s0": whole, "s1": {}, "s2": whole})
+    assert [str(difference) for difference in found] == ["s1: table t is missing"]
+
+
+def test_times_are_read() -> None:
+    assert [seconds(text) for text in ("500ms", "2s", "3", "5min", "1h")] == [0.5, 2, 3, 300, 3600]
