@@ -38,6 +38,13 @@ drop table countries;
 drop table orders;
 """
 
+ADD = """\
+-- migrate:up
+alter table orders add column status text;
+-- migrate:down
+alter table orders drop column status;
+"""
+
 
 class Fleet8:
     """The topology file of the shards, and a connection to each for whoever looks from outside."""
@@ -79,6 +86,20 @@ class Fleet8:
     def applied(self, shard: str) -> list[str]:
         """The versions that are applied, as the shard itself says."""
         query = "select version from shardpool.migrations where status in ('applied', 'baseline') order by 1"
+        return [row[0] for row in self.ask(shard, query)]
+
+    def running(self, shard: str, beginning: str) -> int:
+        """How many sessions of the shard run a statement that begins so."""
+        query = """select count(*) from pg_stat_activity where state = 'active' and starts_with(query, %s)
+                   and datname = current_database()"""
+        return int(self.ask(shard, query, beginning)[0][0])
+
+    def lock_holders(self, shard: str) -> list[int]:
+        """The pids of the sessions that hold the locks of a runner, the lock of its own connection first."""
+        query = """select pid from pg_locks where locktype = 'advisory' and objsubid = 2 and granted
+                   and objid::bigint > 4294967000
+                   and database = (select oid from pg_database where datname = current_database())
+                   order by objid::bigint desc"""
         return [row[0] for row in self.ask(shard, query)]
 
     @property

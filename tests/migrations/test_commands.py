@@ -8,11 +8,9 @@ import sys
 
 import pytest
 
-from .conftest import ORDERS, Fleet8
+from .conftest import ADD, ORDERS, Fleet8
 
 pytestmark = pytest.mark.servers
-
-ADD = "-- migrate:up\nalter table orders add column status text;\n-- migrate:down\nalter table orders drop column status;\n"
 
 
 def test_up_applies_on_every_shard_and_status_says_so(fleet: Fleet8) -> None:
@@ -231,7 +229,8 @@ def test_a_new_shard_is_made_like_another(fleet: Fleet8) -> None:
     fleet.write("orders", ORDERS)
     fleet.write(
         "rest",
-        "-- migrate:up\ncreate type mood as enum ('good', 'bad');\ncreate table moods (id bigserial primary key, m mood);\n"
+        "-- migrate:up\ncreate type mood as enum ('good', 'bad');\n"
+        "create table moods (id bigserial primary key, m mood);\n"
         "create function double(n int) returns int language sql as 'select n * 2';\n"
         "create view all_orders as select * from orders;\n",
     )
