@@ -188,3 +188,22 @@ def test_a_shard_that_only_calls_on_all_shards_use_is_found_frozen_by_their_firs
             assert monotonic() - begun < 0.5 + OPEN_SECONDS
             with pytest.raises(ShardpoolError):
                 calls.go(call(sql, timeout=0.5))
+
+
+def test_a_pool_that_has_lost_its_connections_is_made_anew(fleet: FaultFleet, open_calls: Callable[..., Calls]) -> None:
+    """As it does when interrupts come in the midst of psycopg_pool's doings."""
+    calls = open_calls(fleet.topology(pool="{max_size: 2}", connect=", connect_timeout: 1"))
+    key = fleet.keys(1)[SICK][0]
+    calls.go(calls.execute(key, "select 1"))
+    state: Any = calls.router._state
+    lost = [calls.go(_taken_behind(calls, state.pools[SICK].primary._pool)) for _ in range(2)]
+    assert len(lost) == 2
+    with pytest.raises(ShardpoolError):
+        calls.go(calls.execute(key, "select 1", timeout=0.3))
+    seconds = _seconds_until_well(calls, key)
+    assert seconds is not None and seconds <= 4.0
+
+
+async def _taken_behind(calls: Calls, pool: Any) -> Any:
+    found = pool.getconn()
+    return await found if hasattr(found, "__await__") else found

@@ -82,6 +82,8 @@ class AsyncEndpointPool:
         # When a call last had its answer, and when a connection was last found broken; monotonic seconds.
         self.answered_at = 0.0
         self._broken_at = 0.0
+        # Since when callers have got no connection, if none has had an answer since; monotonic seconds.
+        self._starving_since = 0.0
         self.meter = options.meters.of(shard, endpoint.name)
 
     async def take(self, deadline: float) -> AsyncConnection[Any]:
@@ -265,6 +267,8 @@ class AsyncEndpointPool:
             if connector.failures != failures and connector.error is not None:
                 raise self._unavailable(connector.error)
             if left <= 0:
+                if self._starving_since <= self.answered_at:
+                    self._starving_since = now
                 self.suspect()
                 raise self.overdue("no connection could be made in time")
             if wait >= _LONGEST_WAIT:
@@ -334,6 +338,11 @@ class AsyncEndpointPool:
     def is_well(self) -> None:
         """The lookout has been let in by the right server, and had its answer."""
         self._connector.is_well()
+        starving = monotonic() - self._starving_since if self._starving_since > self.answered_at else 0.0
+        if starving > 2 * self._connector.connect_seconds:
+            # It is the pool then: an interrupt in the middle of its doings has cost it its connections, or its worker.
+            self._starving_since = 0.0
+            self.discard()
         if self.breaker.is_open:
             seconds = monotonic() - self.breaker.opened_at
             self.breaker.close()
