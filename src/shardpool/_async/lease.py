@@ -95,7 +95,7 @@ class AsyncLease:
         try:
             if exc is not None:
                 await self._roll_back(exc_type, exc, traceback)
-            elif self._conn.pgconn.transaction_status == INERROR:
+            elif self._explicit and self._conn.pgconn.transaction_status == INERROR:
                 # COMMIT would be answered by ROLLBACK, and by no error.
                 failed = psycopg.errors.InFailedSqlTransaction(_FAILED)
                 await self._roll_back(type(failed), failed, None)

@@ -25,7 +25,7 @@ from .._meter import TAKEN
 from .._session import SESSION, is_touched
 from .._slots import AsyncSlots, QueueFull, SentAway
 from .._watchdog import AsyncWatchdog
-from ..errors import DeadlineExceeded, ShardBusy, ShardError, first_line
+from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
 from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused, Retried
 from ..topology import Endpoint, PoolSettings, Topology
 from . import session
@@ -412,7 +412,11 @@ class AsyncEndpointPool:
         """Go on under a new topology; `resize` then makes the pool follow."""
         self.endpoint = endpoint
         self._connector.adopt(topology)
-        self.is_well()
+        if isinstance(self.breaker.cause, ShardUnavailable):
+            # Refused for what the old topology said: the new one may be right.
+            self.is_well()
+        elif self.breaker.is_open:
+            self.lookout.wake()
         self._slots.resize(endpoint.pool.max_size)
         self._scatter_slots.resize(scatter_size(endpoint.pool))
 

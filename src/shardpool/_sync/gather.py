@@ -22,6 +22,7 @@ from ..query.placeholders import Converted, convert
 from ..result import Result
 from ..topology import Topology, placements_differ
 from .lease import Params, explain, is_lost
+from .planning import may_write
 from .pools import EndpointPool, Retired, give_all
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def execute(
             if name not in reusable:
                 conn.close()
         give_all(taken.values())
-    failures = failures_of(legs, taken, may_be_applied=True)
+    failures = failures_of(legs, taken, may_be_applied=may_write(router, query))
     found = {name: results[name] for name in names if name in results}
     return _all_or_raise(names, found, failures, missing)
 

@@ -96,7 +96,7 @@ class Lease:
         try:
             if exc is not None:
                 self._roll_back(exc_type, exc, traceback)
-            elif self._conn.pgconn.transaction_status == INERROR:
+            elif self._explicit and self._conn.pgconn.transaction_status == INERROR:
                 # COMMIT would be answered by ROLLBACK, and by no error.
                 failed = psycopg.errors.InFailedSqlTransaction(_FAILED)
                 self._roll_back(type(failed), failed, None)

@@ -413,7 +413,11 @@ class EndpointPool:
         """Go on under a new topology; `resize` then makes the pool follow."""
         self.endpoint = endpoint
         self._connector.adopt(topology)
-        self.is_well()
+        if isinstance(self.breaker.cause, ShardUnavailable):
+            # Refused for what the old topology said: the new one may be right.
+            self.is_well()
+        elif self.breaker.is_open:
+            self.lookout.wake()
         self._slots.resize(endpoint.pool.max_size)
         self._scatter_slots.resize(scatter_size(endpoint.pool))
 
