@@ -12,7 +12,7 @@ from shardpool.schema.plan import plan_up, shards_of
 from shardpool.schema.programs import url
 from shardpool.schema.rollout import Rollout
 from shardpool.schema.state import Row, ShardState
-from shardpool.schema.steps import check, steps
+from shardpool.schema.steps import check, statements, steps
 from shardpool.schema.sums import problems, sum_text
 
 TOPOLOGY = parse_topology(
@@ -44,6 +44,11 @@ def test_a_file_of_dbmate_is_read_as_dbmate_reads_it() -> None:
     assert found.up.sql.strip() == "create table a (n int);"
     assert found.down.sql.strip() == "drop table a;"
     assert [step.line for step in steps(found.file, found.up)] == [4]
+
+
+def test_a_statement_begins_below_the_comments_above_it() -> None:
+    found = made("-- migrate:up\n-- one\n/* two\n*/ -- three\n\nselect 1; -- four\nselect 2;\n")
+    assert list(statements(found.up)) == [("select 1", 6), ("select 2", 7)]
 
 
 def test_directives_stand_above_the_first_statement() -> None:

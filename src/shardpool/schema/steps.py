@@ -7,6 +7,7 @@ transaction, and such a step is recorded in its own. The others are of kinds of 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,7 @@ it is done twice, and of `unsure` nobody can tell.
 
 _BEGINS = ("begin", "start")
 _ENDS = ("commit", "end")
+_LEADING = re.compile(r"\A(?:\s+|--[^\n]*(?:\n|\Z)|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/)+")
 _CONTROL = (*_BEGINS, *_ENDS, "rollback", "abort", "savepoint", "release")
 
 
@@ -136,17 +138,17 @@ def _grouped(file: str, block: Block) -> Iterator[tuple[str, int, bool]]:
 
 
 def statements(block: Block) -> Iterator[tuple[str, int]]:
-    """Each statement with the line of the file on which it begins."""
+    """Each statement, without the comments above it, with the line of the file on which it begins."""
     scanner = Scanner()
     begun = block.line
     for number, line in enumerate(block.sql.splitlines(keepends=True), block.line):
         if scanner.is_blank:
             begun = number
         for statement in scanner.feed(line):
-            yield statement, begun
+            yield _LEADING.sub("", statement), begun
             begun = number
     if scanner.rest:
-        yield scanner.rest, begun
+        yield _LEADING.sub("", scanner.rest), begun
 
 
 def _first_word(statement: str) -> str:

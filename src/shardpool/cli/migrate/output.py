@@ -62,11 +62,11 @@ def print_plan(made: Plan, as_json: bool) -> None:
 
 def statements(made: Plan, migration: Any) -> list[str]:
     """What would be sent, each statement in one line."""
-    from ...query.scanner import split
     from ...schema.steps import shortened
+    from ...schema.steps import statements as statements_of
 
     block = migration.up if made.direction == "up" else migration.down
-    return [shortened(statement, 100) for statement in split(block.sql)] if block is not None else []
+    return [shortened(statement, 100) for statement, _ in statements_of(block)] if block is not None else []
 
 
 def plan_as_dict(made: Plan) -> dict[str, Any]:
