@@ -26,7 +26,7 @@ from .._meter import TAKEN
 from .._session import SESSION, is_touched
 from .._slots import QueueFull, SentAway, Slots
 from .._watchdog import Watchdog
-from ..errors import DeadlineExceeded, ShardBusy, ShardError, first_line
+from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
 from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused, Retried
 from ..topology import Endpoint, PoolSettings, Topology
 from . import session
