@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("shardpool")
 
 # Seconds between two looks at a server that is not well, jittered between the two: back is noticed within a second.
-_SOONEST, _LATEST = 0.2, 0.4
+_SOONEST, _LATEST = 0.15, 0.3
 # Seconds between two looks at a node whose role or lag has to be known.
 _PERIOD = 0.4
 # Seconds that a look may take at least and at most: many times what connecting usually takes. With every fourth look
 # at a server that is not well another is begun that has the time of a caller, for one that has become slow.
-_SHORTEST_LOOK, _LONGEST_LOOK = 0.3, 1.0
+_SHORTEST_LOOK, _LONGEST_LOOK = 0.5, 1.0
 _TIMES_USUAL = 10
 _PATIENT = 4
 # Seconds between two suspicions: of those that find the server well each next one comes later.
@@ -241,5 +241,8 @@ class AsyncLookout:
             self._patient = False
 
     def _seconds(self) -> float:
-        usual = self._connector.usual_seconds
-        return min(max(_TIMES_USUAL * usual, _SHORTEST_LOOK), _LONGEST_LOOK, self._connector.connect_seconds)
+        usual, longest = self._connector.usual_seconds, self._connector.connect_seconds
+        if not usual:
+            # Nobody has been let in yet: how long that takes is not known.
+            return min(_LONGEST_LOOK, longest) if self._pool.breaker.is_open else longest
+        return min(max(_TIMES_USUAL * usual, _SHORTEST_LOOK), _LONGEST_LOOK, longest)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.rows import tuple_row
 
+from .._breaker import is_timeout
 from ..errors import DeadlineExceeded, ShardpoolError, first_line
 from .pools import AsyncEndpointPool, Retired
 
@@ -65,7 +66,7 @@ async def sample(router: AsyncRouter, shard: str, endpoint: str, timeout: float)
     try:
         return await _look(pool, deadline)
     except (psycopg.Error, ShardpoolError, Retired) as error:
-        silent = isinstance(error, DeadlineExceeded)
+        silent = isinstance(error, DeadlineExceeded) or (error.__cause__ is not None and is_timeout(error.__cause__))
         return Sample(monotonic(), error=first_line(error) or type(error).__name__, is_silent=silent)
 
 

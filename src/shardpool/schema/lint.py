@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from .errors import BadMigration
@@ -62,7 +64,8 @@ def _warnings(migration: Migration) -> Iterator[LintFinding]:
 
 def squawk_findings(folder: Folder, wanted: bool | None) -> Iterator[LintFinding]:
     """What squawk says of each `up`; None asks it when it is installed. Runs the program."""
-    program = shutil.which("squawk")
+    # Beside this Python first: an environment that is not activated is not in PATH.
+    program = shutil.which("squawk", path=str(Path(sys.executable).parent)) or shutil.which("squawk")
     if program is None:
         if wanted:
             raise BadMigration("squawk is not installed", hint="pip install squawk-cli")
