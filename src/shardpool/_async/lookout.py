@@ -32,7 +32,8 @@ _PERIOD = 0.4
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.5, 1.0
 _TIMES_USUAL = 10
 _PATIENT = 4
-# Seconds between two suspicions: of those that find the server well each next one comes later.
+# Seconds between two suspicions: of those that find the server well each next one comes later, unless its pool gives
+# nobody a connection all the same.
 _CALM_MIN, _CALM_MAX = 0.25, 2.0
 # Timeouts in a row after which a node that nobody uses counts as not there.
 _MISSED = 2
@@ -171,7 +172,7 @@ class AsyncLookout:
             self._missed = self._looks = 0
             self._pool.is_well()
             if suspicious:
-                self._calm = min(max(2 * self._calm, _CALM_MIN), _CALM_MAX)
+                self._calm = _CALM_MIN if self._pool.is_starving else min(max(2 * self._calm, _CALM_MIN), _CALM_MAX)
         self._calm_until = monotonic() + self._calm
         self._suspicious = False
         if self._report is not None:

@@ -339,8 +339,7 @@ class EndpointPool:
     def is_well(self) -> None:
         """The lookout has been let in by the right server, and had its answer."""
         self._connector.is_well()
-        starving = monotonic() - self._starving_since if self._starving_since > self.answered_at else 0.0
-        if starving > 2 * self._connector.connect_seconds:
+        if self.is_starving and monotonic() - self._starving_since > 2 * self._connector.connect_seconds:
             # It is the pool then: an interrupt in the middle of its doings has cost it its connections, or its worker.
             self._starving_since = 0.0
             self.discard()
@@ -348,6 +347,11 @@ class EndpointPool:
             seconds = monotonic() - self.breaker.opened_at
             self.breaker.close()
             self._observe(BreakerClosed(shard=self.shard, endpoint=self.endpoint.name, seconds=seconds))
+
+    @property
+    def is_starving(self) -> bool:
+        """Whether callers have got no connection in time, and nobody has had an answer since."""
+        return self._starving_since > self.answered_at
 
     def refusal(self) -> ShardError:
         """The error of a call that is refused since the breaker is open."""
