@@ -14,6 +14,7 @@ from shardpool import Router, Topology, parse_topology
 from shardpool.local import LocalFleet
 from shardpool.local.reaper import watch
 from shardpool.local.server import Server
+from tests.timing import not_after
 
 from .fleet import DATABASE, SCHEMA
 from .proxy import Proxy
@@ -84,5 +85,5 @@ def _catches_up(pair: Pair) -> bool:
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     end = monotonic() + seconds
     while not condition():
-        assert monotonic() < end
+        not_after(end)
         Event().wait(0.02)

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from shardpool import CommitUnknown, RouterMisuse, ScatterError, ShardpoolError
+from tests.timing import in_time, not_after
 
 from .calls import Calls
 from .fleet import FaultFleet
@@ -111,7 +112,7 @@ def test_close_in_the_midst_of_calls_ends_all_of_them(fleet: FaultFleet, open_ca
     calls.go(calls.close())
     for future in running:
         future.result(5)
-    assert monotonic() - begun < 3
+    in_time(monotonic() - begun, 3)
     assert [repr(error) + str(error) for error in ended if not isinstance(error, RouterMisuse)] == []
     end = monotonic() + 3
     while threading.active_count() > before and monotonic() < end:
@@ -188,7 +189,7 @@ def test_a_write_meets_no_connection_that_was_ended_before_anybody_used_it(
 def _wait_for_sessions(fleet: FaultFleet, name: str, count: int) -> None:
     end = monotonic() + 5.0
     while len(fleet.sessions(name)) < count:
-        assert monotonic() < end
+        not_after(end)
         Event().wait(0.02)
 
 

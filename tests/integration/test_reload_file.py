@@ -15,6 +15,7 @@ import pytest
 
 from shardpool import AsyncRouter, Router, ScatterError, UnknownShard
 from shardpool.events import Event, NewerEpochSeen, Reloaded, ReloadFailed
+from tests.timing import not_after
 
 INTERVAL = 0.1
 
@@ -34,7 +35,7 @@ def until(condition: Callable[[], Any], seconds: float = 8.0) -> Any:
     """What the condition gives as soon as it is true."""
     deadline = monotonic() + seconds
     while not (found := condition()):
-        assert monotonic() < deadline, "it has not come to pass"
+        not_after(deadline, "it has not come to pass")
         sleep(0.01)
     return found
 
@@ -95,7 +96,7 @@ async def test_a_router_of_tasks_follows_its_file(file: Path, told: Told) -> Non
         await asyncio.to_thread(lambda: file.write_text(without_s3(file.read_text())))
         deadline = monotonic() + 8
         while router.topology.epoch != 6:
-            assert monotonic() < deadline
+            not_after(deadline)
             await asyncio.sleep(0.01)
         assert set(await router.scatter("select 1")) == {"s0", "s1", "s2"}
         task = router._reloader._background._task  # type: ignore[union-attr]

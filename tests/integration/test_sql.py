@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.rows import dict_row, namedtuple_row
 
 from shardpool import AsyncRouter, DeadlineExceeded, Router, ScatterError, UnknownTable, UnsupportedQuery
+from tests.timing import in_time
 
 ROWS = 400
 
@@ -143,7 +144,7 @@ def test_the_others_are_cancelled_when_one_shard_fails(shop: Router) -> None:
     begun = monotonic()
     with pytest.raises(psycopg.errors.DivisionByZero):
         shop.execute(query, (other,), timeout=30)
-    assert monotonic() - begun < 3
+    in_time(monotonic() - begun, 3)
     running = shop.scatter(
         "select count(*) from pg_stat_activity where datname = current_database() and state = 'active' "
         "and query like '%2000000000%' and pid <> pg_backend_pid()"
@@ -164,7 +165,7 @@ def test_a_deadline_is_kept_by_every_strategy(shop: Router, query: str) -> None:
     begun = monotonic()
     with pytest.raises((DeadlineExceeded, ScatterError)):
         shop.execute(query, timeout=0.5)
-    assert monotonic() - begun < 0.8
+    in_time(monotonic() - begun, 0.8)
     assert shop.execute("select count(*) from orders").one() == (ROWS,)
 
 

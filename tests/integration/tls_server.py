@@ -19,6 +19,7 @@ import trustme
 from psycopg import sql
 
 from shardpool.local.binaries import account, as_account
+from tests.timing import not_after
 
 USER, PASSWORD, DATABASE = "app", "correct-horse", "shop"
 
@@ -65,7 +66,7 @@ class TlsServer:
         self._admin("select pg_reload_conf()")
         deadline = monotonic() + 10
         while self._loaded() == before:
-            assert monotonic() < deadline, "the server has not read its configuration again"
+            not_after(deadline, "the server has not read its configuration again")
             sleep(0.01)
 
     def _loaded(self) -> object:
