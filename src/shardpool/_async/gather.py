@@ -20,6 +20,7 @@ from ..errors import DeadlineExceeded, ScatterError, ShardError, ShardUnavailabl
 from ..query.placeholders import Converted, convert
 from ..result import Result
 from ..topology import Topology, placements_differ
+from . import moving
 from .lease import Params, explain, is_lost
 from .planning import may_write
 from .pools import AsyncEndpointPool, Retired, give_all
@@ -169,7 +170,10 @@ async def take_all(
             await async_sleep(0)
         except ScatterError as error:
             # Nothing was sent: other replicas may do, and where primaries are found by asking, others may come.
-            if not _may_change(state, pools, error.failures, refused):
+            if not _may_change(state, pools, error.failures, refused) and not (
+                all(isinstance(failure, ShardUnavailable) for failure in error.failures.values())
+                and await moving.caught_up(router, state, error.failures, deadline)
+            ):
                 raise
         else:
             if missing is not None and _has_others(state, pools, absent, refused):

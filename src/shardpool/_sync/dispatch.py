@@ -9,12 +9,12 @@ import psycopg
 from psycopg.rows import RowFactory
 
 from .._ship import TypesDiffer
-from ..errors import InvalidKey, KeyNotCovered, UnsupportedQuery
+from ..errors import InvalidKey, KeyNotCovered, StaleTopology, UnsupportedQuery
 from ..query.bound import Bound, Fanout, check_atomic, check_fanout
 from ..query.merging import NotHere
 from ..query.plan import Shipped
 from ..result import Result
-from . import gather, gathering, planning, shipping, writing
+from . import gather, gathering, moving, planning, shipping, writing
 from .gather import Missing
 from .lease import Params
 from .planning import Planned
@@ -61,11 +61,27 @@ def execute(
                     return _scattered(router, found, bound, query, params, deadline, readonly, missing, options)
                 except gather.Moved:
                     continue
+                except psycopg.DatabaseError as error:
+                    # Of a write: it was rolled back on every shard.
+                    if not bound.plan.writes or not moving.followed(router, error, deadline):
+                        raise
+                    continue
             handle = router.shard(bound.shards[0] if bound.shards else planning.any_shard(router))
         router._counts.add("one")
-        result = handle._execute_until(
-            query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
-        )
+        try:
+            result = handle._execute_until(
+                query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+            )
+        except StaleTopology:
+            if found.topology is router.topology:
+                raise
+            continue
+        except psycopg.DatabaseError as error:
+            if not moving.is_given_away(error) or not moving.is_repeatable(query):
+                raise
+            if not moving.followed(router, error, deadline):
+                raise
+            continue
         result._planned = found.plan
         return result
 

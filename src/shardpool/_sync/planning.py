@@ -169,11 +169,16 @@ def is_ddl(status: bytes | None) -> bool:
 
 def may_write(router: Router, query: Any) -> bool:
     """Whether a statement may write; told by its text and the catalog, if that is known. No I/O."""
+    trees = trees_of(query)
+    return trees is None or any(purity.may_write(tree, router._knowledge.catalog) for tree in trees)
+
+
+def trees_of(query: Any) -> list[Any] | None:
+    """The statements of a query with parameters, parsed; None for what cannot be."""
     try:
-        trees = parse(_text(query, True)[0])
+        return parse(_text(query, True)[0])
     except Exception:
-        return True
-    return any(purity.may_write(tree, router._knowledge.catalog) for tree in trees)
+        return None
 
 
 def forget_catalog(router: Router) -> None:
