@@ -13,13 +13,14 @@ from ..query.bound import Bound, Fanout, check_atomic, check_fanout
 from ..query.merging import NotHere
 from ..query.plan import Shipped
 from ..result import Result
-from . import gather, gathering, moving, planning, shipping, writing
+from . import freshness, gather, gathering, moving, planning, shipping, writing
 from .gather import Missing
 from .lease import Params
 from .planning import Planned
 
 if TYPE_CHECKING:
     from .handle import AsyncHandle
+    from .route import AsyncRoute
     from .router import AsyncRouter
 
 
@@ -44,9 +45,16 @@ async def execute(
     """Run a statement wherever its rows are; again when a reload has placed them elsewhere before it was sent."""
     while True:
         found = await planning.planned(router, query, params, deadline, strategy)
-        handle = _routed(found, params) if found.lookup is not None else None
-        if handle is None:
+        handle: AsyncHandle | None = None
+        route = _routed(found, params) if found.lookup is not None else None
+        if route is not None:
+            handle = route
+            if not await freshness.is_fresh(router, (route.shard,), deadline, readonly=readonly):
+                continue
+        else:
             bound = await planning.bound(router, found, params, deadline, strategy)
+            if not await freshness.is_fresh(router, bound.shards, deadline, readonly=readonly):
+                continue
             if bound.strategy != "one":
                 check_fanout(bound, fanout)
                 if atomic:
@@ -54,7 +62,8 @@ async def execute(
                 if missing is not None and bound.plan.writes:
                     raise _partial_write(bound)
                 try:
-                    await planning.check_alike(router, bound.shards, deadline, partial=missing is not None)
+                    if not await planning.are_alike(router, bound.shards, deadline, partial=missing is not None):
+                        continue
                     router._counts.add(bound.strategy)
                     options: dict[str, Any] = {"binary": binary, "row_factory": row_factory}
                     return await _scattered(router, found, bound, query, params, deadline, readonly, missing, options)
@@ -92,7 +101,7 @@ def _partial_write(bound: Bound) -> UnsupportedQuery:
     )
 
 
-def _routed(found: Planned, params: Params | None) -> AsyncHandle | None:
+def _routed(found: Planned, params: Params | None) -> AsyncRoute | None:
     """The route of a statement whose tables are all pinned to one parameter; None when its value is no plain key."""
     try:
         value = params[found.place]  # type: ignore[index]
