@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -49,7 +50,9 @@ async def execute(
         route = _routed(found, params) if found.lookup is not None else None
         if route is not None:
             handle = route
-            if not await freshness.is_fresh(router, (route.shard,), deadline, readonly=readonly):
+            seen = router._knowledge.seen.get(route.shard)
+            is_due = seen is None or monotonic() >= seen.until
+            if is_due and not await freshness.is_fresh(router, (route.shard,), deadline, readonly=readonly):
                 continue
         else:
             bound = await planning.bound(router, found, params, deadline, strategy)

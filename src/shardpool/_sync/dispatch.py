@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -50,7 +51,9 @@ def execute(
         route = _routed(found, params) if found.lookup is not None else None
         if route is not None:
             handle = route
-            if not freshness.is_fresh(router, (route.shard,), deadline, readonly=readonly):
+            seen = router._knowledge.seen.get(route.shard)
+            is_due = seen is None or monotonic() >= seen.until
+            if is_due and not freshness.is_fresh(router, (route.shard,), deadline, readonly=readonly):
                 continue
         else:
             bound = planning.bound(router, found, params, deadline, strategy)

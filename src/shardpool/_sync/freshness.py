@@ -22,8 +22,7 @@ from . import planning
 if TYPE_CHECKING:
     from .router import Router
 
-# Seconds for which a look at a shard holds, and the longest that one may hold up a call.
-_HOLDS = 2.0
+# The longest that a look may hold up a call, in seconds.
 _PATIENCE = 0.5
 
 
@@ -34,12 +33,9 @@ def is_fresh(router: Router, names: Sequence[str], deadline: float, *, readonly:
     """
     seen = router._knowledge.seen
     now = monotonic()
-    for name in names:
-        if name not in seen or now - seen[name].at >= _HOLDS:
-            break
-    else:
+    due = [name for name in names if name not in seen or now >= seen[name].until]
+    if not due:
         return True
-    due = [name for name in names if name not in seen or now - seen[name].at >= _HOLDS]
     until = min(deadline, now + min(_PATIENCE, (deadline - now) / 3))
     outcomes = run_all([bind_arguments(_has_changed, router, name, until, readonly) for name in due])
     for _, error in outcomes:
@@ -56,9 +52,9 @@ def _has_changed(router: Router, name: str, until: float, readonly: bool) -> boo
     before = known.seen.get(name)
     if before is not None:
         # Written first: of those who come meanwhile, or after one who gets no answer, nobody looks again.
-        known.seen[name] = planning.Seen(monotonic(), before.mark)
+        known.seen[name] = planning.Seen(monotonic() + planning.SEEN_SECONDS, before.mark)
         mark = planning.mark_of(router, name, until, readonly)
-        known.seen[name] = planning.Seen(monotonic(), mark)
+        known.seen[name] = planning.Seen(monotonic() + planning.SEEN_SECONDS, mark)
         return mark != before.mark
     # Nothing to compare with but the catalog of another shard, which may be older.
     return not planning.is_like(router, name, until, readonly)

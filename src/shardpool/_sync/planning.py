@@ -38,6 +38,8 @@ PLANS_MAX = 2048
 _FRESH = 1.0
 # The longest that one shard is waited for when another could tell as much.
 _PATIENCE = 1.0
+# Seconds for which a look at a shard holds.
+SEEN_SECONDS = 2.0
 # For these the fast look-up of a key is right whatever the statement compares it with.
 _EXACT: Mapping[KeyType, tuple[type, ...]] = {"bigint": (int,), "text": (str,)}
 
@@ -66,9 +68,9 @@ class Planned:
 
 
 class Seen(NamedTuple):
-    """A number that changes when the catalog of a shard does; when it was read, in monotonic seconds."""
+    """A number that changes when the catalog of a shard does; until when that is believed, in monotonic seconds."""
 
-    at: float
+    until: float
     mark: str
 
 
@@ -82,7 +84,7 @@ class Knowledge:
         self.read_at = float("-inf")
         self.built_in: list[Any] | None = None
         self.alike: set[str] = set()
-        # When a shard was last looked at, and what it was like then.
+        # What the shards were like when they were last looked at: see freshness.
         self.seen: dict[str, Seen] = {}
 
 
@@ -291,10 +293,10 @@ def is_like(router: Router, name: str, deadline: float, readonly: bool) -> bool:
 
 def _told(router: Router, name: str, deadline: float, *, readonly: bool = False) -> Any:
     tables = list(router._state.topology.placements)
-    at = monotonic()
+    until = monotonic() + SEEN_SECONDS
     told = _asked(router, name, catalogs.CATALOG_QUERY, [tables], deadline, readonly=readonly)
     told["asked"] = set(tables)
-    router._knowledge.seen[name] = Seen(at, told.pop("mark"))
+    router._knowledge.seen[name] = Seen(until, told.pop("mark"))
     return told
 
 
