@@ -294,6 +294,9 @@ def lost_rows_query(old: Keyspace, new: Keyspace, table: str, shard_name: str) -
     )
 
 
+GIVEN_AWAY = "RS001"
+"""The SQLSTATE with which a shard refuses a row of a bucket that it has given away."""
+
 FENCE = "shardpool_fence"
 """The trigger that refuses rows whose bucket the shard has given away, on every table of the keyspace."""
 
