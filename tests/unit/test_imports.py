@@ -1,4 +1,4 @@
-"""Every module can be the first that is imported: a circle of imports depends on where it is entered."""
+"""Every module without an underscore can be the first that is imported: a circle depends on where it is entered."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def modules() -> list[str]:
     source = Path(shardpool.__file__).parent
     files = (file.relative_to(source.parent).with_suffix("") for file in sorted(source.rglob("*.py")))
     names = (".".join(file.parts).removesuffix(".__init__") for file in files)
-    return [name for name in names if not name.endswith("__main__")]
+    return [name for name in names if "._" not in name]
 
 
 def test_every_module_can_be_the_first_that_is_imported(tmp_path: Path) -> None:
     names = modules()
-    assert "shardpool.schema" in names
+    assert "shardpool.schema.migrations" in names
     # Compiled once, and not by each.
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
     done = subprocess.run(
