@@ -25,9 +25,9 @@ from ..query.planner import completed
 from ..query.planner import plan as make_plan
 from ..query.statement import parse
 from ..topology import Topology
-from .lease import Params
 
 if TYPE_CHECKING:
+    from .lease import Params
     from .route import AsyncRoute
     from .router import AsyncRouter
     from .state import AsyncState
