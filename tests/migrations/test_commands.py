@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import yaml
 
 from .conftest import ADD, ORDERS, Fleet8
 
@@ -221,6 +222,19 @@ def test_exec_runs_a_tool_once_for_each_shard(fleet: Fleet8) -> None:
     assert told["shards"]["s0"]["outcome"] == "failed"
     assert "exited with 3 on shard s0 (no good)" in fleet.stderr
     assert told["shards"]["s1"]["outcome"] == "not begun"  # the canary failed
+
+
+def test_exec_says_where_the_primary_is_and_whether_with_tls(fleet: Fleet8) -> None:
+    """Of several nodes; and a driver in Go, as dbmate's, demands TLS unless it is told not to."""
+    told = yaml.safe_load(fleet.path.read_text(encoding="utf-8"))
+    primary = told["shards"]["s0"].pop("primary")
+    where = {key: primary.pop(key) for key in ("host", "port")}
+    told["shards"]["s0"] = {"hosts": [{**where, "port": 1}, where], "connect": primary}
+    fleet.path.write_text(yaml.safe_dump(told), encoding="utf-8")
+    params = fleet.params["s0"]
+    fleet("exec", "--shard", "s0", "--", "sh", "-c", "echo $DATABASE_URL $PGHOST $PGPORT $PGSSLMODE")
+    assert f"@{params['host']}:{params['port']}/{params['dbname']}?sslmode=disable" in fleet.stderr
+    assert fleet.stderr.splitlines()[0].endswith(f"{params['host']} {params['port']} disable")
 
 
 def test_a_new_shard_is_made_like_another(fleet: Fleet8) -> None:

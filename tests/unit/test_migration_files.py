@@ -74,6 +74,8 @@ def test_only_may_name_what_lives_there(only: str, shards: tuple[str, ...]) -> N
     ("text", "message"),
     [
         ("create table a (n int);", "has no line"),
+        ("-- migrate:up\nselect 1;\n-- migrate:down\n-- migrate:up\nselect 2;\n", ":4: a second `-- migrate:up`"),
+        ("-- migrate:up\n-- migrate:down\n-- migrate:down\n", ":3: a second `-- migrate:down`"),
         ("select 1;\n-- migrate:up\n", "1_a.sql:1: a statement before"),
         ("-- migrate:down\n-- migrate:up\n", "before"),
         ("-- migrate:up\n-- shard: fase=contract\n", "1_a.sql:2: `-- shard:` does not know fase=contract"),
@@ -176,6 +178,9 @@ def test_a_url_holds_what_needs_quoting() -> None:
         "user": "u@x",
         "password": "p/:@",
         "sslmode": "verify-full",
+        # libpq's own: a driver in Go hands them on to the server, which refuses them.
+        "require_auth": "scram-sha-256",
+        "keepalives": "1",
     }
     assert url(params) == "postgresql://u%40x:p%2F%3A%40@db:5433/a%20b?sslmode=verify-full"
     assert url({"host": "/run/pg", "dbname": "d"}) == "postgresql:///d?host=%2Frun%2Fpg"

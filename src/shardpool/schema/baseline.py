@@ -32,7 +32,7 @@ async def history(conn: AsyncConnection[Any], shard: str, tool: str) -> tuple[tu
     """Version and name of everything that the tool says it has applied; raises `MigrationError` without its table."""
     table, query = _HISTORIES[tool]
     if not (await one(conn, "SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (table,)))[0]:
-        raise MigrationError(f"shard {shard} has no table {table}", hint=f"Is it migrated by {tool}?")
+        raise MigrationError(f"it has no table {table}")
     return tuple((version, name) for version, name in await rows_of(conn, query))
 
 

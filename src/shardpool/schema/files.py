@@ -161,6 +161,14 @@ def _blocks(file: str, text: str) -> tuple[_Part, _Part | None, str]:
     down = _DOWN.search(text)
     if down is not None and down.start() < up.start():
         raise BadMigration(f"{file} has `-- migrate:down` before `-- migrate:up`")
+    for directive, first in ((_UP, up), (_DOWN, down)):
+        second = directive.search(text, first.end()) if first is not None else None
+        if second is not None:
+            # dbmate's manual has such files. What it makes of them, as of 2.36: it stops after the first part.
+            raise BadMigration(
+                f"{file}:{text.count(chr(10), 0, second.start()) + 1}: a second `{second.group().strip()}`",
+                hint="Make two files of it.",
+            )
     head = text[: up.start()]
     for number, line in enumerate(head.split("\n"), 1):
         if not _BLANK_LINE.fullmatch(line):

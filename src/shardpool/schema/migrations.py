@@ -375,9 +375,12 @@ def _failure(report: Report) -> MigrationError:
     if left:
         parts.append(f"not begun: {', '.join(left)}")
     hints = dict.fromkeys(hint for error in failed.values() if (hint := getattr(error, "hint", None)))
+    is_program = report.direction == "exec"
+    again = "it is run again on every shard." if is_program else "it goes on where it ended."
     return MigrationError(
-        f"migrating {report.direction} failed on {len(failed)} of {len(report.shards)} shards",
+        f"{'the program' if is_program else f'migrating {report.direction}'} failed on {len(failed)} of "
+        f"{len(report.shards)} shards",
         detail="\n         ".join(parts),
-        hint="\n       ".join(hints) or "Run it again when that is mended: it goes on where it ended.",
+        hint="\n       ".join(hints) or f"Run it again when that is mended: {again}",
         report=report,
     )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # What psql reads and the server does not.
 _FOR_PSQL = re.compile(r"^\\(?:un)?restrict\b.*$", re.MULTILINE)
 _PUBLIC = re.compile(r"^(?:CREATE SCHEMA public;|COMMENT ON SCHEMA public .*)$", re.MULTILINE)
+# What pg_dump sets from version 17 on, and an earlier server does not know.
+_OF_17 = re.compile(r"^SET transaction_timeout = 0;$", re.MULTILINE)
 _BIND = "SHARDPOOL_PG_BINDIR"
 
 
@@ -41,14 +43,14 @@ async def provision(
         # All that is read of the other shard is of this moment.
         snapshot = (await one(source, "SELECT pg_catalog.pg_export_snapshot()"))[0]
         await _refuse_unless_empty(router, session, ignore)
-        before = await _dumped(router, like, "pre-data", snapshot, pg_dump)
-        after = await _dumped(router, like, "post-data", snapshot, pg_dump)
+        before = await _dumped(router, like, source, "pre-data", snapshot, pg_dump)
+        after = await _dumped(router, like, source, "post-data", snapshot, pg_dump)
         async with target.transaction():
-            await target.execute(before, prepare=False)
+            await target.execute(_known(before, target), prepare=False)
             rows = 0
             for table in router.topology.reference_tables:
                 rows += await _copy(source, target, table)
-            await target.execute(after, prepare=False)
+            await target.execute(_known(after, target), prepare=False)
             await _copy(source, target, "shardpool.migrations")
             values = {"version": "-", "event": "provisioned", "step": None, "seconds": None, "detail": f"like {like}"}
             await target.execute(state.LOG, {**values, "by": who()}, prepare=False)
@@ -56,6 +58,10 @@ async def provision(
         return rows
     finally:
         await source.close()
+
+
+def _known(dumped: str, target: AsyncConnection[Any]) -> str:
+    return dumped if target.info.server_version >= 170000 else _OF_17.sub("", dumped)
 
 
 async def _refuse_unless_empty(router: AsyncRouter, session: ShardSession, ignore: Sequence[str]) -> None:
@@ -126,9 +132,11 @@ async def _copy(source: AsyncConnection[Any], target: AsyncConnection[Any], tabl
     return writer.rowcount
 
 
-async def _dumped(router: AsyncRouter, shard: str, section: str, snapshot: str, program: str | None) -> str:
+async def _dumped(
+    router: AsyncRouter, shard: str, conn: AsyncConnection[Any], section: str, snapshot: str, program: str | None
+) -> str:
     """The SQL of one section of the schema."""
-    variables, _ = await environment(router, shard)
+    variables, _ = await environment(router, shard, conn)
     left_out = [f"--exclude-table={table}" for table in router.topology.single_tables]
     command = [
         program or find_pg_dump(),

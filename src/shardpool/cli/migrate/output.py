@@ -95,12 +95,24 @@ def print_report(report: Report) -> None:
     if report.ok and not report.changed:
         click.echo(f"nothing to do on {len(report.shards)} shards ({report.seconds:.2f} s)")
         return
+    from ...schema.steps import shortened
+
+    is_program = report.direction == "exec"
     rows = [
-        [name, shard.outcome, len(shard.done), f"{shard.seconds:.2f} s", _first(shard.error) if shard.error else ""]
+        [
+            name,
+            shard.outcome,
+            *([] if is_program else [len(shard.done)]),
+            f"{shard.seconds:.2f} s",
+            # The whole of it follows on standard error.
+            shortened(_first(shard.error), 60) if shard.error else "",
+        ]
         for name, shard in report.shards.items()
     ]
-    print_table(["shard", "outcome", "migrations", "time", "error"], rows)
-    click.echo(f"{report.changed} migrations run on {len(report.shards)} shards in {report.seconds:.2f} s")
+    print_table(["shard", "outcome", *([] if is_program else ["migrations"]), "time", "error"], rows)
+    what = "done" if is_program else f"{report.changed} migrations run"
+    where = f"{report.changed} of {len(report.shards)}" if is_program else len(report.shards)
+    click.echo(f"{what} on {where} shards in {report.seconds:.2f} s")
 
 
 def _first(error: BaseException) -> str:
