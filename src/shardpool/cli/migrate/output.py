@@ -110,9 +110,8 @@ def print_report(report: Report) -> None:
         for name, shard in report.shards.items()
     ]
     print_table(["shard", "outcome", *([] if is_program else ["migrations"]), "time", "error"], rows)
-    what = "done" if is_program else f"{report.changed} migrations run"
-    where = f"{report.changed} of {len(report.shards)}" if is_program else len(report.shards)
-    click.echo(f"{what} on {where} shards in {report.seconds:.2f} s")
+    what = f"run on {report.changed} of" if is_program else f"{report.changed} migrations run on"
+    click.echo(f"{what} {len(report.shards)} shards in {report.seconds:.2f} s")
 
 
 def _first(error: BaseException) -> str:
