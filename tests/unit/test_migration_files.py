@@ -70,6 +70,18 @@ def test_only_may_name_what_lives_there(only: str, shards: tuple[str, ...]) -> N
     assert shards_of(made(f"-- migrate:up\n-- shard: only={only}\nselect 1;"), TOPOLOGY) == shards
 
 
+def test_only_may_name_a_shard_that_was_there_once_but_not_in_a_new_migration() -> None:
+    old, new = made("-- migrate:up\n-- shard: only=s9\nselect 1;"), made("-- migrate:up\nselect 1;", 2, "b")
+    folder = Folder("migrations", (old, new))
+    nowhere = {name: ShardState(name, {}) for name in TOPOLOGY.shards}
+    assert [str(problem) for problem in plan_up(folder, TOPOLOGY, nowhere).problems] == [
+        "1_a.sql: only=s9 means no shard"
+    ]
+    later = {name: ShardState(name, {"2": Row("2", "b", new.checksum, "applied")}) for name in TOPOLOGY.shards}
+    assert plan_up(folder, TOPOLOGY, later).problems == ()
+    assert shards_of(old, TOPOLOGY) == ()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -83,6 +95,11 @@ def test_only_may_name_what_lives_there(only: str, shards: tuple[str, ...]) -> N
         ("-- migrate:up\nselect 1;\ncommit;\n", "1_a.sql:3: COMMIT"),
         ("-- migrate:up\ndrop index concurrently a;\n", "1_a.sql:2: CONCURRENTLY"),
         ("-- migrate:up transaction:false\nbegin;\nselect 1;\n", "BEGIN without COMMIT"),
+        ("-- migrate:up\nselect 1;\ncopy a from stdin;\n1\n\\.\n", "1_a.sql:3: COPY from or to the client"),
+        ("-- migrate:up\ncopy a to stdout;\n", "1_a.sql:2: COPY"),
+        ("-- migrate:up\n\n-- of psql\n\\set x 1\nselect 1;\n", "1_a.sql:4: .set is a command of psql"),
+        ("-- migrate:up transaction:false\nselect 1;\nselect 'a;\nselect 2;\n", "1_a.sql:3: ' is not closed"),
+        ("-- migrate:up\nselect $x$ a $$;\n", "is not closed"),
         ("-- migrate:up transaction:false\ncreate index concurrently on a (n);\n", "needs a name"),
     ],
 )

@@ -73,12 +73,16 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """All migrations in their order, and what is wrong with their `migrations.sum`, empty when all is well."""
+    """All migrations in their order, and what is wrong with their `migrations.sum`, empty when all is well.
+
+    `others` are files of SQL whose names begin with no version: they are not run, as dbmate does not run them.
+    """
 
     path: str
     migrations: tuple[Migration, ...]
     has_sum: bool = False
     sum_problems: tuple[str, ...] = field(default=())
+    others: tuple[str, ...] = ()
 
     def find(self, version: str) -> Migration:
         """A migration by its version, its name, or its file; raises `BadMigration`."""
@@ -98,8 +102,9 @@ def read_folder(path: str | Path) -> Folder:
         raise BadMigration(
             f"there is no folder {folder}", hint="Make the first migration with: shardpool migrate new NAME"
         )
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and FILE_NAME.fullmatch(entry.name))
-    found = tuple(parse(name, _read(folder / name)) for name in names)
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and entry.name.endswith(".sql"))
+    others = tuple(name for name in names if not FILE_NAME.fullmatch(name))
+    found = tuple(parse(name, _read(folder / name)) for name in names if name not in others)
     by_version: dict[str, str] = {}
     for migration in found:
         other = by_version.setdefault(migration.version, migration.file)
@@ -109,9 +114,9 @@ def read_folder(path: str | Path) -> Folder:
             )
     summed = folder / sums.FILE
     if not summed.exists():
-        return Folder(str(folder), found)
+        return Folder(str(folder), found, others=others)
     problems = sums.problems(summed.read_text(encoding="utf-8"), {m.file: m.checksum for m in found})
-    return Folder(str(folder), found, True, tuple(problems))
+    return Folder(str(folder), found, True, tuple(problems), others)
 
 
 def _read(path: Path) -> str:

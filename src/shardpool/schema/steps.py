@@ -69,10 +69,37 @@ def shortened(text: str, width: int = 80) -> str:
 def check(migration: Migration) -> None:
     """Raise `BadMigration` for a block that cannot be run as it is meant."""
     for block in filter(None, (migration.up, migration.down)):
+        _check_text(migration, block)
         if block.transactional:
             _check_transactional(migration, block)
         else:
             steps(migration.file, block)
+
+
+def _check_text(migration: Migration, block: Block) -> None:
+    line = block.line
+    for statement, line in statements(block):
+        where = f"{migration.file}:{line}"
+        if statement.startswith("\\"):
+            command = statement.split(maxsplit=1)[0]
+            raise BadMigration(
+                f"{where}: {command} is a command of psql", hint="A migration is sent to the server as it is."
+            )
+        if _first_word(statement) == "copy" and _is_of_client(statement):
+            raise BadMigration(
+                f"{where}: COPY from or to the client, of which there is none",
+                hint="Write INSERT, or load rows with: shardpool load TABLE FILE.csv",
+            )
+    scanner = Scanner()
+    for _ in scanner.feed(block.sql):
+        pass
+    if scanner.inside:
+        raise BadMigration(f"{migration.file}:{line}: {scanner.inside} is not closed")
+
+
+def _is_of_client(statement: str) -> bool:
+    tree = _tree(statement)
+    return tree is not None and not tree.filename and not tree.is_program
 
 
 def _check_transactional(migration: Migration, block: Block) -> None:
@@ -161,15 +188,11 @@ def _first_word(statement: str) -> str:
 @lru_cache(maxsize=512)
 def _classified(statement: str) -> tuple[Kind, str, str, str, str]:
     """Kind, schema and name of the index or partition, schema and name of its table."""
-    from ..query.statement import kind, parse
+    from ..query.statement import kind
 
-    try:
-        trees = parse(statement)
-    except (psycopg.errors.SyntaxError, UnsupportedQuery):
-        trees = []
-    if len(trees) != 1:
+    tree = _tree(statement)
+    if tree is None:
         return _unparsed(statement)
-    tree = trees[0]
     match kind(tree):
         case "IndexStmt" if tree.concurrent:
             table = tree.relation
@@ -191,6 +214,17 @@ def _classified(statement: str) -> tuple[Kind, str, str, str, str]:
         case "CallStmt" | "DoStmt":
             return "unsure", "", "", "", ""
     return "atomic", "", "", "", ""
+
+
+def _tree(statement: str) -> Any:
+    """The statement as PostgreSQL's parser reads it; None for syntax that it does not know."""
+    from ..query.statement import parse
+
+    try:
+        trees = parse(statement)
+    except (psycopg.errors.SyntaxError, UnsupportedQuery):
+        return None
+    return trees[0] if len(trees) == 1 else None
 
 
 def _altered(tree: Any) -> tuple[Kind, str, str, str, str]:
