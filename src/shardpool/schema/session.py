@@ -11,8 +11,8 @@ import asyncio
 import getpass
 import os
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 # Seconds between two looks at who holds up the statement, and between two tries to get a lock.
 _LOOK = 0.25
 _POLL = 0.1
-# What the looking session's server may take to answer before the shard counts as lost.
+# What a server may take to answer a question that waits for nothing before the shard counts as lost.
 _SILENCE = 30.0
+_LOST_HINT = "See `shardpool migrate status` for what is applied there; `up` goes on from that."
 # How long the statement of a killed runner may go on.
 _LEFT_OVER = 60.0
 
@@ -116,17 +117,40 @@ class ShardSession:
                 await conn.close()
 
     async def _install(self) -> None:
-        row = await one(self.monitor, state.INSTALLED)
-        if not row[0]:
-            async with self.monitor.transaction():
-                await self.monitor.execute(state.INSTALL)
+        with self._answering(self.monitor):
+            row = await one(self.monitor, state.INSTALLED)
+            if not row[0]:
+                async with self.monitor.transaction():
+                    await self.monitor.execute(state.INSTALL)
+
+    @contextmanager
+    def _answering(self, conn: AsyncConnection[Any]) -> Iterator[None]:
+        """What is asked inside is answered within `_SILENCE` seconds, or the shard counts as lost."""
+        watch = self.router._watchdog.watch(conn, monotonic() + _SILENCE)
+        try:
+            yield
+        except psycopg.Error as error:
+            if not self.router._watchdog.release(watch):
+                raise self._silent() from error
+            raise
+        finally:
+            self.router._watchdog.release(watch)
+
+    def _silent(self) -> MigrationError:
+        return MigrationError(
+            f"shard {self.shard} was lost", detail=f"It has not answered for {_SILENCE:g} s.", hint=_LOST_HINT
+        )
 
     async def _lock(self, conn: AsyncConnection[Any], number: int, seconds: float) -> None:
         """Have the lock within so many seconds."""
         until = monotonic() + seconds
         told = False
-        while not (await one(conn, state.try_lock(number)))[0]:
-            holder = await self._holder(number)
+        while True:
+            with self._answering(conn):
+                if (await one(conn, state.try_lock(number)))[0]:
+                    return
+            with self._answering(self.monitor):
+                holder = await self._holder(number)
             if monotonic() >= until:
                 raise MigrationError(
                     f"shard {self.shard} is being migrated by another",
@@ -149,15 +173,17 @@ class ShardSession:
         pid = self.worker.info.backend_pid
         while True:
             await asyncio.sleep(min(_LOOK, max(self.limits.lock_timeout / 3, 0.02)))
-            watch = self.router._watchdog.watch(self.monitor, monotonic() + _SILENCE)
             try:
-                found = blockers(await rows_of(self.monitor, BLOCKERS, (pid,)))
+                with self._answering(self.monitor):
+                    found = blockers(await rows_of(self.monitor, BLOCKERS, (pid,)))
+            except MigrationError as error:
+                self.lost = error.detail
+                shut(self.worker)
+                return
             except psycopg.Error as error:
                 self.lost = first_line(error)
                 shut(self.worker)
                 return
-            finally:
-                self.router._watchdog.release(watch)
             if found:
                 if [blocker.pid for blocker in found] != [blocker.pid for blocker in self.blockers]:
                     self.tell("blocked", detail="; ".join(map(str, found)))
@@ -173,7 +199,7 @@ class ShardSession:
             return MigrationError(
                 f"shard {self.shard} was lost",
                 detail=self.lost or first_line(error),
-                hint="See `shardpool migrate status` for what is applied there; `up` goes on from that.",
+                hint=_LOST_HINT,
             )
         return error
 
