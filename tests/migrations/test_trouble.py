@@ -256,3 +256,30 @@ def test_a_partition_that_was_half_detached_is_finished(fleet: Fleet8) -> None:
     fleet("up")
     fleet("status")
     assert fleet.ask("s0", "select count(*) from pg_inherits where inhparent = 'parts'::regclass") == [(0,)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_undoes_what_is_not_committed_and_says_what_next(fleet: Fleet8, number: signal.Signals) -> None:
+    version = fleet.write("orders", ORDERS)
+    fleet.write("slow", "-- migrate:up\ncreate table t (n int);\nselect pg_sleep(30);\n")
+    process = fleet.popen("up")
+    until(lambda: fleet.running("s0", "select pg_sleep"))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "What was not committed is undone" in err and "Traceback" not in err
+    until(lambda: not fleet.lock_holders("s0"))
+    assert fleet.applied("s0") == [version]
+    assert fleet.ask("s0", "select to_regclass('t')") == [(None,)]
+
+
+def test_an_interrupt_ends_a_program_and_what_it_has_started(fleet: Fleet8) -> None:
+    process = fleet.popen("exec", "--", "sh", "-c", "echo $$; sleep 60; true")
+    assert process.stderr is not None
+    group = int(process.stderr.readline().split()[-1])
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=50)
+    in_time(time.monotonic() - began, 4)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -50,6 +52,8 @@ _IN_URL = ("host", "port", "dbname", "user", "password")
 # What drivers in other languages know too. They hand on to the server what they do not know, and it refuses that.
 _BEHIND_URL = ("sslmode", "sslrootcert", "sslcert", "sslkey", "connect_timeout", "application_name", "options")
 _LAST_LINES = 5
+# Seconds that a program has to end when it is told to.
+_END = 5.0
 
 
 async def environment(router: AsyncRouter, shard: str, conn: AsyncConnection[Any]) -> tuple[dict[str, str], str | None]:
@@ -108,6 +112,8 @@ async def run_program(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            # So that what it has started is ended with it, and none asks for a password at the terminal.
+            start_new_session=True,
         )
     except OSError as error:
         raise MigrationError(f"{command[0]} cannot be run", detail=error.strerror) from error
@@ -120,12 +126,20 @@ async def run_program(
             line(text)
         code = await process.wait()
     except BaseException:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
+        await _end(process)
         raise
     if code != 0:
         raise MigrationError(f"{command[0]} exited with {code} on shard {shard}", detail=" / ".join(last) or None)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End it and what it has started; those that do not end by SIGTERM by SIGKILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _END)
+            return
 
 
 def _masked(text: str, password: str | None) -> str:
