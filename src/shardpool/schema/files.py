@@ -33,6 +33,8 @@ _DIRECTIVE = re.compile(r"[ \t]*--[ \t]*(shard|shard-assert|shard-verify):[ \t]*
 _BLANK_LINE = re.compile(r"\s*(--.*)?")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+# PostgreSQL counts milliseconds in 32 bits.
+_LONGEST = 24 * 86400.0
 _KNOWN = ("phase", "lock_timeout", "statement_timeout", "only")
 
 
@@ -237,4 +239,7 @@ def seconds(text: str) -> float:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise BadMigration(f"{text} is not a time like 500ms, 2s, 5min or 1h")
-    return float(match[1]) * _SECONDS[match[2]]
+    found = float(match[1]) * _SECONDS[match[2]]
+    if found > _LONGEST:
+        raise BadMigration(f"{text} is longer than PostgreSQL counts, 24 days")
+    return found

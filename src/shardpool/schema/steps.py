@@ -69,52 +69,60 @@ def shortened(text: str, width: int = 80) -> str:
 def check(migration: Migration) -> None:
     """Raise `BadMigration` for a block that cannot be run as it is meant."""
     for block in filter(None, (migration.up, migration.down)):
-        _check_text(migration, block)
-        if block.transactional:
-            _check_transactional(migration, block)
-        else:
+        found = list(statements(block))
+        _check_end(migration, found)
+        for statement, line in found:
+            _check_text(f"{migration.file}:{line}", statement)
+            if block.transactional:
+                _check_transactional(f"{migration.file}:{line}", statement)
+        if not block.transactional:
             steps(migration.file, block)
 
 
-def _check_text(migration: Migration, block: Block) -> None:
-    line = block.line
-    for statement, line in statements(block):
-        where = f"{migration.file}:{line}"
-        if statement.startswith("\\"):
-            command = statement.split(maxsplit=1)[0]
-            raise BadMigration(
-                f"{where}: {command} is a command of psql", hint="A migration is sent to the server as it is."
-            )
-        if _first_word(statement) == "copy" and _is_of_client(statement):
-            raise BadMigration(
-                f"{where}: COPY from or to the client, of which there is none",
-                hint="Write INSERT, or load rows with: shardpool load TABLE FILE.csv",
-            )
+def _check_end(migration: Migration, found: Sequence[tuple[str, int]]) -> None:
+    """What is not closed goes on to the end, so that it is in the last statement."""
+    if not found:
+        return
+    statement, line = found[-1]
     scanner = Scanner()
-    for _ in scanner.feed(block.sql):
+    for _ in scanner.feed(statement + "\n"):
         pass
     if scanner.inside:
         raise BadMigration(f"{migration.file}:{line}: {scanner.inside} is not closed")
 
 
+def _check_text(where: str, statement: str) -> None:
+    if statement.startswith("\\"):
+        command = statement.split(maxsplit=1)[0]
+        raise BadMigration(
+            f"{where}: {command} is a command of psql", hint="A migration is sent to the server as it is."
+        )
+    if statement[:4].lower() == "copy" and _is_of_client(statement):
+        raise BadMigration(
+            f"{where}: COPY from or to the client, of which there is none",
+            hint="Write INSERT, or load rows with: shardpool load TABLE FILE.csv",
+        )
+
+
 def _is_of_client(statement: str) -> bool:
+    from ..query.statement import kind
+
     tree = _tree(statement)
-    return tree is not None and not tree.filename and not tree.is_program
+    return tree is not None and kind(tree) == "CopyStmt" and not tree.filename and not tree.is_program
 
 
-def _check_transactional(migration: Migration, block: Block) -> None:
-    for statement, line in statements(block):
-        word = _first_word(statement)
-        if word in (*_BEGINS, *_ENDS, "rollback", "abort"):
-            raise BadMigration(
-                f"{migration.file}:{line}: {word.upper()} in a migration that is one transaction already",
-                hint="Take it out, or write: -- migrate:up transaction:false",
-            )
-        if "concurrently" in statement.lower() and _is_bare(statement):
-            raise BadMigration(
-                f"{migration.file}:{line}: CONCURRENTLY cannot run in a transaction",
-                hint="Write: -- migrate:up transaction:false",
-            )
+def _check_transactional(where: str, statement: str) -> None:
+    word = _first_word(statement)
+    if word in (*_BEGINS, *_ENDS, "rollback", "abort"):
+        raise BadMigration(
+            f"{where}: {word.upper()} in a migration that is one transaction already",
+            hint="Take it out, or write: -- migrate:up transaction:false",
+        )
+    if "concurrently" in statement.lower() and _is_bare(statement):
+        raise BadMigration(
+            f"{where}: CONCURRENTLY cannot run in a transaction",
+            hint="Write: -- migrate:up transaction:false",
+        )
 
 
 def _is_bare(statement: str) -> bool:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ...schema.status import Line
 
 
+# Statements of one migration that a plan shows.
+_SHOWN = 20
+
+
 def print_status(found: Status, show_all: bool) -> None:
     """What deviates, what is pending, and on request the rest; last, one line of sums."""
     for shard, error in found.unreached.items():
@@ -52,8 +56,11 @@ def print_plan(made: Plan, as_json: bool) -> None:
             notes += [migration.phase] if migration.phase == "contract" else []
             more = f"  ({', '.join(notes)})" if notes else ""
             click.echo(f"  {migration.label}{more}: {', '.join(stage.shards_by_version[migration.version])}")
-            for statement in statements(made, migration):
+            told = statements(made, migration)
+            for statement in told[:_SHOWN]:
                 click.echo(f"      {statement}")
+            if len(told) > _SHOWN:
+                click.echo(f"      … and {len(told) - _SHOWN:,} more")
     for problem in made.problems:
         click.echo(click.style(str(problem), fg="red") + (f"\n    HINT:  {problem.hint}" if problem.hint else ""))
     if made.is_empty and not made.problems:
