@@ -290,3 +290,48 @@ def _is_there(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_settings_of_a_session_are_made_again_where_a_file_goes_on(fleet: Fleet8) -> None:
+    fleet.write("side", "-- migrate:up\ncreate schema side; create table side.t (n int); create table gate (n int);\n")
+    fleet("up")
+    fleet.write(
+        "steps",
+        "-- migrate:up transaction:false\nset search_path = side, public;\ninsert into t values (1);\n"
+        "insert into t select 2 / count(*) from gate;\n",
+    )
+    fleet("up", code=1)
+    assert "division by zero" in fleet.stderr
+    for shard in fleet.shards:
+        fleet.do(shard, "insert into gate values (1)")
+    fleet("up")
+    assert fleet.ask("s0", "select n from side.t order by n") == [(1,), (2,)]
+
+
+def test_a_file_may_set_a_role_that_knows_nothing_of_the_records(fleet: Fleet8) -> None:
+    role = f"owner_{fleet.params['s0']['dbname']}"
+    # A server has several shards of the fleet, and one list of roles.
+    servers = {fleet.params[shard]["port"]: shard for shard in fleet.shards}
+    for shard in servers.values():
+        fleet.do(shard, f"create role {role}; grant {role} to current_user")
+    for shard in fleet.shards:
+        fleet.do(shard, f"grant create on schema public to {role}")
+    versions = [
+        fleet.write("whole", f"-- migrate:up\nset role {role};\ncreate table whole (n int);\n"),
+        fleet.write(
+            "steps",
+            f"-- migrate:up transaction:false\nset role {role};\ncreate table steps (n int);\n"
+            "create index concurrently steps_n on steps (n);\n",
+        ),
+    ]
+    try:
+        fleet("up")
+        for shard in fleet.shards:
+            assert fleet.applied(shard) == versions
+            owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
+            assert fleet.ask(shard, owners) == [(role,)]
+    finally:
+        for shard in fleet.shards:
+            fleet.do(shard, f"drop owned by {role}")
+        for shard in servers.values():
+            fleet.do(shard, f"drop role {role}")

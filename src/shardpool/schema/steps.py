@@ -20,11 +20,11 @@ from ..query.scanner import Scanner, split
 from .errors import BadMigration
 from .files import Block, Migration
 
-Kind = Literal["atomic", "create index", "drop index", "reindex", "detach", "again", "unsure"]
+Kind = Literal["atomic", "create index", "drop index", "reindex", "detach", "again", "set", "unsure"]
 """How a step is run, and what is done when it is not known how it ended.
 
 `atomic`: in a transaction with its record. The others run bare: the named ones are looked at, `again` does no harm when
-it is done twice, and of `unsure` nobody can tell.
+it is done twice, `set` is of the session and made again in the session that goes on, and of `unsure` nobody can tell.
 """
 
 _BEGINS = ("begin", "start")
@@ -213,7 +213,9 @@ def _classified(statement: str) -> tuple[Kind, str, str, str, str]:
             return ("reindex" if concurrent else "again"), tree.relation.schemaname, tree.relation.relname, "", ""
         case "AlterTableStmt":
             return _altered(tree)
-        case "VacuumStmt" | "ClusterStmt" | "AlterSystemStmt" | "CheckPointStmt" | "VariableSetStmt" | "DiscardStmt":
+        case "VariableSetStmt":
+            return "set", "", "", "", ""
+        case "VacuumStmt" | "ClusterStmt" | "AlterSystemStmt" | "CheckPointStmt" | "DiscardStmt":
             return "again", "", "", "", ""
         case "CreatedbStmt" | "DropdbStmt" | "CreateTableSpaceStmt" | "DropTableSpaceStmt":
             return "again", "", "", "", ""
