@@ -24,6 +24,13 @@ def test_up_applies_on_every_shard_and_status_says_so(fleet: Fleet8) -> None:
     assert fleet.json("status")["migrations"][0]["shards"] == dict.fromkeys(fleet.shards, "applied")
 
 
+def test_what_the_server_remarks_is_told(fleet: Fleet8) -> None:
+    fleet.write("remark", "-- migrate:up\ndrop table if exists t;\ndo $$ begin raise warning 'look'; end $$;\n")
+    fleet("up")
+    assert 's1  NOTICE: table "t" does not exist, skipping' in fleet.stderr
+    assert "s2  WARNING: look" in fleet.stderr
+
+
 def test_new_makes_files_that_up_runs_and_the_sum_knows(fleet: Fleet8) -> None:
     fleet.migrations.rmdir()
     first = fleet("new", "Add the orders").strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shardpool import parse_topology
+from shardpool.cli.migrate.output import print_status
 from shardpool.schema.drift import Thing, compare
 from shardpool.schema.errors import BadMigration
 from shardpool.schema.files import Folder, Migration, checksum, parse, seconds
@@ -12,6 +13,7 @@ from shardpool.schema.plan import plan_up, shards_of
 from shardpool.schema.programs import url
 from shardpool.schema.rollout import Rollout
 from shardpool.schema.state import Row, ShardState
+from shardpool.schema.status import Line, Status
 from shardpool.schema.steps import check, statements, steps
 from shardpool.schema.sums import problems, sum_text
 
@@ -214,3 +216,22 @@ def test_drift_of_a_missing_table_is_told_once() -> None:
 
 def test_times_are_read() -> None:
     assert [seconds(text) for text in ("500ms", "2s", "3", "5min", "1h")] == [0.5, 2, 3, 300, 3600]
+
+
+def test_the_matrix_is_folded_where_a_terminal_is_narrower(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = tuple(f"s{number}" for number in range(12))
+    here = {shard: "applied" if shard == "s3" else "pending" for shard in shards}
+    status = Status("shop", shards, (Line("1", "1_orders", here),), (), {}, {})
+    monkeypatch.setenv("COLUMNS", "40")
+    print_status(status, False)
+    assert capsys.readouterr().out.splitlines()[:4] == [
+        "1_orders",
+        "  pending on 11: s0, s1, s2, s4, s5, s6,",
+        "    s7, s8, s9, s10, s11",
+        "  applied on 1: s3",
+    ]
+    monkeypatch.setenv("COLUMNS", "200")
+    print_status(status, False)
+    assert capsys.readouterr().out.startswith("migration  s0       s1")

@@ -226,6 +226,7 @@ class Runner:
         if configure is not None:
             await configure(conn)
             await conn.set_autocommit(True)
+        await self._session.take_time()
 
 
 def values_of(

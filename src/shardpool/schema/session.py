@@ -38,6 +38,11 @@ _POLL = 0.1
 # What a server may take to answer a question that waits for nothing before the shard counts as lost.
 _SILENCE = 30.0
 _LOST_HINT = "See `shardpool migrate status` for what is applied there; `up` goes on from that."
+# Those that this version of the server has.
+_TAKE_TIME = """
+SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+WHERE name IN ('idle_session_timeout', 'transaction_timeout')
+"""
 # How long the statement of a killed runner may go on.
 _LEFT_OVER = 60.0
 
@@ -102,7 +107,9 @@ class ShardSession:
         await self._install()
         await self._lock(self._monitor, state.RUNNER_LOCK, self.limits.wait)
         self._worker = await connect(self.router, self.shard)
+        self._worker.add_notice_handler(self._noticed)
         await self._lock(self._worker, state.WORKER_LOCK, _LEFT_OVER)
+        await self.take_time()
         self._looking = asyncio.create_task(self._look())
         self.tell("locked")
 
@@ -115,6 +122,15 @@ class ShardSession:
         for conn in (self._worker, self._monitor):
             if conn is not None:
                 await conn.close()
+
+    async def take_time(self) -> None:
+        """A role's limits on a session or a transaction are for its services: a migration may take longer."""
+        with self._answering(self.worker):
+            await self.worker.execute(_TAKE_TIME, prepare=False)
+
+    def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
+        text = f"{notice.severity}: {notice.message_primary}"
+        self.tell("output", detail=": ".join(filter(None, (text, notice.message_detail))))
 
     async def _install(self) -> None:
         with self._answering(self.monitor):

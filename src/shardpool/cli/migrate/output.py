@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +43,27 @@ def print_status(found: Status, show_all: bool) -> None:
 
 
 def _matrix(shards: Sequence[str], lines: Sequence[Line]) -> None:
+    wide = max(len("migration"), *(len(line.label) for line in lines))
+    for shard in shards:
+        wide += 2 + max(len(shard), *(len(line.here[shard]) for line in lines))
+    # Where nobody looks on, lines may be of any length.
+    width = shutil.get_terminal_size((sys.maxsize, 0)).columns
+    if wide > width:
+        _folded(lines, width)
+        return
     print_table(["migration", *shards], [[line.label, *(line.here[shard] for shard in shards)] for line in lines])
+
+
+def _folded(lines: Sequence[Line], width: int) -> None:
+    """The matrix for a terminal that is narrower: of each migration the shards by what they say."""
+    for line in lines:
+        click.echo(click.style(line.label, bold=True))
+        shards_by_state: dict[str, list[str]] = {}
+        for shard, at in line.here.items():
+            shards_by_state.setdefault(at, []).append(shard)
+        for at, names in shards_by_state.items():
+            text = f"{at} on {len(names)}: {', '.join(names)}"
+            click.echo(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="    "))
 
 
 def print_plan(made: Plan, as_json: bool) -> None:
