@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,12 +10,13 @@ from time import monotonic
 
 import pytest
 
-from shardpool import AsyncRouter
+from shardpool import AsyncRouter, ScatterError
+from shardpool.local.binaries import find_binaries
 from shardpool.schema import Happened, MigrationError, Rollout, session
 from shardpool.schema.state import RUNNER_LOCK, try_lock
 from tests.timing import in_time
 
-from .fleet import DATABASE, FaultFleet
+from .fleet import DATABASE, SCHEMA, FaultFleet
 from .processes import frozen
 
 pytestmark = pytest.mark.servers
@@ -60,3 +62,28 @@ async def test_a_shard_that_freezes_while_it_is_migrated_is_named_and_the_others
     async with AsyncRouter(fleet.topology(direct=tuple(fleet.servers))) as router:
         assert (await router.migrations.up(folder)).changed == 1
         assert (await router.migrations.status(folder)).ok
+
+
+async def test_a_shard_that_freezes_while_another_is_made_like_it_is_named_and_nothing_is_kept(
+    fleet: FaultFleet, folder: Path
+) -> None:
+    with ExitStack() as stack:
+        new = stack.enter_context(fleet.servers["s3"].connect("app", DATABASE))
+        new.execute("drop table ledger")
+        stack.callback(lambda: new.execute(SCHEMA))
+        # pg_dump waits for it, and so it is known where it is.
+        holder = stack.enter_context(fleet.servers["s0"].connect("app", DATABASE))
+        holder.execute("begin; lock table ledger")
+        asking = stack.enter_context(fleet.servers["s0"].connect("postgres", DATABASE))
+        waiting = "select count(*) from pg_locks where not granted"
+        async with AsyncRouter(fleet.topology(direct=tuple(fleet.servers))) as router:
+            program = find_binaries().program("pg_dump")
+            making = asyncio.create_task(router.migrations.provision("s3", like="s0", pg_dump=program))
+            while not making.done() and asking.execute(waiting).fetchone() == (0,):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            with frozen(fleet, "s0"):
+                began = monotonic()
+                with pytest.raises(ScatterError, match="shard s0 was lost"):
+                    await making
+                in_time(monotonic() - began, SILENCE + 8)
+        assert new.execute("select to_regclass('ledger')").fetchone() == (None,)

@@ -25,7 +25,8 @@ def create(router: Router, stage: Stage) -> str:
         step.note = f"schema shardpool, PostgreSQL {version}"
     with stage.step("migrate") as step:
         report = router.migrations.up(MIGRATIONS)
-        step.note = f"{report.changed} migrations on {len(report.shards)} shards"
+        files = {version for shard in report.shards.values() for version in shard.done}
+        step.note = f"{len(files)} files on {len(report.shards)} shards"
     return version
 
 

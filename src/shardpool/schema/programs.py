@@ -126,14 +126,14 @@ async def run_program(
             line(text)
         code = await process.wait()
     except BaseException:
-        await _end(process)
+        await end(process)
         raise
     if code != 0:
         raise MigrationError(f"{command[0]} exited with {code} on shard {shard}", detail=" / ".join(last) or None)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """End it and what it has started; those that do not end by SIGTERM by SIGKILL."""
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a program that has a session of its own, and what it has started; by SIGKILL those that SIGTERM does not."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -15,8 +15,8 @@ from psycopg import AsyncConnection
 from . import contents, drift, state
 from .contents import quoted
 from .errors import BadMigration, MigrationError
-from .programs import environment
-from .session import ShardSession, connect, one, rows_of, who
+from .programs import end, environment
+from .session import ShardSession, connect, one, rows_of, while_answering, who
 
 if TYPE_CHECKING:
     from .._async.router import AsyncRouter
@@ -36,8 +36,14 @@ async def provision(
     """Make the shard of the session like `like`, all or nothing; gives how many rows of reference tables were copied.
 
     Raises `BadMigration` for a shard that has a schema of its own, `MigrationError` when the two are not equal at the
-    end.
+    end, or the other one does not answer any more.
     """
+    return await while_answering(router, like, _provision(router, session, like, pg_dump, ignore))
+
+
+async def _provision(
+    router: AsyncRouter, session: ShardSession, like: str, pg_dump: str | None, ignore: Sequence[str]
+) -> int:
     target = session.worker
     source = await connect(router, like, readonly=True)
     try:
@@ -140,13 +146,12 @@ async def _dumped(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         out, err = await process.communicate()
     except BaseException:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
+        await end(process)
         raise
     if process.returncode != 0:
         lines = err.decode(errors="replace").strip().splitlines() or ["no word"]

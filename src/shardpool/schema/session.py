@@ -11,11 +11,11 @@ import asyncio
 import getpass
 import os
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
@@ -31,6 +31,8 @@ from .report import Happened, Happening, Progress
 
 if TYPE_CHECKING:
     from .._async.router import AsyncRouter
+
+T = TypeVar("T")
 
 # Seconds between two looks at who holds up the statement, and between two tries to get a lock.
 _LOOK = 0.25
@@ -139,23 +141,8 @@ class ShardSession:
                 async with self.monitor.transaction():
                     await self.monitor.execute(state.INSTALL)
 
-    @contextmanager
-    def _answering(self, conn: AsyncConnection[Any]) -> Iterator[None]:
-        """What is asked inside is answered within `_SILENCE` seconds, or the shard counts as lost."""
-        watch = self.router._watchdog.watch(conn, monotonic() + _SILENCE)
-        try:
-            yield
-        except psycopg.Error as error:
-            if not self.router._watchdog.release(watch):
-                raise self._silent() from error
-            raise
-        finally:
-            self.router._watchdog.release(watch)
-
-    def _silent(self) -> MigrationError:
-        return MigrationError(
-            f"shard {self.shard} was lost", detail=f"It has not answered for {_SILENCE:g} s.", hint=_LOST_HINT
-        )
+    def _answering(self, conn: AsyncConnection[Any]) -> AbstractContextManager[None]:
+        return answering(self.router, self.shard, conn)
 
     async def _lock(self, conn: AsyncConnection[Any], number: int, seconds: float) -> None:
         """Have the lock within so many seconds."""
@@ -218,6 +205,39 @@ class ShardSession:
                 hint=_LOST_HINT,
             )
         return error
+
+
+@contextmanager
+def answering(router: AsyncRouter, shard: str, conn: AsyncConnection[Any]) -> Iterator[None]:
+    """What is asked inside is answered within `_SILENCE` seconds, or `MigrationError` says that the shard was lost."""
+    watch = router._watchdog.watch(conn, monotonic() + _SILENCE)
+    try:
+        yield
+    except psycopg.Error as error:
+        if router._watchdog.release(watch):
+            raise
+        raise MigrationError(
+            f"shard {shard} was lost", detail=f"It has not answered for {_SILENCE:g} s.", hint=_LOST_HINT
+        ) from error
+    finally:
+        router._watchdog.release(watch)
+
+
+async def while_answering(router: AsyncRouter, shard: str, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives, which is broken off when the shard does not answer any more: see `answering`."""
+    doing = asyncio.ensure_future(work)
+    try:
+        conn = await connect(router, shard, readonly=True)
+        try:
+            while not (await asyncio.wait({doing}, timeout=_LOOK))[0]:
+                with answering(router, shard, conn):
+                    await one(conn, "SELECT 1")
+        finally:
+            await conn.close()
+        return doing.result()
+    finally:
+        doing.cancel()
+        await asyncio.gather(doing, return_exceptions=True)
 
 
 async def connect(router: AsyncRouter, shard: str, *, readonly: bool = False) -> AsyncConnection[Any]:
