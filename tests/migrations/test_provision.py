@@ -25,6 +25,9 @@ def wide(fleet: Fleet8) -> Fleet8:
     fleet("up", "--shard", "s0", "--shard", "s1")
     fleet.do("s0", "insert into countries (code) values ('de'), ('fr'), ('it'); select nextval('numbers')")
     fleet.do("s0", "insert into orders (tenant_id) values (1); insert into audit_log (what) values ('a')")
+    fleet.do(
+        "s0", "create table schema_migrations (version text primary key); insert into schema_migrations values ('7')"
+    )
     fleet.do("s0", "refresh materialized view codes; refresh materialized view all_codes")
     return fleet
 
@@ -46,6 +49,8 @@ def test_a_provisioned_shard_has_everything_that_the_other_has(wide: Fleet8) -> 
     assert _dump(wide, "s2") == _dump(wide, "s0")
     assert "3 schemas, alike" in wide("drift")
     assert wide.ask("s2", "select to_regclass('audit_log')") == [(None,)]
+    # The history of another tool, which would begin anew without it.
+    assert wide.ask("s2", "select version from schema_migrations") == [("7",)]
     # Views that are filled there are filled here: to ask another is an error.
     assert wide.ask("s2", "select count from all_codes") == [(3,)]
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):

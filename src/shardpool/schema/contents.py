@@ -62,6 +62,15 @@ async def copy(source: AsyncConnection[Any], target: AsyncConnection[Any], table
     return writer.rowcount
 
 
+async def known(conn: AsyncConnection[Any], tables: Iterable[str]) -> list[str]:
+    """Those of the tables that are there, with their schemas."""
+    query = """
+        SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass(%s)
+    """
+    return [row[0] for table in tables for row in await rows_of(conn, query, (quoted(table),))]
+
+
 async def digest(conn: AsyncConnection[Any], table: str) -> Any:
     """Equal for equal rows, whatever their order."""
     return await one(conn, _ROWS.format(sql.Identifier(*table.split("."))).as_string())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import AsyncConnection
 
 from . import contents, drift, state
+from .baseline import TABLES
 from .contents import quoted
 from .errors import BadMigration, MigrationError
 from .programs import end, environment
@@ -65,7 +66,8 @@ async def _provision(
             await target.execute(_known(after, target), prepare=False)
             await contents.set_sequences(source, target)
             await contents.fill_views(source, target)
-            await contents.copy(source, target, "shardpool.migrations")
+            for table in ("shardpool.migrations", *await contents.known(source, TABLES)):
+                await contents.copy(source, target, table)
             values = {"version": "-", "event": "provisioned", "step": None, "seconds": None, "detail": f"like {like}"}
             await target.execute(state.LOG, {**values, "by": who()}, prepare=False)
             await _compare(router, session.shard, target, like, source, ignore)
