@@ -11,7 +11,7 @@ from .control import contract
 from .errors import EditRefused
 from .keys import KeyValue, key_text
 from .partitioning import Hash, List, Range
-from .topology import Endpoint, Keyspace, Shard, Topology
+from .topology import Endpoint, Keyspace, Reference, Shard, Sharded, Single, Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,30 @@ def gainers(found: Iterable[Move]) -> list[str]:
     return list(dict.fromkeys(move.target for move in found if move.target is not None))
 
 
+def resettled(old: Topology, new: Topology) -> dict[str, list[str]]:
+    """Tables that are placed in another way → the shards that may hold rows of them; renamed shards do not count.
+
+    A table of a keyspace whose owners change is not among them, nor one that only one of the topologies knows.
+    """
+    old = renamed(old, renames(old, new))
+    changed = [
+        table
+        for table, placement in old.placements.items()
+        if table in new.placements and new.placements[table] != placement
+    ]
+    return {table: _holders(old, table) for table in changed}
+
+
+def _holders(topology: Topology, table: str) -> list[str]:
+    match topology.placements[table]:
+        case Sharded(keyspace, _):
+            return list(topology.keyspaces[keyspace].shard_names())
+        case Single(shard):
+            return [shard]
+        case Reference():
+            return list(topology.shards)
+
+
 def describe_changes(old: Topology, new: Topology) -> list[str]:
     """What changes, a line each; the epoch is not among it. No line holds a secret."""
     names = renames(old, new)
@@ -166,7 +190,7 @@ def describe_changes(old: Topology, new: Topology) -> list[str]:
     lines += _keyspace_changes(before, new)
     lines += map(str, moves(old, new))
     lines += _set_changes("reference table", set(old.reference_tables), set(new.reference_tables))
-    lines += _value_changes("single table ", before.single_tables, new.single_tables)
+    lines += _value_changes("single table ", _bare(before.single_tables), _bare(new.single_tables))
     for name in ("control", "timeout"):
         was, now = getattr(old, name), getattr(new, name)
         lines += [f"{name}: {was} → {now}"] if was != now else []
@@ -224,7 +248,8 @@ def _keyspace_changes(old: Topology, new: Topology) -> Iterator[str]:
         yield from _value_changes(f"keyspace {name}: table ", _columns(before), _columns(keyspace))
         was, now = before.partitioning, keyspace.partitioning
         if was != now:
-            yield f"keyspace {name}: {was.bucket_count} buckets → {now.bucket_count}"
+            one, other = was.bucket_count, now.bucket_count
+            yield f"keyspace {name}: {one} buckets → {other}" if one != other else f"keyspace {name}: other buckets"
 
 
 def _columns(keyspace: Keyspace) -> dict[str, str]:
@@ -238,6 +263,10 @@ def _value_changes(what: str, old: Mapping[str, str], new: Mapping[str, str]) ->
         for name in names
         if old.get(name) != new.get(name)
     ]
+
+
+def _bare(shard_by_table: Mapping[str, str]) -> dict[str, str]:
+    return {table.removeprefix("public."): shard for table, shard in shard_by_table.items()}
 
 
 def _set_changes(what: str, old: set[str], new: set[str]) -> list[str]:

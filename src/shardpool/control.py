@@ -23,7 +23,7 @@ from .bucket_sql import (
 from .errors import KeyNotCovered
 from .keys import ENCODING_VERSION, KeyType, KeyValue, canonical_key, key_parts, key_text
 from .partitioning import Hash, List, Partitioning
-from .topology import Keyspace, Topology, succeed
+from .topology import Keyspace, Sharded, Single, Topology, succeed
 
 CONTROL_VERSION = 1
 
@@ -93,22 +93,35 @@ def edit_statements(topology: Topology, shard_name: str) -> list[str]:
     ]
 
 
+CURRENT_QUERY = (
+    "SELECT pg_catalog.to_regclass('shardpool.history') IS NOT NULL\n"
+    "  AND pg_catalog.to_regprocedure('shardpool.watch_buckets(text, text)') IS NOT NULL"
+)
+"""Whether a shard has all that an edit calls."""
+
+
+def vectors(topology: Topology) -> dict[str, Any]:
+    """Keyspace → test vectors of its buckets."""
+    return {name: contract_with_vectors(space.partitioning)["vectors"] for name, space in topology.keyspaces.items()}
+
+
 def control_sql() -> str:
     """The script of what is the same on every shard; it can be run again at any time."""
     return _control_sql()
 
 
-def changed_owners(old: Topology, renamed: Topology, new: Topology) -> dict[str, Any]:
+def changed_owners(old: Topology, renamed: Topology, new: Topology, *, everything: bool = False) -> dict[str, Any]:
     """Keyspace → its owners as `shardpool.install_owners` takes them, of those whose owners are others than before.
 
-    `renamed` is the old topology with the shards' new names: entries keep their epoch where bucket and shard are
-    unchanged but for the name.
+    With `everything` of all keyspaces, for a shard that is new. `renamed` is the old topology with the shards' new
+    names: entries keep their epoch where bucket and shard are unchanged but for the name.
     """
     carried = succeed(new, renamed)
     return {
         name: json.loads(_owners_json(keyspace))
         for name, keyspace in carried.keyspaces.items()
-        if name not in old.keyspaces
+        if everything
+        or name not in old.keyspaces
         or old.keyspaces[name].partitioning != keyspace.partitioning
         or old.keyspaces[name].shard_by_bucket != keyspace.shard_by_bucket
     }
@@ -122,8 +135,11 @@ def _control_sql() -> str:
 def _functions(keyspace: Keyspace) -> Iterator[str]:
     name = quote_literal(keyspace.name)
     contract = quote_literal(json.dumps(contract_with_vectors(keyspace.partitioning)))
+    watch = f"SELECT shardpool.watch_buckets({name}, {quote_literal(bucket_function(keyspace.name))})"
     yield f"SELECT shardpool.install_contract({name}, {contract})"
+    yield watch
     yield create_bucket_function(keyspace.name, keyspace.partitioning)
+    yield watch
 
 
 def _owners(keyspace: Keyspace, epoch: int) -> str:
@@ -158,6 +174,20 @@ def contract_with_vectors(partitioning: Partitioning) -> dict[str, Any]:
         {"key": [key_text(part) for part in key_parts(key)], "bucket": bucket} for key, bucket in _vectors(partitioning)
     ]
     return {**contract(partitioning), "vectors": vectors}
+
+
+def moved_vectors(vectors: Sequence[Mapping[str, Any]], partitioning: Partitioning) -> int:
+    """Of how many test vectors of a shard the partitioning gives another bucket, or none."""
+    return sum(_bucket_of_vector(vector["key"], partitioning) != vector["bucket"] for vector in vectors)
+
+
+def _bucket_of_vector(parts: Sequence[str], partitioning: Partitioning) -> int | None:
+    kinds = partitioning.key_types
+    values = [int(part) if kind == "bigint" else part for part, kind in zip(parts, kinds, strict=True)]
+    try:
+        return partitioning.bucket(canonical_key(values[0] if len(values) == 1 else tuple(values), kinds))
+    except KeyNotCovered:
+        return None
 
 
 _SAMPLES: dict[KeyType, tuple[object, ...]] = {
@@ -294,11 +324,33 @@ def lost_rows_query(old: Keyspace, new: Keyspace, table: str, shard_name: str) -
     )
 
 
+def unplaced_rows_query(topology: Topology, table: str, shard_name: str) -> str | None:
+    """A query for the number of a table's rows on a shard for which the topology would not look there; None: none."""
+    match topology.placements.get(table):
+        case Sharded(keyspace, columns):
+            space = topology.keyspaces[keyspace]
+            owned = f"{_bucket_of(space, columns)} <@ {_multirange(space, shard_name)}"
+            return f"SELECT count(*) FROM {quote_table(table)} WHERE NOT coalesce({owned}, false)"
+        case Single(shard) if shard != shard_name:
+            return f"SELECT count(*) FROM {quote_table(table)}"
+        case _:
+            return None
+
+
+def occupied_query(keyspace: Keyspace, table: str, shard_name: str) -> str:
+    """A query for rows (bucket, count): the buckets of a shard that hold rows of a table. It reads the whole table."""
+    bucket = _bucket_of(keyspace, keyspace.tables[table])
+    return (
+        f"SELECT bucket, count(*) FROM (SELECT {bucket} AS bucket FROM {quote_table(table)} OFFSET 0) AS placed\n"
+        f"WHERE bucket <@ {_multirange(keyspace, shard_name)} GROUP BY bucket"
+    )
+
+
 GIVEN_AWAY = "RS001"
 """The SQLSTATE with which a shard refuses a row of a bucket that it has given away."""
 
 FENCE = "shardpool_fence"
-"""The trigger that refuses rows whose bucket the shard has given away, on every table of the keyspace."""
+"""The trigger that refuses rows for which nobody would look on the shard, on every table that it has given away."""
 
 FENCED_QUERY = (
     "SELECT pg_catalog.format('%s.%s', n.nspname, c.relname) FROM pg_catalog.pg_trigger t\n"
@@ -308,19 +360,35 @@ FENCED_QUERY = (
 """The qualified names of the tables that have a fence."""
 
 
-def fence_statement(keyspace: Keyspace, table: str, shard_name: str, epoch: int) -> str:
-    """The statement that fences a table of a shard: only rows of buckets that the keyspace gives to it come in.
+def fence_statement(topology: Topology, table: str, shard_name: str) -> str:
+    """The statement that fences a table of a shard: only rows come in that the topology looks for there.
 
-    Waits for the writers that are at work on the table, and holds up those that come while it waits.
+    Where it looks for every row, it takes a fence away. Waits for the writers that are at work on the table, and holds
+    up those that come while it waits.
     """
-    columns = keyspace.tables[table]
-    listed = ", ".join(map(quote_ident, columns))
-    expression = _bucket_of(keyspace, columns, "NEW.")
+    columns: tuple[str, ...] = ()
+    match topology.placements.get(table):
+        case Sharded(keyspace, columns):
+            when = f"\nFOR EACH ROW WHEN ({_foreign(topology.keyspaces[keyspace], columns, shard_name)})"
+        case Single(shard) if shard != shard_name:
+            when = "\nFOR EACH ROW"
+        case _:
+            return unfence_statement(table)
+    of = f" OF {', '.join(map(quote_ident, columns))}" if columns else ""
     return (
-        f"CREATE OR REPLACE TRIGGER {FENCE} BEFORE INSERT OR UPDATE OF {listed} ON {quote_table(table)}\n"
-        f"FOR EACH ROW WHEN (NOT {expression} <@ {_multirange(keyspace, shard_name)})\n"
-        f"EXECUTE FUNCTION shardpool.refuse_row({quote_literal(str(epoch))})"
+        f"CREATE OR REPLACE TRIGGER {FENCE} BEFORE INSERT OR UPDATE{of} ON {quote_table(table)}{when}\n"
+        f"EXECUTE FUNCTION shardpool.refuse_row({quote_literal(str(topology.epoch))})"
     )
+
+
+def _foreign(keyspace: Keyspace, columns: Sequence[str], shard_name: str) -> str:
+    """Whether a new row is not the shard's: a key that nobody owns has no bucket, and is not its own either.
+
+    A row without a key is nobody's by any topology, and none of the fence's business.
+    """
+    whole = " AND ".join(f"NEW.{quote_ident(column)} IS NOT NULL" for column in columns)
+    expression = _bucket_of(keyspace, columns, "NEW.")
+    return f"{whole} AND NOT coalesce({expression} <@ {_multirange(keyspace, shard_name)}, false)"
 
 
 def unfence_statement(table: str) -> str:

@@ -254,10 +254,15 @@ BEGIN
 END
 $body$;
 
+-- An entry says since when a bucket is where it is: a bucket that stays with its shard keeps its epoch, whatever the
+-- topology's. What a bucket is may change with pins, bounds and listed keys, so those keep it only while the keyspace's
+-- bucket function is what it was; hash buckets are the same for ever. Nothing is written when nothing changes.
 CREATE OR REPLACE FUNCTION shardpool.install_owners(of_keyspace text, at_epoch bigint, owners jsonb) RETURNS void
 LANGUAGE plpgsql AS $body$
 DECLARE
   known_epoch bigint;
+  topology_epoch bigint;
+  carried jsonb;
 BEGIN
   SELECT pg_catalog.max(epoch) INTO known_epoch FROM shardpool.owner WHERE keyspace = of_keyspace;
   IF known_epoch > at_epoch THEN
@@ -269,13 +274,74 @@ BEGIN
     PERFORM shardpool.check_same_owners(of_keyspace, at_epoch, owners);
     RETURN;
   END IF;
+  carried := shardpool.carry_epochs(of_keyspace, owners, shardpool.same_buckets(of_keyspace));
+  IF carried = (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('first_bucket', first_bucket,
+      'last_bucket', last_bucket, 'shard', shard, 'epoch', epoch) ORDER BY first_bucket)
+    FROM shardpool.owner WHERE keyspace = of_keyspace)
+  THEN
+    RETURN;
+  END IF;
+  SELECT epoch INTO topology_epoch FROM shardpool.meta;
+  IF topology_epoch > at_epoch THEN
+    RAISE EXCEPTION 'this topology gives keyspace "%" other owners than this shard has, and is of epoch %; the fleet is '
+      'at epoch %', of_keyspace, at_epoch, topology_epoch
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Use the newer topology file.';
+  END IF;
   DELETE FROM shardpool.owner WHERE keyspace = of_keyspace;
   INSERT INTO shardpool.owner (keyspace, first_bucket, last_bucket, shard, epoch)
     SELECT of_keyspace, entry.first_bucket, entry.last_bucket, entry.shard, entry.epoch
-    FROM pg_catalog.jsonb_to_recordset(owners)
+    FROM pg_catalog.jsonb_to_recordset(carried)
       AS entry (first_bucket integer, last_bucket integer, shard text, epoch bigint);
 END
 $body$;
+
+-- The number of buckets, from 0, that hold the same keys as when the owners were written.
+CREATE OR REPLACE FUNCTION shardpool.same_buckets(of_keyspace text) RETURNS integer
+LANGUAGE sql STABLE
+RETURN CASE WHEN nullif(pg_catalog.current_setting('shardpool.buckets', true), '')::jsonb->>of_keyspace = 'same'
+  THEN 2147483647
+  ELSE coalesce((SELECT (contract->>'buckets')::integer FROM shardpool.hash_contract WHERE keyspace = of_keyspace), 0)
+END;
+
+-- Called before and after a keyspace's bucket function is made: then this transaction knows whether that is the same.
+CREATE OR REPLACE FUNCTION shardpool.watch_buckets(of_keyspace text, of_function text) RETURNS void
+LANGUAGE plpgsql AS $body$
+DECLARE
+  noted jsonb := coalesce(nullif(pg_catalog.current_setting('shardpool.buckets', true), ''), '{}')::jsonb;
+  was text := noted->>of_keyspace;
+  now text := coalesce(pg_catalog.md5(pg_catalog.pg_get_functiondef(pg_catalog.to_regproc(of_function))), 'missing');
+BEGIN
+  noted := noted || pg_catalog.jsonb_build_object(of_keyspace,
+    CASE WHEN was IS NULL THEN now WHEN was = now THEN 'same' ELSE 'changed' END);
+  PERFORM pg_catalog.set_config('shardpool.buckets', noted::text, true);
+END
+$body$;
+
+-- The owners with the epochs of this shard's own where bucket and shard are unchanged, in the shortest ranges.
+CREATE OR REPLACE FUNCTION shardpool.carry_epochs(of_keyspace text, owners jsonb, same_buckets integer) RETURNS jsonb
+LANGUAGE sql STABLE
+RETURN (
+  WITH here AS (
+    SELECT bucket, owner.shard, owner.epoch
+    FROM shardpool.owner, pg_catalog.generate_series(first_bucket, last_bucket) AS bucket
+    WHERE owner.keyspace = of_keyspace AND bucket < same_buckets
+  ), given AS (
+    SELECT bucket, entry.shard,
+      CASE WHEN here.shard = entry.shard THEN here.epoch ELSE entry.epoch END AS epoch
+    FROM pg_catalog.jsonb_to_recordset(owners)
+        AS entry (first_bucket integer, last_bucket integer, shard text, epoch bigint)
+      CROSS JOIN pg_catalog.generate_series(entry.first_bucket, entry.last_bucket) AS bucket
+      LEFT JOIN here USING (bucket)
+  ), numbered AS (
+    SELECT *, bucket - pg_catalog.row_number() OVER (PARTITION BY shard, epoch ORDER BY bucket) AS run FROM given
+  ), ranges AS (
+    SELECT pg_catalog.min(bucket) AS first_bucket, pg_catalog.max(bucket) AS last_bucket, shard, epoch
+    FROM numbered GROUP BY shard, epoch, run
+  )
+  SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('first_bucket', first_bucket, 'last_bucket', last_bucket,
+    'shard', shard, 'epoch', epoch) ORDER BY first_bucket)
+  FROM ranges
+);
 
 -- Bucket by bucket, because the same owners can be written in longer or shorter ranges.
 CREATE OR REPLACE FUNCTION shardpool.check_same_owners(of_keyspace text, at_epoch bigint, owners jsonb) RETURNS void
@@ -335,6 +401,8 @@ BEGIN
           other.epoch, other.author, pg_catalog.date_trunc('second', other.begun_at), other.change),
         HINT = 'Run that command again where it was run: it goes on. If it never will be, add --take-over.';
   END IF;
+  UPDATE shardpool.self SET also = NULL FROM shardpool.history AS lost
+    WHERE lost.epoch > here AND lost.outcome = 'begun' AND lost.plan->'renames'->>shard = also;
   UPDATE shardpool.history SET outcome = 'given up', finished_at = pg_catalog.clock_timestamp()
     WHERE epoch > here AND outcome = 'begun';
   INSERT INTO shardpool.history (epoch, digest, change, author, plan)
@@ -381,6 +449,8 @@ $body$;
 
 REVOKE EXECUTE ON FUNCTION shardpool.install_self(text, text), shardpool.install_contract(text, jsonb),
   shardpool.install_owners(text, bigint, jsonb), shardpool.check_same_owners(text, bigint, jsonb),
+  shardpool.carry_epochs(text, jsonb, integer), shardpool.same_buckets(text),
+  shardpool.watch_buckets(text, text),
   shardpool.begin_edit(bigint, bigint, text, text, text, jsonb, boolean),
   shardpool.end_edit(bigint, text, boolean) FROM PUBLIC;
 GRANT USAGE ON SCHEMA shardpool TO PUBLIC;

@@ -6,8 +6,9 @@ names exactly the entries that it touches; `config.edit_text` writes them into t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from .errors import EditRefused, KeyNotCovered, UnknownKeyspace, nearest
@@ -61,27 +62,41 @@ def put(data: Any, path: Sequence[str], value: Any) -> list[Operation]:
 
     Everything above the last part has to be there, but for mappings of the file's own fields. Raises `EditRefused`.
     """
-    found: list[str | int] = []
+    found: list[Any] = []
     here = data
-    for at, part in enumerate(path):
-        last = at == len(path) - 1
+    left = list(path)
+    while left:
         if isinstance(here, Mapping):
-            key = next((key for key in here if str(key) == part), None)
-            if key is None and last:
-                return [Put((*found, _key(part)), value)]
-            if key is None:
-                return [Put((*found, _key(part)), _nested(path[at + 1 :], value))]
-            found.append(key)
-            here = here[key]
-        elif isinstance(here, Sequence) and not isinstance(here, str) and part.isdigit() and int(part) < len(here):
-            found.append(int(part))
-            here = here[int(part)]
+            key, taken = _named(here, left)
+            if not taken and _holds_tables(found):
+                return [Put((*found, ".".join(left)), value)]
+            if not taken:
+                return [Put((*found, _key(left[0])), _nested(left[1:], value))]
+        elif isinstance(here, list) and left[0].isdigit() and int(left[0]) < len(here):
+            key, taken = int(left[0]), 1
         else:
             raise EditRefused(
-                f"nothing in the file has the path {'.'.join(path[: at + 1])}",
+                f"nothing in the file has the path {'.'.join([*map(str, found), left[0]])}",
                 hint="A path names fields and numbers of list items, from 0: shards.s0.replicas.0.max_lag",
             )
+        found.append(key)
+        here = here[key]
+        left = left[taken:]
     return [Put(tuple(found), value)]
+
+
+def _named(here: Mapping[Any, Any], path: Sequence[str]) -> tuple[Any, int]:
+    """The key with which the path goes on, and of how many parts it is: a table's name may have a dot; 0: none."""
+    for parts in range(len(path), 0, -1):
+        text = ".".join(path[:parts])
+        for key in here:
+            if str(key) == text:
+                return key, parts
+    return None, 0
+
+
+def _holds_tables(path: Sequence[Any]) -> bool:
+    return list(path) == ["single_tables"] or (len(path) == 3 and path[0] == "keyspaces" and path[2] == "tables")
 
 
 def _key(part: str) -> str | int:
@@ -128,10 +143,17 @@ def _emptied_owners(data: Any, name: str) -> Iterator[Operation]:
                 yield Remove(("keyspaces", space, *path, name))
 
 
-def drain_shard(data: Any, topology: Topology, name: str, targets: Sequence[str]) -> list[Operation]:
+def drain_shard(
+    data: Any,
+    topology: Topology,
+    name: str,
+    targets: Sequence[str],
+    kept: Mapping[str, Collection[int]] = MappingProxyType({}),
+) -> list[Operation]:
     """All buckets of a shard go to the targets (none: all other shards), evenly. Single tables stay.
 
-    Raises `UnknownShard`, and `EditRefused` when there is nobody to give to, or nothing to give.
+    Those that `kept` has for their keyspace stay as well. Raises `UnknownShard`, and `EditRefused` when there is nobody
+    to give to, or nothing to give.
     """
     topology.shard(name)
     for target in targets:
@@ -144,55 +166,85 @@ def drain_shard(data: Any, topology: Topology, name: str, targets: Sequence[str]
     found: list[Operation] = []
     for keyspace in topology.keyspaces.values():
         if name in keyspace.owning_shards:
-            found.extend(_drained(data, keyspace, name, others))
+            found.extend(_drained(data, keyspace, name, others, kept.get(keyspace.name, ())))
+    if not found and any(kept.values()):
+        raise EditRefused(f"all that shard {name} owns holds rows", hint="Rows have to be moved first.")
     if not found:
         raise EditRefused(f"shard {name} owns no bucket", hint=f"Remove it: shardpool topology shard remove {name}")
     return found
 
 
-def _drained(data: Any, keyspace: Keyspace, name: str, others: Sequence[str]) -> Iterator[Operation]:
+def _drained(
+    data: Any, keyspace: Keyspace, name: str, others: Sequence[str], kept: Collection[int]
+) -> Iterator[Operation]:
     root: Path = ("keyspaces", keyspace.name)
     fields = _at(data, root)
+    lost = [at for at, shard in enumerate(keyspace.shard_by_bucket) if shard == name and at not in kept]
     match keyspace.partitioning:
         case Hash() as hashed:
-            lost = [bucket for bucket in range(hashed.buckets) if keyspace.shard_by_bucket[bucket] == name]
-            for target, gained in zip(others, _dealt(lost, len(others)), strict=True):
-                if gained:
-                    yield from _gained(_at(fields, ("hash", "owners")), (*root, "hash", "owners"), target, gained)
-            if lost:
-                yield Remove((*root, "hash", "owners", name))
-            yield from _repinned(fields, root, name, others)
+            yield from _rehashed(fields["hash"]["owners"], root, keyspace, hashed.buckets, name, others, lost)
+            pins = [at - hashed.buckets for at in lost if at >= hashed.buckets]
+            yield from _repinned(fields, root, others, pins)
         case Range():
-            mine = [at for at, shard in enumerate(keyspace.shard_by_bucket) if shard == name]
-            for number, at in enumerate(mine):
+            for number, at in enumerate(lost):
                 yield Put((*root, "range", at, "shard"), others[number % len(others)])
-        case List():
-            yield from _relisted(fields, root, name, others)
+        case List() as listed:
+            yield from _relisted(fields, root, keyspace, listed, name, others, lost)
 
 
-def _repinned(fields: Any, root: Path, name: str, others: Sequence[str]) -> Iterator[Operation]:
+def _rehashed(
+    owners: Any, root: Path, keyspace: Keyspace, buckets: int, name: str, others: Sequence[str], lost: Sequence[int]
+) -> Iterator[Operation]:
+    path = (*root, "hash", "owners")
+    hashed = [at for at in lost if at < buckets]
+    for target, gained in zip(others, _dealt(hashed, len(others)), strict=True):
+        if gained:
+            yield from _gained(owners, path, target, gained)
+    gone = set(hashed)
+    left = [at for at in range(buckets) if keyspace.shard_by_bucket[at] == name and at not in gone]
+    if gone and left:
+        entries = [written_range(*entry) for entry in runs(left)]
+        yield Put((*path, name), entries[0] if len(entries) == 1 else entries)
+    elif name in owners and not left:
+        yield Remove((*path, name))
+
+
+def _repinned(fields: Any, root: Path, others: Sequence[str], numbers: Sequence[int]) -> Iterator[Operation]:
+    """Other shards for the pins with these numbers, in the order of the file."""
     pinned = fields.get("pinned")
-    entries = list(pinned.items()) if isinstance(pinned, Mapping) else list(enumerate(pinned or []))
-    mine = [key for key, entry in entries if (entry["shard"] if isinstance(entry, Mapping) else entry) == name]
-    for number, key in enumerate(mine):
-        tail = () if isinstance(pinned, Mapping) else ("shard",)
-        yield Put((*root, "pinned", key, *tail), others[number % len(others)])
+    keys = list(pinned) if isinstance(pinned, Mapping) else range(len(pinned or []))
+    tail = () if isinstance(pinned, Mapping) else ("shard",)
+    for number, at in enumerate(numbers):
+        yield Put((*root, "pinned", keys[at], *tail), others[number % len(others)])
 
 
-def _relisted(fields: Any, root: Path, name: str, others: Sequence[str]) -> Iterator[Operation]:
-    keys = fields["list"].get(name) or []
-    for target, gained in zip(others, _dealt(keys, len(others)), strict=True):
-        if not gained:
-            continue
+def _relisted(
+    fields: Any,
+    root: Path,
+    keyspace: Keyspace,
+    listed: List,
+    name: str,
+    others: Sequence[str],
+    lost: Sequence[int],
+) -> Iterator[Operation]:
+    written = fields["list"].get(name) or []
+    # Keys are numbered through the shards, in the order of the file.
+    mine = [at for at, shard in enumerate(keyspace.shard_by_bucket[: len(listed.values)]) if shard == name]
+    numbers = [number for number, at in enumerate(mine) if at in set(lost)]
+    for target, dealt in zip(others, _dealt(numbers, len(others)), strict=True):
+        gained = [written[number] for number in dealt]
         there = fields["list"].get(target)
-        if there is None:
-            yield Put((*root, "list", target), list(gained))
-        else:
+        if gained and there is None:
+            yield Put((*root, "list", target), gained)
+        elif gained:
             for number, key in enumerate(gained):
                 yield Insert((*root, "list", target), len(there) + number, key)
-    if name in fields["list"]:
+    if name in fields["list"] and len(numbers) == len(mine):
         yield Remove((*root, "list", name))
-    if fields.get("default") == name:
+    else:
+        for number in reversed(numbers):
+            yield Remove((*root, "list", name, number))
+    if len(listed.values) in lost:
         yield Put((*root, "default"), others[0])
 
 
@@ -235,7 +287,12 @@ def _gained(owners: Any, path: Path, shard: str, buckets: Sequence[int]) -> Iter
 
 def _range(entry: Any) -> tuple[int, int]:
     first, _, last = str(entry).partition("-")
-    return int(first), int(last or first)
+    try:
+        return int(first), int(last or first)
+    except ValueError:
+        raise EditRefused(
+            "the owners of buckets are written with a variable", hint="Write the buckets out, and run it again."
+        ) from None
 
 
 def runs(buckets: Iterable[int]) -> list[tuple[int, int]]:
@@ -348,10 +405,20 @@ def _renamed_values(data: Any, name: str, new: str) -> Iterator[Operation]:
         for at, entry in enumerate(fields.get("range") or []):
             if entry.get("shard") == name:
                 yield Put((*root, "range", at, "shard"), new)
-        yield from _repinned(fields, root, name, [new])
+        for entry, shard in _pin_owners(fields.get("pinned")):
+            if shard == name:
+                yield Put((*root, "pinned", *entry), new)
     for table, shard in (data.get("single_tables") or {}).items():
         if shard == name:
             yield Put(("single_tables", table), new)
+
+
+def _pin_owners(pinned: Any) -> Iterator[tuple[Path, Any]]:
+    """Where the shard of each pinned key is written, and the shard."""
+    if isinstance(pinned, Mapping):
+        yield from (((key,), shard) for key, shard in pinned.items())
+    elif pinned is not None:
+        yield from (((at, "shard"), entry["shard"]) for at, entry in enumerate(pinned))
 
 
 def _at(data: Any, path: Sequence[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from shardpool import Router, ShardUnavailable, load_topology
+from shardpool import Router, ScatterError, ShardUnavailable, load_topology
+from tests.integration.conftest import SCHEMA
 
 COMMAND = [sys.executable, "-m", "shardpool", "topology"]
 
@@ -110,6 +112,7 @@ def test_buckets_with_rows_are_refused_with_the_numbers(editor: Editor, router: 
     assert planned["lost"] == [{"shard": "s3", "table": "public.orders", "rows": mine, "buckets": hashed}]
     editor("shard", "drain", "s3", code=1)
     assert f"{mine} rows lie in buckets that would change their owner" in editor.stderr
+    assert "With --empty" in editor.stderr
     assert f"shard s3: {mine} rows of orders in {hashed} buckets" in editor.stderr
     assert editor.text == before
     assert editor.json("history")["changes"] == []
@@ -125,11 +128,19 @@ def test_an_empty_shard_is_added_fed_drained_and_removed(
     defaults = f"defaults: {{connect: {{user: app, password_file: {password_file}}}}}\nshards:\n"
     editor.path.write_text(editor.text.replace("shards:\n", defaults, 1), encoding="utf-8")
     before, epoch = editor.text, editor.epoch
-    editor("shard", "add", "s4", f"postgresql://{there['host']}:{there['port']}/{there['dbname']}")
+    add = ["shard", "add", "s4", f"postgresql://{there['host']}:{there['port']}/{there['dbname']}"]
+    editor(*add, code=1)
+    assert "Missing: orders on s4, events on s4, stores on s4, countries on s4" in editor.stderr
+    assert editor.text == before
+    with psycopg.connect(server_dsn, autocommit=True) as bare:
+        bare.execute(SCHEMA)
+    assert "s4" in editor(*add)
     assert "s4" in load_topology(editor.path).shards
+    assert "0 errors" in editor("check")
     with Router(editor.path) as wide:
         assert wide.shard("s4").execute("select shard from shardpool.self").one() == ("s4",)
         free = next(key for key in range(1000, 2000) if wide.for_key(key, table="orders").shard == "s0")
+        wide.shard("s4").execute("drop table orders")
         editor("pin", str(free), "s4", "--settle", "0", code=1)
         assert "Missing: orders on s4" in editor.stderr
         wide.shard("s4").execute("create table orders (tenant_id bigint not null, n int not null, note text)")
@@ -254,6 +265,235 @@ def test_a_file_that_is_changed_by_hand_in_between_is_left_alone(editor: Editor)
     assert [change["outcome"] for change in editor.json("history")["changes"]] == ["given up"]
     editor("set", "shards.s2.pool.max_size", "20")
     assert "# by hand" in editor.text
+
+
+_KILLED_AT = """
+import os, sys
+import shardpool.cli.topology_edit as edit
+STEP = sys.argv.pop(1)
+class Killed(dict):
+    def __getitem__(self, step):
+        if step == STEP:
+            os.kill(os.getpid(), 9)
+        return step
+edit._DONE = Killed()
+from shardpool.cli import main
+main()
+"""
+
+
+def killed_at(editor: Editor, step: str, *arguments: str) -> None:
+    """An edit whose process is killed just before a step."""
+    command = [sys.executable, "-c", _KILLED_AT, step, "topology", *arguments]
+    assert subprocess.run(command, env=editor.environment, capture_output=True, timeout=60).returncode == -9
+
+
+def free_key(router: Router, shard: str) -> int:
+    return next(key for key in range(1000, 9000) if router.for_key(key, table="orders").shard == shard)
+
+
+def test_a_fence_of_an_edit_that_was_given_up_refuses_nobody(editor: Editor, router: Router) -> None:
+    key = free_key(router, "s0")
+    killed_at(editor, "file", "pin", str(key), "s1", "--settle", "0")
+    editor("set", "shards.s2.pool.max_size", "20", "--take-over")
+    assert router.for_key(key, table="orders").execute("insert into orders values (%s, 1, 'x')", (key,)).rowcount == 1
+
+
+def test_check_and_the_next_command_tell_of_an_edit_that_was_killed(editor: Editor, router: Router) -> None:
+    key = free_key(router, "s0")
+    killed_at(editor, "finish", "pin", str(key), "s1", "--settle", "0")
+    told = editor("check", code=1)
+    assert f"warning s0/primary: the edit to epoch {editor.epoch} (pin {key} s1), begun by" in told
+    # A comment by hand changes nothing of what the edit means.
+    editor.path.write_text(editor.text + "# by hand\n", encoding="utf-8")
+    editor("set", "shards.s2.pool.max_size", "20", "--settle", "0")
+    assert f"it is finished now (pin {key} s1)" in editor.stderr
+    assert [change["outcome"] for change in editor.json("history")["changes"]] == ["done", "done"]
+    assert "0 errors, 0 warnings" in editor("check")
+
+
+def test_a_shard_that_leaves_is_told_when_the_edit_is_gone_on_with(editor: Editor, tmp_path: Path) -> None:
+    before, left = editor.text, load_topology(editor.path)
+    start = before.index("  s3:\n")
+    gone = before[start : before.index("keyspaces:")]
+    after = (
+        before.replace(gone, "").replace("s2: 2048-3071, s3: 3072-4095", "s2: 2048-4095").replace("17: s3", "17: s2")
+    )
+    new = tmp_path / "new.yaml"
+    new.write_text(after, encoding="utf-8")
+    killed_at(editor, "finish", "apply", str(new), "--settle", "0")
+    editor("apply", str(new), "--settle", "0")
+    query = "select outcome, (select count(*) from shardpool.owner where shard = 's3') from shardpool.history"
+    s3 = left.shards["s3"].primary
+    password = Path(s3.password_file or "").read_text(encoding="utf-8")
+    with psycopg.connect(**dict(s3.params), password=password) as conn:  # type: ignore[arg-type]
+        assert conn.execute(query).fetchall() == [("done", 0)]
+    # And it may come back.
+    new.write_text(editor.text.replace("keyspaces:\n", gone + "keyspaces:\n", 1), encoding="utf-8")
+    editor("apply", str(new))
+    assert "0 errors, 0 warnings" in editor("check")
+
+
+def test_a_file_whose_owners_were_changed_by_hand_is_not_edited(editor: Editor, keys: list[int]) -> None:
+    by_hand = editor.text.replace("{s0: 0-1023, s1: 1024-2047", "{s1: 0-1023, s0: 1024-2047")
+    editor.path.write_text(by_hand, encoding="utf-8")
+    editor("set", "shards.s2.pool.max_size", "20", code=1)
+    assert "knows other owners of 2048 buckets of keyspace tenants" in editor.stderr
+    assert "changed by hand" in editor.stderr and editor.text == by_hand
+    moved = by_hand.replace("{s1: 0-1023, s0: 1024-2047", "{s0: 0-1023, s1: 1024-2047").replace(
+        "2025-01-01", "2024-01-01"
+    )
+    editor.path.write_text(moved, encoding="utf-8")
+    editor("set", "shards.s2.pool.max_size", "20", code=1)
+    assert "knows other owners of some keys of keyspace events" in editor.stderr
+
+
+def test_tables_that_hold_rows_are_not_placed_in_another_way(editor: Editor, router: Router, keys: list[int]) -> None:
+    router.execute("insert into audit_log values ('x')")
+    before = editor.text
+    for path, value, told in (
+        ("single_tables.audit_log", "s1", "shard s0: 1 row of audit_log"),
+        ("keyspaces.tenants.tables.orders", "'n'", "rows of orders"),
+    ):
+        editor("set", path, value, code=1)
+        assert "where nobody would look for" in editor.stderr and told in editor.stderr
+        assert editor.text == before
+    router.execute("delete from audit_log")
+    router.shard("s1").execute("create table audit_log (what text)")
+    editor("set", "single_tables.audit_log", "s1", "--settle", "0")
+    with router.shard("s0").connection() as late, pytest.raises(psycopg.Error, match="has given away") as refused:
+        late.execute("insert into audit_log values ('late')")
+    assert refused.value.sqlstate == "RS001"
+    editor("set", "single_tables.audit_log", "s0", "--settle", "0")
+    with Router(editor.path) as fresh:
+        fresh.execute("insert into audit_log values ('back')")
+
+
+def test_a_key_that_nobody_owns_any_more_is_fenced_and_may_come_back(editor: Editor, tmp_path: Path) -> None:
+    new = tmp_path / "new.yaml"
+    with Router(load_topology(editor.path)) as stale, stale.shard("s1").connection() as late:
+        new.write_text(editor.text.replace("s1: [us, ca]", "s1: [us]"), encoding="utf-8")
+        editor("apply", str(new), "--settle", "0")
+        with pytest.raises(psycopg.Error, match="has given away"):
+            late.execute("insert into stores values ('ca', 'late')")
+    new.write_text(editor.text.replace("s1: [us]", "s1: [us, ca]"), encoding="utf-8")
+    editor("apply", str(new), "--settle", "0")
+    with Router(editor.path) as fresh:
+        fresh.for_key("ca", table="stores").execute("insert into stores values ('ca', 'back')")
+
+
+def test_empty_buckets_are_drained_and_the_others_told(editor: Editor, router: Router, keys: list[int]) -> None:
+    router.for_key("us", table="stores").execute("insert into stores values ('us', 'x')")
+    mine = len({router.for_key(key, table="orders").bucket for key in on(router, "s1", keys)})
+    editor("shard", "drain", "s1", "--empty", "--settle", "0", code=1)
+    assert f"rows of orders in {mine} buckets; shard s1: 1 row of stores in 1 bucket" in editor.stderr
+    topology = load_topology(editor.path)
+    assert topology.keyspace("tenants").shard_by_bucket.count("s1") == mine
+    assert "s1" not in topology.keyspace("events").owning_shards
+    assert topology.keyspace("regions").shard_by_bucket.count("s1") == 1
+    assert "0 errors, 0 warnings" in editor("check")
+    editor("shard", "drain", "s1", "--empty", "--settle", "0", code=1)
+    assert "all that shard s1 owns holds rows" in editor.stderr
+    router.reload()
+    router.scatter("delete from orders")
+    router.scatter("delete from stores")
+    editor("shard", "drain", "s1", "--empty", "--settle", "0")
+    editor("shard", "remove", "s1")
+
+
+def test_init_leaves_owners_that_did_not_change_their_epoch(editor: Editor, router: Router) -> None:
+    epoch = editor.epoch
+    editor("set", "shards.s2.pool.max_size", "20")
+    with Router(editor.path) as fresh:
+        fresh.init()
+    assert epochs(editor.path) == {(epoch + 1, epoch)}
+    editor("pin", str(free_key(router, "s0")), "s1", "--settle", "0")
+    query = "select distinct epoch from shardpool.owner where keyspace = 'tenants' and first_bucket < 4096"
+    with Router(editor.path) as newest:
+        newest.init()
+        assert newest.shard("s0").execute(query).one() == (epoch,)
+    assert epochs(editor.path) == {(epoch + 2, epoch + 2)}
+
+
+def test_init_with_an_older_file_of_other_owners_is_refused(editor: Editor, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(editor.text.replace("s0: [de, fr], s1: [us, ca]", "s0: [de, fr, ca], s1: [us]"), encoding="utf-8")
+    copy.write_text(copy.read_text(encoding="utf-8").replace("epoch: 5", "epoch: 6"), encoding="utf-8")
+    for size in ("20", "21"):
+        editor("set", "shards.s2.pool.max_size", size)
+    with Router(copy) as old, pytest.raises(ScatterError, match="the fleet is at epoch 7"):
+        old.init()
+
+
+def test_history_is_told_while_a_shard_is_down(editor: Editor) -> None:
+    editor("set", "shards.s2.pool.max_size", "20")
+    dead = "  dead: {primary: {host: 127.0.0.1, port: 1, dbname: none}}\nkeyspaces:\n"
+    editor.path.write_text(editor.text.replace("keyspaces:\n", dead, 1), encoding="utf-8")
+    assert "set shards.s2.pool.max_size 20" in editor("history")
+    assert "shard dead is not asked: shard dead cannot be reached" in editor.stderr
+    told = editor.json("history")
+    assert len(told["changes"]) == 1 and list(told["unreached"]) == ["dead"]
+
+
+def test_an_edit_that_loses_on_one_shard_leaves_nothing_begun(editor: Editor, router: Router) -> None:
+    """As when two editors ask different shards first, because one of them removes the shard that the other asks."""
+    other = "select shardpool.begin_edit(5, 6, 'other', 'theirs', 'bob', '{\"owners\": {}, \"renames\": {}}', false)"
+    router.shard("s2").execute(other)
+    editor("set", "shards.s2.pool.max_size", "20", code=1)
+    assert "by bob" in editor.stderr and "theirs" in editor.stderr
+    query = "select count(*) from shardpool.history where outcome = 'begun' and author <> 'bob'"
+    assert {result.one() for result in router.scatter(query).values()} == {(0,)}
+
+
+def test_an_edit_that_is_interrupted_says_how_it_goes_on(editor: Editor, router: Router) -> None:
+    command = ["pin", str(free_key(router, "s0")), "s1"]
+    with editor.begin(*command) as process:
+        assert process.stderr is not None
+        while "letting running routers" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=30)[1]
+    assert process.returncode == 130 and "Run the same command again" in told and "Traceback" not in told
+    editor(*command, "--settle", "0")
+    assert "0 errors, 0 warnings" in editor("check")
+
+
+def test_a_plan_says_no_where_apply_would(editor: Editor, tmp_path: Path) -> None:
+    new = tmp_path / "new.yaml"
+    new.write_text(editor.text.replace(f"epoch: {editor.epoch}", "epoch: 3"), encoding="utf-8")
+    editor("plan", str(new), code=1)
+    assert "is of epoch 3" in editor.stderr
+    editor("apply", str(editor.path), code=2)
+    assert "NEW is the topology file itself" in editor.stderr
+    editor("set", "epoch", "9", code=2)
+    assert "the epoch is raised by every edit" in editor.stderr
+
+
+def test_a_shard_with_owners_of_an_older_copy_is_told_of(editor: Editor, router: Router) -> None:
+    older = "select keyspace, first_bucket, last_bucket, shard, epoch into older from shardpool.owner"
+    router.shard("s1").execute(older)
+    editor("pin", str(free_key(router, "s0")), "s1", "--settle", "0")
+    with Router(editor.path) as fresh:
+        restore = "delete from shardpool.owner; insert into shardpool.owner select * from older; drop table older"
+        for statement in (*restore.split("; "), "update shardpool.meta set epoch = 0"):
+            fresh.shard("s1").execute(statement)
+        editor("set", "shards.s2.pool.max_size", "20", code=1)
+        assert "shard s1 knows other owners of 1 bucket" in editor.stderr
+        fresh.init()
+    editor("set", "shards.s2.pool.max_size", "20")
+    assert "0 errors, 0 warnings" in editor("check")
+
+
+def test_writers_that_hold_up_a_fence_are_named(editor: Editor, router: Router) -> None:
+    before = editor.text
+    keys = [key for key in range(1000, 2000) if router.for_key(key, table="orders").shard == "s0"][:2]
+    with router.shard("s0").connection() as held:
+        held.execute("insert into orders values (%s, 1, 'open')", (keys[0],))
+        editor("pin", str(keys[1]), "s1", code=1)
+        held.rollback()
+    assert "table orders is held by writers: process" in editor.stderr and "idle in transaction" in editor.stderr
+    assert editor.text == before
+    assert [change["outcome"] for change in editor.json("history")["changes"]] == ["given up"]
 
 
 _KILLED = """
@@ -389,7 +629,7 @@ def test_rows_that_come_between_the_count_and_the_fence_end_the_edit(editor: Edi
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments], env=editor.environment, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 1 and "1 rows lie in buckets" in done.stderr, done.stderr
+    assert done.returncode == 1 and "1 row lies in buckets" in done.stderr, done.stderr
     assert editor.text == before
     assert [change["outcome"] for change in editor.json("history")["changes"]] == ["given up"]
     router.for_key(free, table="orders").execute("insert into orders values (%s, 2, 'still here')", (free,))
@@ -399,10 +639,8 @@ def test_rows_that_come_between_the_count_and_the_fence_end_the_edit(editor: Edi
 
 def test_an_edit_that_nobody_will_finish_is_taken_over(editor: Editor, router: Router) -> None:
     epoch = editor.epoch
-    arguments = ["topology", "set", "shards.s2.pool.max_size", "20"]
-    script = _KILLED.replace("AsyncCursor.execute = counted(AsyncCursor.execute)", "")
-    dead = subprocess.run([sys.executable, "-c", script, "0", *arguments], env=editor.environment, timeout=60)
-    assert dead.returncode == -9 and editor.epoch == epoch
+    killed_at(editor, "file", "set", "shards.s2.pool.max_size", "20")
+    assert editor.epoch == epoch
     editor("set", "shards.s2.pool.max_size", "30", code=1)
     assert "another edit was begun and is not finished" in editor.stderr
     assert "set shards.s2.pool.max_size 20" in editor.stderr and "--take-over" in editor.stderr

@@ -153,6 +153,33 @@ def test_a_shard_is_drained_into_the_others() -> None:
         assert all(shard not in keyspace.owning_shards for keyspace in topology.keyspaces.values())
 
 
+def test_what_is_kept_stays_with_a_drained_shard() -> None:
+    kept = {"tenants": {3001, 3010, 3011, 4096}, "events": {1}, "regions": {3, 4}}
+    _, topology = edited(lambda data, old: e.drain_shard(data, old, "s3", ["s0"], kept))
+    after = topology.keyspaces["tenants"].shard_by_bucket
+    assert [at for at, shard in enumerate(after) if shard == "s3"] == [3001, 3010, 3011, 4096]
+    _, topology = edited(lambda data, old: e.drain_shard(data, old, "s1", ["s0"], kept))
+    assert topology.keyspaces["events"].shard_by_bucket == ("s0", "s1", "s2")
+    regions = topology.keyspaces["regions"].partitioning
+    assert [topology.keyspaces["regions"].shard_by_bucket[regions.bucket(key)] for key in ("us", "ca")] == ["s0", "s1"]
+    with pytest.raises(EditRefused, match="all that shard s3 owns holds rows"):
+        edited(lambda data, old: e.drain_shard(data, old, "s3", [], {"tenants": range(5000)}))
+
+
+def test_a_table_with_a_schema_is_named_by_a_path() -> None:
+    _, topology = edited(lambda data, _: e.put(data, "single_tables.sales.log".split("."), "s1"))
+    assert topology.single_tables["sales.log"] == "s1"
+    text = TEXT.replace("{audit_log: s0}", "{sales.log: s0}")
+    _, topology = edited(lambda data, _: e.put(data, "single_tables.sales.log".split("."), "s2"), text)
+    assert topology.single_tables == {"sales.log": "s2"}
+
+
+def test_owners_that_are_written_with_a_variable_are_left_to_people() -> None:
+    text = TEXT.replace("s0: 0-1023,", "s0: '${OWNED:-0-1023}',")
+    with pytest.raises(EditRefused, match="written with a variable"):
+        edited(lambda data, old: e.drain_shard(data, old, "s3", ["s0"]), text)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=64, max_size=64), st.integers(0, 3), st.booleans())
 def test_draining_leaves_every_bucket_with_exactly_one_owner(owners: list[int], drained: int, block: bool) -> None:

@@ -41,6 +41,11 @@ _COPY = """
     select pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.hashtextextended(t::text, 0)::numeric), 0)::text
     from {} t
 """
+_UNFINISHED = """
+    select epoch, author, pg_catalog.to_char(begun_at, 'YYYY-MM-DD HH24:MI:SS TZ'),
+      pg_catalog.split_part(change, E'\\n', 1)
+    from shardpool.history where outcome = 'begun' order by epoch
+"""
 _OWNERS = "select keyspace, first_bucket, last_bucket, shard from shardpool.owner"
 
 
@@ -240,7 +245,26 @@ async def _control(conn: AsyncConnection[Any], topology: Topology, name: str, su
     cursor = conn.cursor(row_factory=tuple_row)
     await cursor.execute(_OWNERS)
     findings.extend(_owner_findings(topology, subject, await cursor.fetchall()))
+    findings.extend(await _unfinished(conn, subject))
     return findings
+
+
+async def _unfinished(conn: AsyncConnection[Any], subject: str) -> list[Finding]:
+    """Edits of the topology that were begun here: while one is under way this is as it should be."""
+    if not (await _one(conn, "select pg_catalog.to_regclass('shardpool.history') is not null"))[0]:
+        return []
+    cursor = conn.cursor(row_factory=tuple_row)
+    await cursor.execute(_UNFINISHED)
+    hint = "If it is not under way: run that command again, it goes on. See shardpool topology history."
+    return [
+        Finding(
+            "warning",
+            subject,
+            f"the edit to epoch {epoch} ({change}), begun by {author} at {when}, is not finished",
+            hint,
+        )
+        for epoch, author, when, change in await cursor.fetchall()
+    ]
 
 
 def _owner_findings(topology: Topology, subject: str, owners: Sequence[Any]) -> Iterator[Finding]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
 import shlex
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .app import FAILURE
 from .options import json_option, shards, topology_option, topology_path
 from .output import print_json, print_table
 from .route import parse_key
@@ -29,8 +31,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 _SECRET = re.compile("pass|pwd|secret", re.I)
-_NO_SECRETS = ("password_file", "passfile", "plain_passwords")
-_URL_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@/\s]+@")
 _DONE = {
     "count": "counting rows on the shards",
     "begin": "announcing the edit on every shard",
@@ -124,7 +124,9 @@ def plan(ctx: click.Context, /, new: str, timeout: float, topology_file: str | N
     from ..config import load_topology
     from ..operations import plan_edit
 
-    before, after = load_topology(topology_path(ctx, topology_file)), load_topology(new)
+    path = topology_path(ctx, topology_file)
+    before, after = load_topology(path), load_topology(new)
+    _check_epoch(after, new, before, path)
     _show(_run(plan_edit(before, after, timeout)), None, as_json)
 
 
@@ -141,25 +143,30 @@ def apply(ctx: click.Context, /, new: str, topology_file: str | None, **options:
     from ..config import parse_topology, read_text
 
     path = topology_path(ctx, topology_file)
+    if Path(path).exists() and Path(new).samefile(path):
+        raise click.UsageError("NEW is the topology file itself: change a copy of it, and apply that")
     given = read_text(new)
 
     def text_of(current: Snapshot, topology: Topology, epoch: int) -> str | None:
         wanted = parse_topology(given, file=new, folder=Path(path).parent)
         if wanted.epoch < topology.epoch and _with_epoch(given, topology.epoch) == current.text:
             return None
-        if wanted.epoch != topology.epoch:
-            from ..errors import EditRefused
-
-            late = wanted.epoch < topology.epoch
-            raise EditRefused(
-                f"{new} is of epoch {wanted.epoch}, and {path} of epoch {topology.epoch}",
-                hint="Somebody else was first: make the changes again in a copy of the newer file."
-                if late
-                else f"Leave the epoch as it is in {path}: it is raised when the change is applied.",
-            )
+        _check_epoch(wanted, new, topology, path)
         return None if given == current.text else _with_epoch(given, epoch)
 
     _edit(path, f"apply {Path(new).name}", how(options), text_of)
+
+
+def _check_epoch(wanted: Topology, new: str, topology: Topology, path: str) -> None:
+    from ..errors import EditRefused
+
+    if wanted.epoch != topology.epoch:
+        raise EditRefused(
+            f"{new} is of epoch {wanted.epoch}, and {path} of epoch {topology.epoch}",
+            hint="Somebody else was first: make the changes again in a copy of the newer file."
+            if wanted.epoch < topology.epoch
+            else f"Leave the epoch as it is in {path}: it is raised when the change is applied.",
+        )
 
 
 def _with_epoch(text: str, epoch: int) -> str:
@@ -194,8 +201,14 @@ def _edit(path: str, change: str, how: How, text_of: TextOf) -> None:
         current = read_snapshot(path)
         _run(_dry_run(path, current, how, text_of))
         return
+    made: list[str] = []
     with locked(path) as file:
-        _run(_apply(file, path, change, how, text_of))
+        try:
+            _run(_apply(file, path, change, how, text_of, made))
+        except KeyboardInterrupt as error:
+            if made[-1:] not in ([], ["count"]):
+                error.add_note("The edit is begun and not finished. Run the same command again: it goes on.")
+            raise
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -206,6 +219,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _dry_run(path: str, current: Snapshot, how: How, text_of: TextOf) -> None:
+    from ..config import text_diff
     from ..operations import plan_edit
 
     old = _parsed(current.text, path)
@@ -214,22 +228,33 @@ async def _dry_run(path: str, current: Snapshot, how: How, text_of: TextOf) -> N
         _nothing(old, how.as_json)
         return
     new = _parsed(text, path)
-    _show(await plan_edit(old, new, how.timeout), _masked_diff(current.text, text, path), how.as_json)
+    _show(await plan_edit(old, new, how.timeout), text_diff(current.text, text, path), how.as_json)
 
 
-async def _apply(file: LockedFile, path: str, change: str, how: How, text_of: TextOf) -> None:
-    from ..operations.edit import Edit, apply_edit, next_epoch, take_up
+async def _apply(file: LockedFile, path: str, change: str, how: How, text_of: TextOf, made: list[str]) -> None:
+    """Make the edit; `made` is told the steps."""
+    from ..changes import describe_changes
+    from ..config import text_diff
+    from ..operations.edit import Edit, apply_edit
+    from ..operations.unfinished import next_epoch, take_up
 
     def say(step: str) -> None:
+        made.append(step)
         if not how.as_json:
             click.echo(f"{_DONE[step]} …", err=True)
 
     current = file.read()
     old = _parsed(current.text, path)
-    finished = await take_up(current, old, settle=how.settle, timeout=how.timeout, say=say)
+    finished = await take_up(current.digest, old, settle=how.settle, timeout=how.timeout, say=say)
     if finished is not None:
-        click.echo(f"epoch {old.epoch} was begun and not finished: it is finished now ({_first(finished)})", err=True)
-        if _first(finished) == change:
+        click.echo(
+            f"epoch {old.epoch} was begun and not finished: it is finished now ({_first(finished.change)})", err=True
+        )
+        for shard in finished.untold:
+            click.echo(
+                f"shard {shard} left the fleet by it and cannot be told: its own record stays unfinished", err=True
+            )
+        if _first(finished.change) == change:
             _told(old, None, True, how.as_json)
             return
     epoch = await next_epoch(old, how.timeout) if how.take_over else old.epoch + 1
@@ -238,15 +263,20 @@ async def _apply(file: LockedFile, path: str, change: str, how: How, text_of: Te
         _nothing(old, how.as_json)
         return
     new = _parsed(text, path)
-    from ..changes import describe_changes
-
     lines = describe_changes(old, new)
     if not how.as_json:
-        click.echo(_masked_diff(current.text, text, path))
-    author = how.author or f"{getpass.getuser()}@{socket.gethostname()}"
+        click.echo(text_diff(current.text, text, path))
+    author = how.author or f"{_user()}@{socket.gethostname()}"
     edit = Edit(current, text, old, new, "\n".join([change, *lines])[:4000], author)
     done = await apply_edit(file, edit, settle=how.settle, take_over=how.take_over, timeout=how.timeout, say=say)
     _told(new, done.plan, done.resumed, how.as_json)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return f"uid {os.getuid()}"
 
 
 def _parsed(text: str, path: str) -> Topology:
@@ -300,29 +330,6 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _masked_diff(old_text: str, new_text: str, path: str) -> str:
-    """The lines that change, with no password among them."""
-    from ..config import file_data, text_diff
-
-    shown = text_diff(old_text, new_text, path)
-    secrets = {secret for text in (old_text, new_text) for secret in _passwords(file_data(text))}
-    for secret in sorted(secrets, key=len, reverse=True):
-        shown = shown.replace(secret, "***")
-    return _URL_PASSWORD.sub(r"\1:***@", shown)
-
-
-def _passwords(data: Any) -> Iterator[str]:
-    """Every password that stands in the file itself, whether or not it is used."""
-    if isinstance(data, list):
-        yield from (secret for item in data for secret in _passwords(item))
-    elif isinstance(data, dict):
-        for key, value in data.items():
-            if isinstance(value, dict | list):
-                yield from _passwords(value)
-            elif value not in (None, "") and _SECRET.search(str(key)) and key not in _NO_SECRETS:
-                yield str(value)
-
-
 def _command(*words: str) -> str:
     return shlex.join(words)
 
@@ -341,6 +348,8 @@ def set_value(ctx: click.Context, /, path: str, value: str, topology_file: str |
     from ..config import value_data
     from ..edits import put
 
+    if path == "epoch":
+        raise click.UsageError("the epoch is raised by every edit, and is not set")
     data = value_data(value)
     secret = bool(_SECRET.search(path)) or "://" in value or bool(_SECRET.search(value))
     change = _command("set", path, "***" if secret else value)
@@ -480,7 +489,9 @@ def add(
 
 
 def _without_password(address: str) -> str:
-    return _URL_PASSWORD.sub(r"\1:***@", address).partition("?")[0]
+    from ..config import masked_url
+
+    return masked_url(address).partition("?")[0]
 
 
 def _endpoint(address: str) -> Any:
@@ -514,18 +525,40 @@ def remove(ctx: click.Context, /, name: str, topology_file: str | None, **option
     help="Who gets them; may be repeated. [default: all others]",
     shell_complete=shards,
 )
+@click.option("--empty", is_flag=True, help="Give away the buckets that hold no rows, and leave the others.")
 @edit_options
 @click.pass_context
 def drain(
-    ctx: click.Context, /, name: str, targets: tuple[str, ...], topology_file: str | None, **options: Any
+    ctx: click.Context, /, name: str, targets: tuple[str, ...], empty: bool, topology_file: str | None, **options: Any
 ) -> None:
-    """Give all buckets of a shard to others, evenly. Refused, with the numbers, while they hold rows."""
-    from ..edits import drain_shard
+    """Give all buckets of a shard to others, evenly. Refused, with the numbers, while they hold rows.
 
-    words = [word for target in targets for word in ("--to", target)]
+    With --empty those that hold none are given away now; exits with 1 while others are left.
+    """
+    from ..config import load_topology
+    from ..edits import drain_shard
+    from ..errors import EditRefused
+    from ..operations import occupied_buckets
+
+    kept: Mapping[str, Collection[int]] = {}
+    if empty:
+        topology = load_topology(topology_path(ctx, topology_file))
+        occupied = _run(occupied_buckets(topology, name, options["timeout"]))
+        kept = occupied.buckets
+
+    words = [*(["--empty"] if empty else []), *(word for target in targets for word in ("--to", target))]
     change = _command("shard", "drain", name, *words)
-    make = lambda data, topology: drain_shard(data, topology, name, targets)  # noqa: E731
-    in_place(ctx, topology_file, change, options, make)
+    make = lambda data, topology: drain_shard(data, topology, name, targets, kept)  # noqa: E731
+    if empty and occupied.rows:
+        click.echo(f"shard {name} keeps what holds rows: {occupied}", err=True)
+    try:
+        in_place(ctx, topology_file, change, options, make)
+    except EditRefused as error:
+        if not empty and "would change their owner" in error.message:
+            error.add_note("HINT:  With --empty the buckets that hold no rows are given away now.")
+        raise
+    if empty and occupied.rows:
+        ctx.exit(FAILURE)
 
 
 @click.command("history")
@@ -539,10 +572,13 @@ def history(ctx: click.Context, /, limit: int, topology_file: str | None, as_jso
     from ..operations import edit_history
 
     topology = load_topology(topology_path(ctx, topology_file))
-    found = _run(edit_history(topology, limit))
+    found, unreached = _run(edit_history(topology, limit))
     if as_json:
-        print_json({"fleet": topology.fleet, "changes": [change.as_dict() for change in found]})
+        changes = [change.as_dict() for change in found]
+        print_json({"fleet": topology.fleet, "changes": changes, "unreached": unreached})
         return
+    for shard, why in unreached.items():
+        click.echo(f"shard {shard} is not asked: {why}", err=True)
     rows = []
     for change in found:
         outcome = change.outcome

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._describe import describe
     from ._edit import edit_text, file_data, text_diff, value_data
     from ._load import load_topology, parse_topology, read_text
+    from ._masking import masked_url
     from ._replace import LockedFile, Snapshot, digest, locked, read_snapshot
     from ._schema import topology_schema
 
@@ -31,6 +32,7 @@ __all__ = [
     "file_data",
     "load_topology",
     "locked",
+    "masked_url",
     "parse_topology",
     "read_snapshot",
     "read_text",
@@ -45,6 +47,7 @@ __getattr__ = exports(
         "._describe": "describe",
         "._edit": "edit_text file_data text_diff value_data",
         "._load": "load_topology parse_topology read_text",
+        "._masking": "masked_url",
         "._replace": "LockedFile Snapshot digest locked read_snapshot",
         "._schema": "topology_schema",
     },

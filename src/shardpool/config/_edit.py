@@ -7,12 +7,13 @@ same edit of the plain data: text that does not say exactly that is never given 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from difflib import unified_diff
+from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Any
 
 from ..edits import Insert, Operation, Put, Remove, RenameKey, applied
 from ..errors import EditRefused, ShardpoolError
+from ._masking import masked_text
 from ._problems import Problems
 from ._scalars import AmbiguousScalar, resolve
 from ._yaml import Unreadable, read_yaml
@@ -131,6 +132,17 @@ def _reads_back(text: str) -> bool:
 
 
 def text_diff(old: str, new: str, name: str) -> str:
-    """The lines that differ, as `diff -U1` shows them."""
-    lines = unified_diff(old.splitlines(), new.splitlines(), name, f"{name} (new)", n=1, lineterm="")
+    """The lines that differ, as `diff -U1` shows them, with every password masked. Both texts have to be good YAML."""
+    before, after = old.splitlines(), new.splitlines()
+    shown_before, shown_after = masked_text(old).splitlines(), masked_text(new).splitlines()
+    lines = [f"--- {name}", f"+++ {name} (new)"]
+    for group in SequenceMatcher(None, before, after, autojunk=False).get_grouped_opcodes(1):
+        (_, first, _, start, _), (_, _, last, _, end) = group[0], group[-1]
+        lines.append(f"@@ -{first + 1},{last - first} +{start + 1},{end - start} @@")
+        for kind, was_from, was_to, now_from, now_to in group:
+            if kind == "equal":
+                lines += [f" {line}" for line in shown_before[was_from:was_to]]
+            else:
+                lines += [f"-{line}" for line in shown_before[was_from:was_to]]
+                lines += [f"+{line}" for line in shown_after[now_from:now_to]]
     return "\n".join(lines)

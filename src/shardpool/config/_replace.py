@@ -1,12 +1,13 @@
 """The topology file on disk: read with what is needed to know it again, and replaced in one step.
 
 The steps of a replacement, each of which leaves the file whole when it is the last: the folder is locked, the file is
-looked at again, a new file is written beside it (`O_EXCL | O_NOFOLLOW`, the mode and owner of the old), flushed to the
-disk, renamed over the old one, and the folder is flushed.
+looked at again, a new file is written beside it (`O_EXCL | O_NOFOLLOW`, the mode, the owner and the extended attributes
+of the old, access lists among them), flushed to the disk, renamed over the old one, and the folder is flushed.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -53,7 +54,8 @@ def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
             raise EditRefused(
                 f"{file} is a symbolic link, and editing would put a file in its place",
                 detail=f"It leads to {file.readlink()}.",
-                hint="Name the file itself with --topology.",
+                hint="Name the file itself with --topology. What Kubernetes mounts of a ConfigMap is such a link: edit "
+                "the file that the ConfigMap is made of, and let --settle cover how long it takes to arrive.",
             ) from None
         raise EditRefused(f"{file} cannot be read: {error.strerror}") from None
     with os.fdopen(descriptor, "rb") as stream:
@@ -83,6 +85,12 @@ class LockedFile:
         """The file as it is now; raises `EditRefused`."""
         return read_snapshot(self.path)
 
+    def check_writable(self, old: Snapshot) -> None:
+        """Raise `EditRefused` where `replace` would, as far as an empty file that is made and removed can tell."""
+        self._check(old)
+        self._write(old, "")
+        self._remove_temporary()
+
     def replace(self, old: Snapshot, text: str) -> None:
         """Put a new text in the place of what `old` holds, in one step; raises `EditRefused` when it has changed."""
         self._check(old)
@@ -90,11 +98,12 @@ class LockedFile:
         try:
             # Again, for an editor that keeps no lock: between this look and the rename there are microseconds.
             self._check(old)
-            os.rename(self._temporary, self.path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            self._rename()
         except BaseException:
             self._remove_temporary()
             raise
-        os.fsync(self._folder)
+        with suppress(OSError):  # the file is replaced; some file systems cannot flush a folder
+            os.fsync(self._folder)
 
     def _check(self, old: Snapshot) -> None:
         if self.read() != old:
@@ -103,19 +112,62 @@ class LockedFile:
                 hint="Look at the file, and run the same command again.",
             )
 
+    def _rename(self) -> None:
+        try:
+            os.rename(self._temporary, self.path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except OSError as error:
+            raise EditRefused(
+                f"{self.path} cannot be replaced: {error.strerror}",
+                detail="A new file takes its place in one step.",
+                hint="A file that is mounted by itself cannot be replaced: mount its folder, or edit the file that is "
+                "mounted where it lies."
+                if error.errno == errno.EBUSY
+                else "Look at the permissions of the file and of its folder.",
+            ) from None
+
     def _write(self, old: Snapshot, text: str) -> None:
         self._remove_left_behind()
         try:
             descriptor = os.open(self._temporary, _NEW, 0o600, dir_fd=self._folder)
         except OSError as error:
-            raise EditRefused(f"{self.path.with_name(self._temporary)} cannot be made: {error.strerror}") from None
-        with os.fdopen(descriptor, "wb") as stream:
-            with suppress(PermissionError):
-                os.fchown(stream.fileno(), old.owner, old.group)
-            os.fchmod(stream.fileno(), old.mode)
-            stream.write((b"\xef\xbb\xbf" if old.byte_order_mark else b"") + text.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
+            raise EditRefused(
+                f"{self.path.with_name(self._temporary)} cannot be made: {error.strerror}",
+                detail="An edit writes the new file beside the old one, and renames it.",
+                hint="Edit the file where it may be written; one that is mounted from elsewhere, as of a ConfigMap, is "
+                "edited where it comes from.",
+            ) from None
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                self._adopt(stream.fileno(), old)
+                stream.write((b"\xef\xbb\xbf" if old.byte_order_mark else b"") + text.encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            self._remove_temporary()
+            raise EditRefused(
+                f"{self.path.with_name(self._temporary)} cannot be written: {error.strerror}",
+                detail=f"{self.path} is as it was.",
+            ) from None
+        except BaseException:
+            self._remove_temporary()
+            raise
+
+    def _adopt(self, descriptor: int, old: Snapshot) -> None:
+        """Owner, mode and attributes of the old file. Raises `EditRefused` where it would be somebody else's file."""
+        made = os.fstat(descriptor)
+        if (made.st_uid, made.st_gid) != (old.owner, old.group):
+            try:
+                os.fchown(descriptor, old.owner, old.group)
+            except OSError:
+                raise EditRefused(
+                    f"{self.path} is of user {old.owner} and group {old.group}, and a new file cannot be given to them",
+                    hint="Run the edit as the owner of the file, or as root.",
+                ) from None
+        os.fchmod(descriptor, old.mode)
+        for name in _attributes(self.path):
+            # What the kernel sets by itself, or only for root, is left to it.
+            with suppress(OSError):
+                os.setxattr(descriptor, name, os.getxattr(self.path, name, follow_symlinks=False))
 
     def _remove_left_behind(self) -> None:
         """What an edit that was killed has left; nobody else writes it, for the folder is locked."""
@@ -134,6 +186,16 @@ class LockedFile:
     def _remove_temporary(self) -> None:
         with suppress(FileNotFoundError):
             os.unlink(self._temporary, dir_fd=self._folder)
+
+
+def _attributes(path: Path) -> list[str]:
+    """The names of the file's extended attributes; none where the system has no such thing."""
+    if not hasattr(os, "listxattr"):
+        return []
+    try:
+        return list(os.listxattr(path, follow_symlinks=False))
+    except OSError:
+        return []
 
 
 @contextmanager

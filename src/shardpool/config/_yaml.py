@@ -20,7 +20,7 @@ MAX_DEPTH = 32
 MAX_NODES = 200_000
 
 _HAS_LIBYAML = hasattr(yaml, "CSafeLoader")
-_LOADER: Any = yaml.CSafeLoader if _HAS_LIBYAML else yaml.SafeLoader
+LOADER: Any = yaml.CSafeLoader if _HAS_LIBYAML else yaml.SafeLoader
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NO_TOPOLOGY = "No topology needs that: is this the right file?"
 
@@ -34,7 +34,7 @@ def read_yaml(text: str, problems: Problems) -> Node:
     _check_text(text, problems)
     builder = _Builder(problems)
     try:
-        for event in yaml.parse(text, Loader=_LOADER):
+        for event in yaml.parse(text, Loader=LOADER):
             builder.feed(event)
     except yaml.MarkedYAMLError as error:
         # The pure Python loader quotes the text around the place, which may be a password: say only where.

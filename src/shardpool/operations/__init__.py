@@ -3,5 +3,17 @@
 from .edit import Applied, Edit, apply_edit
 from .edit_plan import Lost, Plan, plan_edit
 from .history import Change, edit_history
+from .occupied import Occupied, occupied_buckets
 
-__all__ = ["Applied", "Change", "Edit", "Lost", "Plan", "apply_edit", "edit_history", "plan_edit"]
+__all__ = [
+    "Applied",
+    "Change",
+    "Edit",
+    "Lost",
+    "Occupied",
+    "Plan",
+    "apply_edit",
+    "edit_history",
+    "occupied_buckets",
+    "plan_edit",
+]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection
@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 Conn = AsyncConnection[Any]
 
+# Seconds in which a server has to let us in: one that is gone for good does not hold up the rest for the whole time.
+_CONNECT = 10.0
+
 # What the control schema's own functions raise: somebody was first, and an edit that is not finished.
 _REFUSALS = ("RS002", "RS003", "55000")
 
@@ -29,8 +32,11 @@ _REFUSALS = ("RS002", "RS003", "55000")
 class Connections:
     """Connections by the name of the shard, in autocommit."""
 
-    def __init__(self, conns: Mapping[str, Conn]) -> None:
+    def __init__(self, conns: Mapping[str, Conn], missing: Mapping[str, BaseException], deadline: float) -> None:
         self._conns = dict(conns)
+        self._deadline = deadline
+        # Why which shards could not be reached, where some may be missing.
+        self.missing = dict(missing)
 
     def __contains__(self, name: str) -> bool:
         return name in self._conns
@@ -45,18 +51,34 @@ class Connections:
     async def on(self, names: Iterable[str], step: Callable[[str, Conn], Awaitable[T]], what: str) -> dict[str, T]:
         """One step on several shards, side by side; raises `ScatterError`, or the refusal of one of them."""
         named = list(names)
-        outcomes = await async_run_all([partial(step, name, self._conns[name]) for name in named])
-        failures = {name: error for name, (_, error) in zip(named, outcomes, strict=True) if error is not None}
+        answers, failures = await self.answers(named, step)
         for error in failures.values():
-            if not isinstance(error, Exception):
-                raise error
             if isinstance(error, EditRefused):
                 raise error
             if isinstance(error, psycopg.Error) and error.sqlstate in _REFUSALS:
                 raise refusal(error) from None
         if failures:
+            late = monotonic() >= self._deadline
+            what += " was not done in time, and" if late else ""
             raise ScatterError(f"{what} failed on {len(failures)} of {len(named)} shards", failures=failures)
-        return {name: value for name, (value, _) in zip(named, outcomes, strict=True)}
+        return answers
+
+    async def answers(
+        self, names: Iterable[str], step: Callable[[str, Conn], Awaitable[T]]
+    ) -> tuple[dict[str, T], dict[str, Exception]]:
+        """One step on several shards, side by side: what came of it by shard, and what failed."""
+        named = list(names)
+        outcomes = await async_run_all([partial(step, name, self._conns[name]) for name in named])
+        found: dict[str, T] = {}
+        failures: dict[str, Exception] = {}
+        for name, (value, error) in zip(named, outcomes, strict=True):
+            if error is None:
+                found[name] = cast("T", value)
+            elif isinstance(error, Exception):
+                failures[name] = error
+            else:
+                raise error
+        return found, failures
 
 
 def refusal(error: psycopg.Error) -> EditRefused:
@@ -71,7 +93,7 @@ async def connected(
 ) -> AsyncIterator[Connections]:
     """Connections to these shards, each at the address that its topology gives; all of them or `ScatterError`.
 
-    With `some` those that can be reached.
+    With `some` those that can be reached; a shard whose connection is lost afterwards fails in the step that meets it.
 
     The server is not asked who it is. What is not done `timeout` seconds from now is cut off.
     """
@@ -84,7 +106,7 @@ async def connected(
         endpoint = topology.shard(name).writable
         try:
             conn = await AsyncConnector(topology, name, endpoint, AsyncConnectOptions(), watchdog).connect_unchecked(
-                deadline
+                min(deadline, monotonic() + _CONNECT)
             )
         except psycopg.Error as error:
             raise ShardUnavailable(
@@ -106,7 +128,7 @@ async def connected(
             raise ScatterError(
                 f"{len(failed)} of {len(steps)} shards cannot be reached; nothing was changed", failures=failed
             )
-        yield Connections({name: opened[name] for name in topology_by_shard if name not in failed})
+        yield Connections({name: opened[name] for name in topology_by_shard if name not in failed}, failed, deadline)
     finally:
         for watch in watches:
             watchdog.release(watch)

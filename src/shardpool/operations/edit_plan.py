@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,21 +10,38 @@ import psycopg
 
 from .. import control
 from ..bucket_sql import quote_table
-from ..changes import Move, check_successor_file, describe_changes, gainers, losers, moves, renamed, renames
+from ..changes import (
+    Move,
+    check_successor_file,
+    describe_changes,
+    gainers,
+    losers,
+    moves,
+    renamed,
+    renames,
+    resettled,
+)
 from ..errors import EditRefused
-from ..topology import Keyspace, Topology
+from ..topology import Keyspace, Reference, Single, Topology
+from .agreement import check_owners
 from .connections import Conn, Connections, connected, one, rows
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Rows of a table on a shard that would not own them any more, and of how many buckets they are."""
+    """Rows of a table on a shard that would not own them any more, and of how many buckets they are.
+
+    0 buckets: the table as a whole is placed in another way.
+    """
 
     shard: str
-    keyspace: str
     table: str
     rows: int
     buckets: int
+
+    def __str__(self) -> str:
+        told = f"shard {self.shard}: {_count_of(self.rows, 'row')} of {self.table.removeprefix('public.')}"
+        return f"{told} in {_count_of(self.buckets, 'bucket')}" if self.buckets else told
 
 
 @dataclass(frozen=True)
@@ -51,18 +68,26 @@ class Plan:
 
     def refusal(self) -> EditRefused | None:
         """Why it cannot be applied, or None."""
+        if any(not lost.buckets for lost in self.lost):
+            return EditRefused(
+                f"{counted_rows(self.rows)} where nobody would look for {'it' if self.rows == 1 else 'them'}",
+                detail="; ".join(map(str, self.lost)),
+                hint="A table that holds rows is not placed in another way: its rows have to be moved first.",
+            )
         if self.lost:
             return EditRefused(
-                f"{self.rows} rows lie in buckets that would change their owner",
-                detail="; ".join(_told(lost) for lost in self.lost),
+                f"{counted_rows(self.rows)} in buckets that would change their owner",
+                detail="; ".join(map(str, self.lost)),
                 hint="Buckets that hold rows are not given away: their rows have to be moved first.",
             )
         if self.missing:
             tables = ", ".join(f"{table.removeprefix('public.')} on {shard}" for shard, table in self.missing)
             return EditRefused(
-                "a shard would own keys of tables that it does not have",
+                "a shard would be asked for tables that it does not have",
                 detail=f"Missing: {tables}.",
-                hint="Create the tables there first, as they are on the other shards.",
+                hint="Create the tables there first, as they are on the other shards. A new shard is made like another "
+                "with a copy of the file that has it: shardpool -t COPY init, shardpool -t COPY migrate provision "
+                "SHARD, and then: shardpool topology apply COPY",
             )
         return None
 
@@ -81,9 +106,13 @@ class Plan:
         }
 
 
-def _told(lost: Lost) -> str:
-    table = lost.table.removeprefix("public.")
-    return f"shard {lost.shard}: {lost.rows} rows of {table} in {lost.buckets} bucket{'' if lost.buckets == 1 else 's'}"
+def _count_of(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def counted_rows(number: int) -> str:
+    """`1 row lies`, `2 rows lie`."""
+    return f"{_count_of(number, 'row')} {'lies' if number == 1 else 'lie'}"
 
 
 def reached(old: Topology, new: Topology) -> dict[str, Topology]:
@@ -92,7 +121,8 @@ def reached(old: Topology, new: Topology) -> dict[str, Topology]:
     All of the new topology, and of the old those that give something away and are gone then.
     """
     names = renames(old, new)
-    gone = [shard for shard in losers(moves(old, new)) if shard not in new.shards]
+    holding = [*losers(moves(old, new)), *(shard for shards in resettled(old, new).values() for shard in shards)]
+    gone = dict.fromkeys(shard for shard in holding if shard not in new.shards)
     return {**dict.fromkeys(new.shards, new), **dict.fromkeys(gone, renamed(old, names))}
 
 
@@ -101,21 +131,29 @@ def first_plan(old: Topology, new: Topology) -> Plan:
     check_successor_file(new, old)
     found = tuple(moves(old, new))
     changes = tuple(describe_changes(old, new))
-    if found and new.control == "none":
+    if found and "none" in (old.control, new.control):
         raise EditRefused(
             f"{sum(move.buckets for move in found)} buckets would change their owner, and nobody can count their rows",
             detail="control: none: the shards carry no shardpool schema.",
-            hint="Set control: required, and run: shardpool init",
+            hint="Set control: required by itself, run shardpool init, and then make the change.",
         )
-    return Plan(old, new, changes, found, shards_counted=not found)
+    return Plan(old, new, changes, found, shards_counted=not found and not resettled(old, new))
 
 
 async def plan_edit(old: Topology, new: Topology, timeout: float = 60.0) -> Plan:
     """What the change would do, with the rows counted on the shards; raises `EditRefused`, `ScatterError`."""
     plan = first_plan(old, new)
-    if new.control == "none":
+    if old.control == "none":
         return plan
+    before = renamed(old, renames(old, new))
+
+    async def agrees(name: str, conn: Conn) -> None:
+        if await one(conn, "select pg_catalog.to_regclass('shardpool.owner') is not null"):
+            await check_owners(conn, old, name)
+
     async with connected(reached(old, new), timeout) as conns:
+        known = [name for name in conns.names if name in before.shards]
+        await conns.on(known, agrees, "the look at the owners")
         return await counted(plan, conns)
 
 
@@ -128,18 +166,44 @@ async def counted(plan: Plan, conns: Connections) -> Plan:
 
     async def missing(name: str, conn: Conn) -> list[tuple[str, str]]:
         tables = [table for space in _gained(plan, name) for table in plan.new.keyspaces[space].tables]
-        return [(name, table) for table in tables if not await _exists(conn, table)]
+        tables += joined if name in joining else []
+        return [(name, table) for table in dict.fromkeys(tables) if not await _exists(conn, table)]
+
+    async def there(name: str, conn: Conn) -> list[str]:
+        return [table for table in _common(plan.new) if await _exists(conn, table)]
+
+    anew = resettled(plan.old, plan.new)
+
+    async def unplaced(name: str, conn: Conn) -> list[Lost]:
+        return await _unplaced(conn, plan.new, [table for table, shards in anew.items() if name in shards], name)
 
     found = await conns.on(losers(plan.moves), lost, "counting rows")
-    absent = await conns.on(gainers(plan.moves), missing, "looking for tables")
+    placed_anew = await conns.on(conns.names, unplaced, "counting rows")
+    placed_anew["reference tables"] = await _not_everywhere(plan.new, anew, conns)
+    joining = [name for name in plan.new.shards if name not in before.shards]
+    staying = [name for name in conns.names if name in before.shards and name in plan.new.shards]
+    by_shard = await conns.on(staying if joining else (), there, "looking for tables")
+    joined = [table for table in _common(plan.new) if any(table in tables for tables in by_shard.values())]
+    absent = await conns.on(dict.fromkeys([*gainers(plan.moves), *joining]), missing, "looking for tables")
     return Plan(
         plan.old,
         plan.new,
         plan.changes,
         plan.moves,
-        tuple(one for several in found.values() for one in several),
+        tuple(one for several in (*found.values(), *placed_anew.values()) for one in several),
         tuple(one for several in absent.values() for one in several),
     )
+
+
+def _common(topology: Topology) -> list[str]:
+    """The tables that routers expect on every shard as soon as it is in the topology.
+
+    Reference tables are read from any shard and written on all of them, where all tables have to be alike. Without
+    reference tables nobody asks a shard that owns nothing.
+    """
+    if not topology.reference_tables:
+        return []
+    return [table for table, placement in topology.placements.items() if not isinstance(placement, Single)]
 
 
 def _gained(plan: Plan, shard: str) -> list[str]:
@@ -156,11 +220,40 @@ async def _lost(conn: Conn, before: Topology, plan: Plan, name: str) -> list[Los
     for space in given_away(plan.moves, name):
         old, new = before.keyspaces[space], plan.new.keyspaces[space]
         for table in old.tables:
-            if await _exists(conn, table):
+            # One that is placed in another way as a whole is counted by that.
+            if plan.new.placements.get(table) in (None, plan.old.placements[table]) and await _exists(conn, table):
                 count, buckets = await _count(conn, old, new, table, name)
                 if count:
-                    found.append(Lost(name, space, table, count, buckets))
+                    found.append(Lost(name, table, count, buckets))
     return found
+
+
+async def _unplaced(conn: Conn, new: Topology, tables: Sequence[str], name: str) -> list[Lost]:
+    found = []
+    for table in tables:
+        query = control.unplaced_rows_query(new, table, name)
+        if query is not None and await _exists(conn, table):
+            count = await one(conn, query)
+            if count:
+                found.append(Lost(name, table, count, 0))
+    return found
+
+
+async def _not_everywhere(new: Topology, anew: Mapping[str, Sequence[str]], conns: Connections) -> list[Lost]:
+    """Rows of tables that become reference tables, where not every shard has as many."""
+    tables = [table for table in anew if isinstance(new.placements[table], Reference)]
+
+    async def count(name: str, conn: Conn) -> list[int]:
+        counts = [f"select count(*) from {quote_table(table)}" for table in tables]
+        return [await one(conn, counts[at]) if await _exists(conn, table) else 0 for at, table in enumerate(tables)]
+
+    by_shard = await conns.on(conns.names if tables else (), count, "counting rows")
+    return [
+        Lost(name, table, counts[at], 0)
+        for at, table in enumerate(tables)
+        for name, counts in by_shard.items()
+        if counts[at] and len({others[at] for others in by_shard.values()}) > 1
+    ]
 
 
 async def _count(conn: Conn, old: Keyspace, new: Keyspace, table: str, name: str) -> tuple[int, int]:

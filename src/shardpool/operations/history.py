@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from ..errors import EditRefused
+from ..errors import EditRefused, ScatterError, summary
 from ..topology import Topology
 from .connections import Conn, connected, one, rows
 
@@ -35,8 +35,13 @@ class Change:
         return asdict(self)
 
 
-async def edit_history(topology: Topology, limit: int = 20, timeout: float = 30.0) -> list[Change]:
-    """The last changes, the newest first, as all shards together tell them. Raises `ScatterError`."""
+async def edit_history(
+    topology: Topology, limit: int = 20, timeout: float = 30.0
+) -> tuple[list[Change], dict[str, str]]:
+    """The last changes, the newest first, as all shards together tell them; and why which shards told nothing.
+
+    Raises `ScatterError` when there is no shard that tells.
+    """
 
     async def told(name: str, conn: Conn) -> list[tuple[Any, ...]]:
         if not await one(conn, "select pg_catalog.to_regclass('shardpool.history') is not null"):
@@ -45,14 +50,18 @@ async def edit_history(topology: Topology, limit: int = 20, timeout: float = 30.
 
     if topology.control == "none":
         raise EditRefused("control: none: the shards carry no shardpool schema, and keep no history")
-    async with connected(dict.fromkeys(topology.shards, topology), timeout) as conns:
-        by_shard = await conns.on(conns.names, told, "reading the history")
+    async with connected(dict.fromkeys(topology.shards, topology), timeout, some=True) as conns:
+        by_shard, failed = await conns.answers(conns.names, told)
+        failures: dict[str, BaseException] = {**conns.missing, **failed}
+    if not by_shard:
+        raise ScatterError("no shard tells the history", failures=failures)
     found: dict[tuple[int, str], dict[str, tuple[Any, ...]]] = {}
     for shard, changes in by_shard.items():
         for change in changes:
             found.setdefault((change[0], change[7]), {})[shard] = change
     merged = [_merged(by_shard_) for by_shard_ in found.values()]
-    return sorted(merged, key=lambda change: (-change.epoch, change.begun_at))[:limit]
+    last = sorted(merged, key=lambda change: (-change.epoch, change.begun_at))[:limit]
+    return last, {shard: summary(error) for shard, error in failures.items()}
 
 
 def _merged(by_shard: dict[str, tuple[Any, ...]]) -> Change:

@@ -1,0 +1,47 @@
+"""Whether a server is the shard that the topology means, and has the owners that the topology says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import control
+from ..errors import EditRefused
+from ..topology import Topology
+from .connections import Conn, one, rows
+
+_OWNERS = "select keyspace, first_bucket, last_bucket, shard from shardpool.owner order by keyspace, first_bucket"
+_EPOCH = """
+    select greatest((select max(epoch) from shardpool.owner), (to_jsonb(meta)->>'epoch')::bigint, 0)
+    from shardpool.meta
+"""
+_CONTRACTS = "select keyspace, contract->'vectors' from shardpool.hash_contract"
+
+
+async def check_owners(conn: Conn, topology: Topology, name: str) -> None:
+    """Raise `EditRefused` when a shard that is not ahead of the file has other owners, or other buckets, than it says.
+
+    Then the file was changed by hand, or the shard is an old copy: an edit of such a file would hide rows.
+    """
+    epoch = await one(conn, _EPOCH)
+    if epoch > topology.epoch:
+        return  # somebody else was first, which is told when the edit is begun
+    stored: dict[str, list[str]] = {}
+    for keyspace, first, last, shard in await rows(conn, _OWNERS):
+        stored.setdefault(keyspace, []).extend([shard] * (last - first + 1))
+    vectors: Mapping[str, Any] = dict(await rows(conn, _CONTRACTS))
+    for keyspace in topology.keyspaces.values():
+        here = stored.get(keyspace.name)
+        if here is None:
+            continue
+        differing = sum(was != now for was, now in zip(here, keyspace.shard_by_bucket, strict=False))
+        differing += abs(len(here) - len(keyspace.shard_by_bucket))
+        if differing or control.moved_vectors(vectors.get(keyspace.name) or [], keyspace.partitioning):
+            what = f"{differing} bucket{'' if differing == 1 else 's'}" if differing else "some keys"
+            raise EditRefused(
+                f"shard {name} knows other owners of {what} of keyspace {keyspace.name} than the topology file says",
+                detail=f"The shard is at epoch {epoch}, the file at epoch {topology.epoch}: the file was changed by "
+                "hand, or the shard was restored from an older copy.",
+                hint="Undo the change, make it in a copy, and run: shardpool topology apply COPY. "
+                "Where the file is right: shardpool init",
+            )

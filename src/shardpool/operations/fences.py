@@ -1,0 +1,62 @@
+"""Fences on the shards that give keys away, and their end when the edit is undone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+import psycopg
+
+from .. import control
+from ..bucket_sql import quote_table
+from ..topology import Topology
+from .connections import Conn, one, rows
+
+# How long a fence may wait for the writers at work on a table before it lets others pass, and how often it is tried.
+_LOCK_TIMEOUT = "500ms"
+_LOCK_TRIES = 20
+_LOCK_PAUSE = 0.2
+
+_BLOCKERS = """
+    select string_agg(distinct format('process %%s of %%s (%%s, for %%s s)', a.pid, a.usename, a.state,
+      extract(epoch from clock_timestamp() - a.xact_start)::int), ', ')
+    from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a using (pid)
+    where l.relation = pg_catalog.to_regclass(%s) and l.granted and l.pid <> pg_catalog.pg_backend_pid()
+      and l.mode not in ('AccessShareLock', 'RowShareLock')
+"""
+
+
+async def draw_fences(conn: Conn, topology: Topology, shard: str, tables: Collection[str]) -> None:
+    """Fence these tables of a shard as the topology says, and draw those anew that have a fence already."""
+    fenced = {table for (table,) in await rows(conn, control.FENCED_QUERY)}
+    for table in topology.placements:
+        if table in fenced or (
+            table in tables and await one(conn, "select pg_catalog.to_regclass(%s) is not null", (quote_table(table),))
+        ):
+            await patiently(conn, control.fence_statement(topology, table, shard), table)
+
+
+async def undo_fences(conn: Conn, topology: Topology, shard: str, keep: bool) -> None:
+    """Fences back to how `topology` has them: with `keep` they stay, since earlier edits have drawn some."""
+    for (table,) in await rows(conn, control.FENCED_QUERY):
+        if keep and shard in topology.shards and table in topology.placements:
+            await patiently(conn, control.fence_statement(topology, table, shard), table)
+        else:
+            await patiently(conn, control.unfence_statement(table), table)
+
+
+async def patiently(conn: Conn, statement: str, table: str) -> None:
+    """A statement that locks a table: it gives way to others again and again, rather than hold up all writers."""
+    for attempt in range(_LOCK_TRIES):
+        try:
+            async with conn.transaction():
+                await conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
+                await conn.execute(statement)
+            return
+        except psycopg.errors.LockNotAvailable as error:
+            if attempt == _LOCK_TRIES - 1:
+                blockers = await one(conn, _BLOCKERS, (quote_table(table),))
+                raise psycopg.errors.LockNotAvailable(
+                    f"table {table.removeprefix('public.')} is held by writers: {blockers or 'they have just ended'}"
+                ) from error
+            await asyncio.sleep(_LOCK_PAUSE)
