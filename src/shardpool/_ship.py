@@ -128,8 +128,11 @@ def _bring(source: Sources, sql: str, conns: Mapping[str, Any], at: str, copied:
     yield from sent(others)
     own = "" if at in source.shards else " WITH NO DATA"
     columns = f" ({', '.join(ship.columns)})" if ship.columns else ""
-    made = yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp}{columns} ON COMMIT DROP AS {sql}{own}")
-    copied.count(made.command_tuples or 0, 0)
+    if own and ship.definition:
+        yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp} ({ship.definition}) ON COMMIT DROP")
+    else:
+        made = yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp}{columns} ON COMMIT DROP AS {sql}{own}")
+        copied.count(made.command_tuples or 0, 0)
     if others:
         yield from copy_rows([conn for conn, _ in others], conns[at], f"pg_temp.{ship.temp}", copied)
     if ship.key:

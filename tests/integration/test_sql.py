@@ -258,6 +258,55 @@ def test_stream_gives_the_rows_of_execute_in_order(shop: Router) -> None:
     assert next(iter(shop.stream("select n from orders order by n", row_factory=dict_row))) == {"n": 0}
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select row(tenant_id, note), count(*) from orders group by 1 order by 1",  # no table has a column of type record
+        "select json_exists('{}'::jsonb, '$.a'), count(*) from orders group by 1",
+        "select count(*), max(n) from orders",
+        "select n from orders order by n limit '3'",
+    ],
+)
+def test_stream_takes_another_way_where_execute_does(shop: Router, query: str) -> None:
+    expected = shop.execute(query).rows
+    for size in (1, 1000):
+        assert list(shop.stream(query, size=size)) == expected
+
+
+def test_a_row_that_limit_cuts_off_is_not_decoded(router: Router) -> None:
+    """Python has no value for a date of `infinity`: psycopg raises for it."""
+    router.scatter("alter table countries add since date")
+    router.scatter("insert into countries values ('zz', 'never', 'infinity'), ('aa', 'then', '2020-01-01')")
+    router.copy_into("orders", [(n % 40, n, "x") for n in range(ROWS)], columns=["tenant_id", "n", "note"])
+    query = "select n, since from orders join countries on code = case when n < 2 or n > 5 then 'zz' else 'aa' end"
+    for binary in (False, True):
+        cut = f"{query} order by n limit 4 offset 2"
+        assert [row[0] for row in router.execute(cut, binary=binary)] == [2, 3, 4, 5]
+        for size in (1, 1000):
+            assert [row[0] for row in router.stream(cut, binary=binary, size=size)] == [2, 3, 4, 5]
+    with pytest.raises(psycopg.DataError):
+        router.execute(f"{query} order by n limit 5 offset 2").rows
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        list(router.stream("select nosuch from orders order by n limit 0"))
+
+
+def test_what_one_call_needs_is_not_done_for_the_next_ones(shop: Router) -> None:
+    """Values that are asked for in binary, or a LIMIT that only a server can read, are no reason to pull ever after."""
+    count, first = "select count(*) from orders", "select n from orders order by n limit %s"
+    for params in (["3"], [3]):
+        result = shop.execute(first, params)
+        assert result.rows == [(0,), (1,), (2,)]
+        assert result.plan is not None
+        assert result.plan.strategy == ("combine" if params == ["3"] else "merge")
+    for binary in (True, False):
+        result = shop.execute(count, binary=binary)
+        assert result.one() == (ROWS,)
+        assert result.plan is not None
+        assert result.plan.strategy == ("combine" if binary else "add")
+    assert list(shop.stream(count)) == [(ROWS,)]
+    assert shop.explain(count).strategy == "add"
+
+
 def test_a_stream_that_is_left_early_gives_its_connections_back(shop: Router) -> None:
     for _ in range(20):
         with closing(shop.stream("select n, repeat('x', 10000) from orders order by n", size=5)) as rows:  # type: ignore[type-var]

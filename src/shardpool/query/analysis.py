@@ -44,6 +44,8 @@ class Analysis:
     locks: bool = False
     writes: list[Node] = field(default_factory=list)
     outer_aggregates: bool = False
+    # A function that is written as if it were a column, `t.count` for `count(t)`.
+    disguised: str = ""
     top: Top = field(default_factory=Top)
 
     @property
@@ -405,8 +407,21 @@ class Analysis:
             case "SelectStmt":
                 self.query(expression, scope, ctes)
                 return
+            case "ColumnRef" | "A_Indirection":
+                self._look_for_call(expression, scope)
         for _, child in children(expression):
             self.visit(child, scope, ctes)
+
+    def _look_for_call(self, expression: Any, scope: Scope) -> None:
+        """`t.f` and `(t).f` are the call f(t) when t has no column f."""
+        if kind(expression) == "ColumnRef":
+            fields = strings(expression.fields)
+        else:
+            row = inner(expression.arg)
+            fields = strings(row.fields)[-1:] if kind(row) == "ColumnRef" else []
+            fields += strings(expression.indirection)[:1]
+        if len(fields) == 2 and fields[1] in self.catalog.functions and scope.has_no_column(fields):
+            self.disguised = ".".join(fields)
 
     def _sublink(self, link: Any, scope: Scope, ctes: Ctes) -> None:
         if link.HasField("testexpr"):

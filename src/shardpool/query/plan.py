@@ -49,7 +49,8 @@ class Ship:
     """Rows that are brought to one shard, into a temporary table, before the final statement is run there.
 
     `query` is what each shard answers; each of the `filters` may be left out. `uses` are the numbers of the uses that
-    need it. `key` are columns that are unique in it, `columns` new names for all of them.
+    need it. `key` are columns that are unique in it, `columns` new names for all of them. `definition` defines the
+    columns of a table that a shard may not have at all.
     """
 
     temp: str
@@ -59,6 +60,7 @@ class Ship:
     uses: tuple[int, ...]
     key: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    definition: str = ""
 
 
 @dataclass(frozen=True, slots=True)
