@@ -144,7 +144,8 @@ class Analysis:
         node.edges.extend([first.anchor, second.anchor])
         if keyed is not None:
             for part, (number, origins) in keyed.items():
-                columns[number] = columns[number][0], Origin(node, part)
+                nullable = any(origin.nullable for origin in origins)
+                columns[number] = columns[number][0], Origin(node, part, nullable=nullable)
                 for origin in origins:
                     node.tie(origin.node, part)
         return node, columns
@@ -315,7 +316,7 @@ class Analysis:
 
     def _origin(self, node: Node, part: int, column: Column) -> Origin:
         is_ordered = column.collation is None or self.catalog.sorts_by_bytes(column.collation)
-        return Origin(node, part, column.name, column.type, column.collation, is_ordered)
+        return Origin(node, part, column.name, column.type, column.collation, is_ordered, not column.not_null)
 
     def _cte(self, entry: dict[str, Any], item: Any, scope: Scope) -> list[Node]:
         entry["used"] = True
@@ -445,7 +446,7 @@ class Analysis:
             hit = scope.find(strings(test.fields))
             if hit is None or hit[0] is None or hit[0].node not in scope.outer(hit[1]).anchors:
                 continue
-            if hit[0].part == origin.part:
+            if hit[0].part == origin.part and not (hit[0].nullable or origin.nullable):
                 hit[0].node.tie(origin.node, origin.part)
 
     def _check_outer_aggregates(self, link: Any, scope: Scope) -> None:

@@ -37,12 +37,24 @@ NOTHING = object()
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """The key column that a value is stored in: the length of a varchar(n), 0 for none, and whether it takes NULL."""
+
+    length: int = 0
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Const:
-    """A literal, or the parameter `$n`; `cast` is the type that it is cast to, if any."""
+    """A literal, or the parameter `$n`; `cast` is the type that it is cast to, if any.
+
+    `holder` is where a value that is stored, not compared, is put.
+    """
 
     value: Any = None
     param: int = 0
     cast: str = ""
+    holder: Holder = Holder()
 
     def __str__(self) -> str:
         return f"${self.param}" if self.param else repr(self.value)
@@ -243,15 +255,20 @@ def key_value(const: Const, key_type: KeyType, params: Values) -> Any:
 def stored_value(const: Const, key_type: KeyType, params: Values) -> Any:
     """The key that a column holds when this value is assigned to it, NOTHING for NULL.
 
-    Raises `InvalidKey` where only the server could tell: it rounds numbers, and reads texts in many forms.
+    Raises `InvalidKey` where only the server could tell: it rounds numbers, and reads texts in many forms. What is too
+    long for a varchar(n) is an error of the server but for spaces, which it cuts off.
     """
     plain = _plain(const, params)
+    if plain is None and const.holder.nullable:
+        raise InvalidKey("NULL is the key of no shard", hint="Give the row a key, and make the column NOT NULL.")
     value = UNKNOWN if type(plain) is Decimal else key_value(const, key_type, params)
     if value is UNKNOWN or (value is NOTHING and plain is not None):
         raise InvalidKey(
             f"cannot tell the shard of a new row by a {key_type} key of type {type(plain).__name__}",
             hint="Pass the value as the Python type of the key.",
         )
+    if const.holder.length and type(value) is str:
+        return value if value[const.holder.length :].strip(" ") else value[: const.holder.length]
     return value
 
 

@@ -192,8 +192,10 @@ def _params(pins: Sequence[Pin]) -> Iterator[int]:
     for pin in pins:
         if isinstance(pin, Both):
             yield from _params(pin.pins)
-        elif isinstance(pin, In | Stored) and len(pin.consts) == 1 and pin.consts[0].param and not pin.consts[0].cast:
-            yield pin.consts[0].param
+        elif isinstance(pin, In | Stored) and len(pin.consts) == 1:
+            const = pin.consts[0]
+            if const.param and not const.cast and not const.holder.length:
+                yield const.param
 
 
 def _consts(value: Any) -> Iterator[Const]:

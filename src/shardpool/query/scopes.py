@@ -70,6 +70,8 @@ class Origin:
     collation: str | None = None
     # Whether the server orders its values as the key's own order is.
     is_ordered: bool = False
+    # Whether a key column may be NULL in the table itself.
+    nullable: bool = False
 
 
 Columns = list[tuple[str, Origin | None]]

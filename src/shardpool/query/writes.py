@@ -6,7 +6,9 @@ that reads the rows of the same keys, run on each shard for its own rows. The ro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -17,7 +19,7 @@ from .analysis import Analysis, Ctes
 from .catalog import Catalog
 from .conditions import constant
 from .levels import Level
-from .pins import Const, In, Stored
+from .pins import Const, Holder, In, Stored
 from .plan import Gathered, Plan, Split, Use, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
@@ -25,6 +27,7 @@ from .statement import copy, deparse, expression, inner, is_star, kind, parse, s
 
 _CMD_INSERT = 4
 _NOT_MATCHED_BY_SOURCE = 2
+_MATCHED = 1
 
 
 def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Plan:
@@ -95,7 +98,10 @@ def _check_assigned(targets: Sequence[Any], node: Node, *, excluded: bool = Fals
         part = node.key_columns.index(name)
         const = constant(value)
         same = const is not None and any(
-            isinstance(pin, In | Stored) and pin.consts == (const,) for pin in node.pins[part]
+            isinstance(pin, In | Stored)
+            and len(pin.consts) == 1
+            and replace(pin.consts[0], holder=const.holder) == const
+            for pin in node.pins[part]
         )
         if (
             excluded
@@ -119,7 +125,7 @@ def _analyse_insert(analysis: Analysis, tree: Any, node: Node, item: Item, scope
     select = inner(tree.select_stmt) if tree.HasField("select_stmt") else None
     if select is not None:
         level = analysis.query(select, scope.parent, ctes)
-        _tie_inserted(select, level, node, columns)
+        _tie_inserted(select, level, node, columns, _holders(node, analysis.catalog))
     scope.items.append(item)
     if tree.HasField("on_conflict_clause"):
         _analyse_conflict(analysis, tree.on_conflict_clause, node, item, scope, ctes)
@@ -129,12 +135,33 @@ def _insert_columns(tree: Any, item: Item) -> list[str]:
     return [column.res_target.name for column in tree.cols] or [name for name, _ in item.columns]
 
 
-def _tie_inserted(select: Any, level: Level, node: Node, columns: Sequence[str]) -> None:
+def _holders(node: Node, catalog: Catalog) -> dict[str, Holder]:
+    """By the name of the key column, what becomes of a value that is stored there."""
+    found = {}
+    for name in node.key_columns:
+        column = catalog.tables[node.table].column(name)
+        assert column is not None
+        length = _LENGTH.fullmatch(column.type)
+        found[name] = Holder(int(length[1]) if length else 0, not column.not_null)
+    return found
+
+
+_LENGTH = re.compile(r"character varying\(([0-9]+)\)")
+
+
+def _stored(expression: Any, holder: Holder) -> Const | None:
+    const = constant(expression)
+    return None if const is None else replace(const, holder=holder)
+
+
+def _tie_inserted(select: Any, level: Level, node: Node, columns: Sequence[str], holders: dict[str, Holder]) -> None:
     """What the SELECT of an INSERT says about the keys of the new rows."""
     if select.values_lists:
         rows = [row.list.items for row in select.values_lists]
         for part, name in enumerate(node.key_columns):
-            consts = [constant(inner(row[columns.index(name)])) for row in rows] if name in columns else []
+            consts = (
+                [_stored(inner(row[columns.index(name)]), holders[name]) for row in rows] if name in columns else []
+            )
             if consts and all(const is not None for const in consts):
                 node.pins[part].append(Stored(tuple(const for const in consts if const is not None)))
         return
@@ -147,7 +174,7 @@ def _tie_inserted(select: Any, level: Level, node: Node, columns: Sequence[str])
             node.tie(origin.node, part)
         const = _selected_constant(select, columns.index(name))
         if const is not None:
-            node.pins[part].append(Stored((const,)))
+            node.pins[part].append(Stored((replace(const, holder=holders[name]),)))
 
 
 def _selected_constant(select: Any, number: int) -> Const | None:
@@ -192,11 +219,11 @@ def _keys_of_values(tree: Any, node: Node, catalog: Catalog) -> tuple[tuple[Cons
         return None
     if len({len(row.list.items) for row in select.values_lists}) > 1:
         raise psycopg.errors.SyntaxError("VALUES lists must all be the same length")
-    rows = []
+    rows, holders = [], _holders(node, catalog)
     for number, row in enumerate(select.values_lists, 1):
         items = row.list.items
         consts = [
-            constant(inner(items[columns.index(name)])) if columns.index(name) < len(items) else None
+            _stored(inner(items[columns.index(name)]), holders[name]) if columns.index(name) < len(items) else None
             for name in node.key_columns
         ]
         if any(const is None for const in consts):
@@ -394,30 +421,33 @@ def _given(tree: Any, names: Sequence[str]) -> set[str]:
 def _analyse_merge(analysis: Analysis, tree: Any, node: Node, item: Item, scope: Scope, ctes: Ctes) -> None:
     scope.items.append(item)
     analysis.from_item(inner(tree.source_relation), scope, ctes)
-    # ON leaves out rows of the target only: a row of the source that matches none may be inserted. And where rows of
-    # the target that match none are written, it leaves out none.
+    # Where only rows that match are written, ON leaves out rows of both. Else a row of the source that matches none may
+    # be inserted; and where rows of the target that match none are written, ON leaves out none.
     clauses = [clause.merge_when_clause for clause in tree.merge_when_clauses]
     everything = any(when.match_kind == _NOT_MATCHED_BY_SOURCE for when in clauses)
-    analysis.condition(inner(tree.join_condition), scope, ctes, lambda found: found is node and not everything, [])
+    both = all(when.match_kind == _MATCHED for when in clauses)
+    analysis.condition(
+        inner(tree.join_condition), scope, ctes, lambda found: both or (found is node and not everything), []
+    )
     for clause in tree.merge_when_clauses:
         when = clause.merge_when_clause
         analysis.visit(when, scope, ctes)
         names = [target.res_target.name for target in when.target_list]
         if when.command_type == _CMD_INSERT:
-            node_ = _inserted(when, node, names, item)
+            node_ = _inserted(when, node, names, item, _holders(node, analysis.catalog))
             analysis.nodes.append(node_)
         else:
             _check_assigned(when.target_list, node)
 
 
-def _inserted(when: Any, node: Node, names: Sequence[str], item: Item) -> Node:
+def _inserted(when: Any, node: Node, names: Sequence[str], item: Item, holders: dict[str, Holder]) -> Node:
     """A use for the rows that MERGE inserts, pinned by the constants of their key."""
     columns = list(names) or [name for name, _ in item.columns]
     found = Node(node.table, node.placement, node.relation, node.alias, node.keyspace, node.key_columns)
     found.pins = [[] for _ in node.key_columns]
     for part, name in enumerate(node.key_columns):
         if name in columns and columns.index(name) < len(when.values):
-            const = constant(inner(when.values[columns.index(name)]))
+            const = _stored(inner(when.values[columns.index(name)]), holders[name])
             if const is not None:
                 found.pins[part].append(Stored((const,)))
     return found
