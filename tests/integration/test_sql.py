@@ -258,10 +258,54 @@ def test_stream_gives_the_rows_of_execute_in_order(shop: Router) -> None:
     assert next(iter(shop.stream("select n from orders order by n", row_factory=dict_row))) == {"n": 0}
 
 
+@pytest.mark.parametrize("params", [None, ["new"]])
+def test_all_shards_write_one_time(shop: Router, params: list[str] | None) -> None:
+    shop.scatter("alter table orders add at timestamptz, add day date; alter table countries add at timestamptz")
+    note = "'new'" if params is None else "%s"
+    shop.execute(f"update orders set at = now(), day = current_date, note = {note}", params)
+    assert shop.execute("select count(distinct at), min(note), bool_and(day = at::date) from orders").one() == (
+        1,
+        "new",
+        True,
+    )
+    rows = ", ".join(f"({tenant}, 9000, {note}, now())" for tenant in (1, 2, 3))
+    given = shop.execute(
+        f"insert into orders (tenant_id, n, note, at) values {rows} returning tenant_id, now() - at, now()",
+        params and params * 3,
+    )
+    assert given.columns == ("tenant_id", "?column?", "now")
+    assert [row[0] for row in given] == [1, 2, 3]
+    assert len({row[2] for row in given}) == 1
+    assert shop.execute("delete from orders where at <= now() and n = 9000").rowcount == 3
+    shop.execute("update countries set at = now()")
+    assert len({tuple(found.rows) for found in shop.scatter("select at from countries order by 1").values()}) == 1
+    with pytest.raises(UnsupportedQuery):
+        shop.execute("update orders set at = clock_timestamp()")
+
+
+def test_returning_is_in_the_order_of_values(shop: Router) -> None:
+    keys = [7, 3, 12, 1, 25, 8, 2, 30]
+    insert = f"insert into orders (tenant_id, n) values {', '.join(f'({key}, 5000)' for key in keys)}"
+    assert [row[0] for row in shop.execute(f"{insert} returning tenant_id")] == keys
+    again = shop.execute(f"{insert} on conflict (tenant_id, n) do update set note = 'again' returning tenant_id, note")
+    assert again.rows == [(key, "again") for key in keys]
+    assert again.statusmessage == "INSERT 0 8"
+    assert shop.execute(f"{insert} on conflict do nothing returning tenant_id").rows == []
+
+
+def test_merge_of_rows_that_match_is_done_by_each_shard(shop: Router) -> None:
+    merged = shop.execute(
+        "merge into orders o using (select * from orders where n % 2 = 0) s on o.tenant_id = s.tenant_id and o.n = s.n"
+        " when matched and s.n < 10 then delete when matched then update set note = 'merged'"
+    )
+    assert merged.rowcount == ROWS // 2
+    assert shop.execute("select count(*), count(*) filter (where note = 'merged') from orders").one() == (395, 195)
+
+
 @pytest.mark.parametrize(
     "query",
     [
-        "select row(tenant_id, note), count(*) from orders group by 1 order by 1",  # no table has a column of type record
+        "select row(tenant_id, note), count(*) from orders group by 1 order by 1",
         "select json_exists('{}'::jsonb, '$.a'), count(*) from orders group by 1",
         "select count(*), max(n) from orders",
         "select n from orders order by n limit '3'",
@@ -285,7 +329,7 @@ def test_a_row_that_limit_cuts_off_is_not_decoded(router: Router) -> None:
         for size in (1, 1000):
             assert [row[0] for row in router.stream(cut, binary=binary, size=size)] == [2, 3, 4, 5]
     with pytest.raises(psycopg.DataError):
-        router.execute(f"{query} order by n limit 5 offset 2").rows
+        list(router.execute(f"{query} order by n limit 5 offset 2"))
     with pytest.raises(psycopg.errors.UndefinedColumn):
         list(router.stream("select nosuch from orders order by n limit 0"))
 

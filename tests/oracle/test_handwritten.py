@@ -598,7 +598,7 @@ CASES["names that are not what they look like"] = [
 CASES["texts without a collation of their own"] = [
     "select name || author from customers, notes where id = n order by id, tenant_id, author, n",
     "select coalesce(c.name, n.body) from customers c join notes n on n.n = c.id order by c.balance",
-    "select coalesce(name, code collate \"C\") from customers order by balance",
+    'select coalesce(name, code collate "C") from customers order by balance',
     "select case when flag then name else n.body end from customers c, notes n where n.n = c.id",
     "select count(*), name || n.body from customers c, notes n where n.n = c.id group by 2",
 ]

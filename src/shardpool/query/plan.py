@@ -91,7 +91,8 @@ class Gathered:
 
     `sort` is empty when they only follow one another; the last `hidden` columns are for sorting only.
     `limit` and `offset` cut the whole. With `add` each column is one value made of the shards' values. `everywhere`: a
-    reference table is written, on every shard there is.
+    reference table is written, on every shard there is. `timed` is the statement with places for the time of the
+    transaction, where it is the same for all.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Gathered:
     offset: Const | None = None
     add: tuple[str, ...] = ()
     everywhere: bool = False
+    timed: Template | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class Split:
     keyspace: str
     keys: tuple[tuple[Const, ...], ...]
     name: str = "split"
+    timed: Template | None = None
 
 
 Scattered = Gathered | Shipped | Split

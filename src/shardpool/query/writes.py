@@ -19,11 +19,13 @@ from .analysis import Analysis, Ctes
 from .catalog import Catalog
 from .conditions import constant
 from .levels import Level
+from .names import NAMELESS, output_name
 from .pins import Const, Holder, In, Stored
 from .plan import Gathered, Plan, Split, Use, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
 from .statement import copy, deparse, expression, inner, is_star, kind, parse, strings, verb, walk
+from .template import Template, template, time_type
 
 _CMD_INSERT = 4
 _NOT_MATCHED_BY_SOURCE = 2
@@ -44,11 +46,11 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Pla
     if kind(tree) == "InsertStmt" and isinstance(target.placement, Sharded):
         keys = _keys_of_values(tree, target, catalog)
         if keys is not None and _is_divisible(tree):
-            split = Split(target.keyspace, keys)
+            split = Split(target.keyspace, keys, timed=_timed(tree))
             return Plan(sql, "INSERT", uses, True, split, _split_refusal(tree, analysis, catalog))
         refusal = _insert_refusal(tree, target, analysis, keys is not None)
     refusal = refusal or _refusal(tree, target, analysis, catalog)
-    scattered = None if refusal is not None else Gathered("write", sql)
+    scattered = None if refusal is not None else Gathered("write", sql, timed=_timed(tree))
     loose = loose_params(tree, analysis.key_columns)
     return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0, loose=loose)
 
@@ -273,7 +275,7 @@ def _split_refusal(tree: Any, analysis: Analysis, catalog: Catalog) -> Unsupport
             "the rows of one INSERT that read other tables cannot be divided among shards",
             hint="Insert the rows of each partition key by themselves.",
         )
-    impurity = first_impurity(tree, catalog)
+    impurity = first_impurity(tree, catalog, timeless=False)
     return None if impurity is None else _impure(impurity)
 
 
@@ -287,7 +289,7 @@ def _refusal(tree: Any, target: Node, analysis: Analysis, catalog: Catalog) -> U
         return UnsupportedQuery(
             "a WITH clause that writes runs on one shard only", hint="Filter each of its parts on the partition key."
         )
-    if kind(tree) == "MergeStmt":
+    if kind(tree) == "MergeStmt" and not _matched_only(tree):
         return UnsupportedQuery(
             "MERGE runs on one shard only", hint="Compare the target's partition key with a constant in ON."
         )
@@ -297,7 +299,7 @@ def _refusal(tree: Any, target: Node, analysis: Analysis, catalog: Catalog) -> U
             detail="Each shard can do it when all tables are joined by the partition key, or are reference tables.",
             hint="Read what it needs first, or filter on the partition key.",
         )
-    impurity = first_impurity(tree, catalog)
+    impurity = first_impurity(tree, catalog, timeless=False)
     if impurity is not None:
         return _impure(impurity)
     try:
@@ -305,6 +307,20 @@ def _refusal(tree: Any, target: Node, analysis: Analysis, catalog: Catalog) -> U
     except UnsupportedQuery as error:
         return error
     return None
+
+
+def _timed(tree: Any) -> Template | None:
+    """The statement with places for the time of the transaction, which all shards are told; None without any."""
+    if not any(time_type(found) for found in walk(tree)):
+        return None
+    timed = copy(tree)
+    targets = [target for found in walk(timed) if kind(found) == "SelectStmt" for target in found.target_list]
+    for target in (*targets, *timed.returning_clause.exprs):
+        # A column that is named after what is replaced keeps its name.
+        if not target.res_target.name and not is_star(target.res_target):
+            name = output_name(target.res_target)
+            target.res_target.name = "" if name == NAMELESS else name
+    return template(timed)
 
 
 def _impure(what: str) -> UnsupportedQuery:
@@ -333,7 +349,7 @@ def _plan_reference(sql: str, tree: Any, analysis: Analysis, uses: tuple[Use, ..
             f"{what} reads rows that are not on every shard",
             hint="Read them first, and write their values.",
         )
-    impurity = first_impurity(tree, analysis.catalog) or _impure_default(tree, analysis)
+    impurity = first_impurity(tree, analysis.catalog, timeless=False) or _impure_default(tree, analysis)
     if impurity is not None:
         raise UnsupportedQuery(
             f"{what} would give each shard its own {impurity}",
@@ -347,7 +363,7 @@ def _plan_reference(sql: str, tree: Any, analysis: Analysis, uses: tuple[Use, ..
             detail="Its copies would differ.",
             hint="Read the rows first, and write their values.",
         )
-    return Plan(sql, verb(tree), (), True, Gathered("write", sql, everywhere=True))
+    return Plan(sql, verb(tree), (), True, Gathered("write", sql, everywhere=True, timed=_timed(tree)))
 
 
 def _choice(tree: Any) -> str | None:
@@ -425,7 +441,7 @@ def _analyse_merge(analysis: Analysis, tree: Any, node: Node, item: Item, scope:
     # be inserted; and where rows of the target that match none are written, ON leaves out none.
     clauses = [clause.merge_when_clause for clause in tree.merge_when_clauses]
     everything = any(when.match_kind == _NOT_MATCHED_BY_SOURCE for when in clauses)
-    both = all(when.match_kind == _MATCHED for when in clauses)
+    both = _matched_only(tree)
     analysis.condition(
         inner(tree.join_condition), scope, ctes, lambda found: both or (found is node and not everything), []
     )
@@ -438,6 +454,11 @@ def _analyse_merge(analysis: Analysis, tree: Any, node: Node, item: Item, scope:
             analysis.nodes.append(node_)
         else:
             _check_assigned(when.target_list, node)
+
+
+def _matched_only(tree: Any) -> bool:
+    """Whether a MERGE writes rows only that match: like an UPDATE … FROM, or a DELETE … USING."""
+    return all(clause.merge_when_clause.match_kind == _MATCHED for clause in tree.merge_when_clauses)
 
 
 def _inserted(when: Any, node: Node, names: Sequence[str], item: Item, holders: dict[str, Holder]) -> Node:
