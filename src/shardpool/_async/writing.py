@@ -16,8 +16,8 @@ from .._ship import TIME
 from ..errors import CommitUnknown, ScatterError, ShardError, UnsupportedQuery
 from ..query.bound import Bound, row_shards
 from ..query.plan import Gathered, Split
+from ..query.rows import taken_apart
 from ..query.template import Template
-from ..query.writes import rows_of
 from ..result import Result
 from . import gather
 from .lease import Params
@@ -51,12 +51,11 @@ async def execute(
         statements = {name: gather.statement_on(conn, query, params, binary) for name, (_, conn) in taken.items()}
         plan = bound.plan.scattered
         assert isinstance(plan, Gathered | Split)
-        text = bound.plan.sql
         if plan.timed is not None:
-            text, statements = await _timed(plan.timed, statements, taken, deadline)
+            statements = await _timed(plan.timed, statements, taken, deadline)
         if isinstance(plan, Split):
             rows_by_shard = _rows_by_shard(plan, found, params)
-            statements = {name: _divided(text, statements[name], rows) for name, rows in rows_by_shard.items()}
+            statements = {name: _divided(plan, statements[name], rows) for name, rows in rows_by_shard.items()}
         legs = await _run(taken, statements, deadline, begin=True)
         failures = gather.failures_of(legs, taken, may_be_applied=False)
         copies = isinstance(plan, Gathered) and plan.everywhere
@@ -138,7 +137,7 @@ def _idle(taken: gather.Taken, legs: Sequence[Leg]) -> gather.Taken:
 
 async def _timed(
     timed: Template, statements: Mapping[str, Statement], taken: gather.Taken, deadline: float
-) -> tuple[str, dict[str, Statement]]:
+) -> dict[str, Statement]:
     """The statements with the time that one shard tells, as one more parameter."""
     name = next(iter(taken))
     asked = {name: taken[name]}
@@ -147,7 +146,7 @@ async def _timed(
         raise gather.several(gather.failures_of([leg], asked, may_be_applied=False), 1)
     time = leg.pgresult.get_value(0, 0)
     text = timed.numbered(len(statements[name].types) + 1)
-    return text, {
+    return {
         shard: replace(
             whole,
             text=text.encode(),
@@ -167,9 +166,9 @@ def _rows_by_shard(split: Split, found: Planned, params: Params | None) -> dict[
     return rows_by_shard
 
 
-def _divided(text: str, whole: Statement, rows: Sequence[int]) -> Statement:
+def _divided(split: Split, whole: Statement, rows: Sequence[int]) -> Statement:
     """The INSERT of some of the rows, with their parameters only."""
-    sql, numbers = rows_of(text, rows)
+    sql, numbers = taken_apart(split.sql).of(rows)
     return replace(
         whole,
         text=sql.encode(),

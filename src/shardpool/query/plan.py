@@ -108,12 +108,16 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Divide the rows of `INSERT … VALUES` among the shards; `keys` are those of the rows, by part."""
+    """Divide the rows of `INSERT … VALUES` among the shards; `keys` are those of the rows, by part.
+
+    `sql` is the statement, in which one more parameter is the time of the transaction where it is `timed`.
+    """
 
     keyspace: str
     keys: tuple[tuple[Const, ...], ...]
-    name: str = "split"
+    sql: str
     timed: Template | None = None
+    name: str = "split"
 
 
 Scattered = Gathered | Shipped | Split

@@ -24,7 +24,7 @@ from .pins import Const, Holder, In, Stored
 from .plan import Gathered, Plan, Split, Use, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
-from .statement import copy, deparse, expression, inner, is_star, kind, parse, strings, verb, walk
+from .statement import copy, expression, inner, is_star, kind, strings, verb, walk
 from .template import Template, template, time_type
 
 _CMD_INSERT = 4
@@ -46,7 +46,9 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Pla
     if kind(tree) == "InsertStmt" and isinstance(target.placement, Sharded):
         keys = _keys_of_values(tree, target, catalog)
         if keys is not None and _is_divisible(tree):
-            split = Split(target.keyspace, keys, timed=_timed(tree))
+            timed = _timed(tree)
+            highest = max((found.number for found in walk(tree) if kind(found) == "ParamRef"), default=0)
+            split = Split(target.keyspace, keys, sql if timed is None else timed.numbered(highest + 1), timed)
             return Plan(sql, "INSERT", uses, True, split, _split_refusal(tree, analysis, catalog))
         refusal = _insert_refusal(tree, target, analysis, keys is not None)
     refusal = refusal or _refusal(tree, target, analysis, catalog)
@@ -472,19 +474,3 @@ def _inserted(when: Any, node: Node, names: Sequence[str], item: Item, holders: 
             if const is not None:
                 found.pins[part].append(Stored((const,)))
     return found
-
-
-def rows_of(sql: str, rows: Sequence[int]) -> tuple[str, list[int]]:
-    """The INSERT of only these of its rows of VALUES (from 0), and the old numbers of its parameters in their order."""
-    tree = parse(sql)[0]
-    lists = inner(tree.select_stmt).values_lists
-    kept = [copy(lists[number]) for number in rows]
-    del lists[:]
-    lists.extend(kept)
-    numbers: list[int] = []
-    for found in walk(tree):
-        if kind(found) == "ParamRef":
-            if found.number not in numbers:
-                numbers.append(found.number)
-            found.number = numbers.index(found.number) + 1
-    return deparse(tree), numbers
