@@ -19,6 +19,7 @@ from .joins import join
 from .levels import NOWHERE, Level, Top, is_key_of, part_of, renamed, shared_key, typed
 from .names import output_name
 from .operations import Operations, is_aggregate
+from .pins import Kept
 from .scopes import Columns, Item, Node, Origin, Scope, anchor, column_names
 from .statement import children, copy, enum_name, has_limit, inner, kind, strings, walk
 from .tables import table_name
@@ -43,6 +44,8 @@ class Analysis:
     references: list[Node] = field(default_factory=list)
     locks: bool = False
     writes: list[Node] = field(default_factory=list)
+    # Assignments to keys that are no changes if the parameters say so.
+    kept: list[Kept] = field(default_factory=list)
     outer_aggregates: bool = False
     # A function that is written as if it were a column, `t.count` for `count(t)`.
     disguised: str = ""

@@ -15,7 +15,7 @@ from itertools import product
 from typing import Any
 from uuid import UUID
 
-from ..errors import InvalidKey, KeyNotCovered
+from ..errors import InvalidKey, KeyNotCovered, UnsupportedQuery
 from ..keys import KeyType
 from ..partitioning import Partitioning, Range
 
@@ -25,6 +25,8 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _INT64 = range(-(2**63), 2**63)
 # Keys that a composite pin may be multiplied out to; above it every bucket is asked.
 _COMBINATIONS_MAX = 10_000
+
+Values = Sequence[Any]
 
 
 class _Unknown:
@@ -121,8 +123,34 @@ class Stored:
         return f"becomes {', '.join(map(str, self.consts))}"
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A part of the key of a table that is assigned a value: it has to be the one that the rows have already."""
+
+    table: str
+    keyspace: str
+    part: int
+    column: str
+    assigned: Const
+    pinned: tuple[Const, ...]
+
+    def holds(self, key_type: KeyType, params: Values) -> bool:
+        """Whether it is, with these parameters."""
+        try:
+            value = stored_value(self.assigned, key_type, params)
+        except InvalidKey:
+            return False
+        return value is not NOTHING and any(key_value(const, key_type, params) == value for const in self.pinned)
+
+    def refusal(self) -> UnsupportedQuery:
+        return UnsupportedQuery(
+            f"the partition key {self.column} of {self.table.removeprefix('public.')} cannot be changed in place",
+            detail="The row may belong to another shard then.",
+            hint="Insert it with the new key and delete the old one.",
+        )
+
+
 Pin = In | AnyOf | Bound | Either | Both | Stored
-Values = Sequence[Any]
 
 
 def buckets(pins: Sequence[Sequence[Pin]], partitioning: Partitioning, params: Values) -> set[int] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UnsupportedQuery
 from ..topology import Reference, Sharded, Single, Topology
-from .pins import Both, Const, In, Pin, Stored, buckets
+from .pins import Both, Const, In, Kept, Pin, Stored, buckets
 from .scopes import Node
 from .statement import inner, kind, strings, walk
 from .template import Template
@@ -131,7 +131,7 @@ class Plan:
     shard can answer for itself. `scattered` is what is done when it concerns several shards; `refusal` why nothing is.
     `reasons` say why no faster way was taken. Of a SELECT all this is made when it first concerns several shards;
     before that it is not complete. The values of `loose` parameters are texts that the server may read as another type
-    than the key's: see `loose_params`.
+    than the key's: see `loose_params`. `kept` are keys that are assigned, and must not change.
     """
 
     sql: str
@@ -144,12 +144,13 @@ class Plan:
     reasons: tuple[str, ...] = ()
     is_complete: bool = True
     loose: frozenset[int] = frozenset()
+    kept: tuple[Kept, ...] = ()
 
     @cached_property
     def key_param(self) -> tuple[str, int] | None:
         """The keyspace and the place of the parameter that is the key of all tables, when it is that simple."""
         keyspaces = {use.keyspace for use in self.uses}
-        if len(keyspaces) != 1 or "" in keyspaces or any(len(use.pins) != 1 for use in self.uses):
+        if self.kept or len(keyspaces) != 1 or "" in keyspaces or any(len(use.pins) != 1 for use in self.uses):
             return None
         common = set.intersection(*(set(_params(use.pins[0])) for use in self.uses)) - self.loose
         return (keyspaces.pop(), min(common) - 1) if common else None

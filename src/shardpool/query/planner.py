@@ -70,6 +70,7 @@ def completed(sql: str, topology: Topology, catalog: Catalog, *, strategy: str |
         _root(analysis, scattered),
         reasons,
         loose=loose_params(tree, analysis.key_columns),
+        kept=tuple(analysis.kept),
     )
 
 
@@ -88,7 +89,8 @@ def _plan_select(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> P
 
         raise writing_with(analysis)
     loose = loose_params(tree, analysis.key_columns)
-    return Plan(sql, "SELECT", uses, bool(analysis.writes), is_complete=not uses, loose=loose)
+    kept = tuple(analysis.kept)
+    return Plan(sql, "SELECT", uses, bool(analysis.writes), is_complete=not uses, loose=loose, kept=kept)
 
 
 def _scattered(

@@ -20,7 +20,7 @@ from .catalog import Catalog
 from .conditions import constant
 from .levels import Level
 from .names import NAMELESS, output_name
-from .pins import Const, Holder, In, Stored
+from .pins import Const, Holder, In, Kept, Stored
 from .plan import Gathered, Plan, Split, Use, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
@@ -54,7 +54,7 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Pla
     refusal = refusal or _refusal(tree, target, analysis, catalog)
     scattered = None if refusal is not None else Gathered("write", sql, timed=_timed(tree))
     loose = loose_params(tree, analysis.key_columns)
-    return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0, loose=loose)
+    return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0, loose=loose, kept=tuple(analysis.kept))
 
 
 def analyse_write(analysis: Analysis, tree: Any, parent: Scope | None, ctes: Ctes) -> Level:
@@ -90,11 +90,14 @@ def _analyse_change(analysis: Analysis, tree: Any, node: Node, item: Item, scope
         analysis.condition(inner(tree.where_clause), scope, ctes, lambda node: True, scope.anchors)
     if kind(tree) == "UpdateStmt":
         analysis.visit_all(tree.target_list, scope, ctes)
-        _check_assigned(tree.target_list, node)
+        analysis.kept += _check_assigned(tree.target_list, node, may_be_kept=True)
 
 
-def _check_assigned(targets: Sequence[Any], node: Node, *, excluded: bool = False) -> None:
-    """The partition key may only be set to what it is already."""
+def _check_assigned(
+    targets: Sequence[Any], node: Node, *, excluded: bool = False, may_be_kept: bool = False
+) -> list[Kept]:
+    """The partition key may only be set to what it is already; gives what only the parameters can tell."""
+    kept = []
     for target in targets:
         name, value = target.res_target.name, inner(target.res_target.val)
         if name not in node.key_columns:
@@ -107,18 +110,17 @@ def _check_assigned(targets: Sequence[Any], node: Node, *, excluded: bool = Fals
             and replace(pin.consts[0], holder=const.holder) == const
             for pin in node.pins[part]
         )
-        if (
-            excluded
-            and kind(value) == "ColumnRef"
-            and strings(value.fields) in (["excluded", name], [node.alias, name])
-        ):
-            same = True
-        if not same:
-            raise UnsupportedQuery(
-                f"the partition key {name} of {node.table.removeprefix('public.')} cannot be changed in place",
-                detail="The row may belong to another shard then.",
-                hint="Insert it with the new key and delete the old one.",
-            )
+        if kind(value) == "ColumnRef":
+            itself = [[node.alias, name], ["excluded", name]] if excluded else [[node.alias, name], [name]]
+            same |= strings(value.fields) in itself
+        if same:
+            continue
+        pinned = [pin.consts[0] for pin in node.pins[part] if isinstance(pin, In) and len(pin.consts) == 1]
+        found = Kept(node.table, node.keyspace, part, name, const or Const(), tuple(pinned))
+        if const is None or not pinned or not may_be_kept:
+            raise found.refusal()
+        kept.append(found)
+    return kept
 
 
 # -- INSERT --------------------------------------------------------------------------------------------------------
