@@ -283,6 +283,24 @@ def test_all_shards_write_one_time(shop: Router, params: list[str] | None) -> No
         shop.execute("update orders set at = clock_timestamp()")
 
 
+@pytest.mark.parametrize(
+    "insert",
+    [
+        "insert into countries (code, name) values ('x1', 'one'), ('x2', %s)",
+        "insert into countries values ('x1', 'one'), ('x2', %s)",
+        "insert into countries (made, code, name) values (default, 'x1', 'one'), (default, 'x2', %s)",
+        "insert into countries (day, code, name) values (default, 'x1', 'one'), ('2020-01-01', 'x2', %s)",
+    ],
+)
+def test_the_copies_of_a_reference_table_get_one_default_time(shop: Router, insert: str) -> None:
+    shop.scatter("alter table countries add made timestamptz default now(), add day date default current_date")
+    result = shop.execute(f"{insert} returning code, name, made, day", ["two"])
+    assert [row[:2] for row in result] == [("x1", "one"), ("x2", "two")]
+    assert all(None not in row for row in result)
+    copies = shop.scatter("select code, name, made, day from countries where code like 'x_' order by 1").values()
+    assert {tuple(found.rows) for found in copies} == {tuple(result.rows)}
+
+
 def test_returning_is_in_the_order_of_values(shop: Router) -> None:
     keys = [7, 3, 12, 1, 25, 8, 2, 30]
     insert = f"insert into orders (tenant_id, n) values {', '.join(f'({key}, 5000)' for key in keys)}"

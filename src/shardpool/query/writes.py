@@ -353,6 +353,7 @@ def _plan_reference(sql: str, tree: Any, analysis: Analysis, uses: tuple[Use, ..
             f"{what} reads rows that are not on every shard",
             hint="Read them first, and write their values.",
         )
+    tree = _with_times(tree, analysis)
     impurity = first_impurity(tree, analysis.catalog, timeless=False) or _impure_default(tree, analysis)
     if impurity is not None:
         raise UnsupportedQuery(
@@ -394,6 +395,40 @@ def _choice(tree: Any) -> str | None:
 _BY_ORDER = frozenset(
     "string_agg array_agg json_agg jsonb_agg json_object_agg jsonb_object_agg any_value xmlagg".split()
 )
+
+
+def _with_times(tree: Any, analysis: Analysis) -> Any:
+    """A copy of an INSERT of VALUES in which defaults that are the time of the transaction are written out."""
+    select = inner(tree.select_stmt) if kind(tree) == "InsertStmt" and tree.HasField("select_stmt") else None
+    if select is None or not select.values_lists:
+        return tree
+    found = copy(tree)
+    rows = [row.list.items for row in inner(found.select_stmt).values_lists]
+    columns = analysis.catalog.tables[analysis.writes[0].table].columns
+    names = [column.res_target.name for column in found.cols] or [column.name for column in columns[: len(rows[0])]]
+    for column in columns:
+        if not column.default or column.default == "identity" or not _is_timed(column.default, analysis.catalog):
+            continue
+        default = expression(column.default)
+        if column.name in names:
+            for row in rows:
+                item = row[names.index(column.name)] if names.index(column.name) < len(row) else None
+                if item is not None and item.WhichOneof("node") == "set_to_default":
+                    item.CopyFrom(default)
+            continue
+        for name in () if found.cols else names:
+            found.cols.add().res_target.name = name
+        found.cols.add().res_target.name = column.name
+        for row in rows:
+            row.add().CopyFrom(default)
+        names.append(column.name)
+    return found
+
+
+def _is_timed(default: str, catalog: Catalog) -> bool:
+    """Whether an expression hangs on the time of the transaction, and on nothing else that may differ."""
+    value = inner(expression(default))
+    return first_impurity(value, catalog) is not None and first_impurity(value, catalog, timeless=False) is None
 
 
 def _impure_default(tree: Any, analysis: Analysis) -> str | None:
