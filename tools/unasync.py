@@ -1,8 +1,8 @@
 """Generates `src/shardpool/_sync` from `src/shardpool/_async`; with --check, says whether it is up to date.
 
 The rules are on identifiers: `AsyncX` and `async_x` lose their prefix, `__aenter__` and `aclose` their `a`,
-`Awaitable[T]` is `T`, and `async` and `await` go. What differs by more than a name stands in pairs in the modules beside
-`_async`. The output is put in order by ruff. A word `async` or `await` that is left in the code is an error.
+`Awaitable[T]` is `T`, and `async` and `await` go. What differs by more than a name stands in pairs in the modules
+beside `_async`. The output is put in order by ruff. A word `async` or `await` that is left in the code is an error.
 
     python tools/unasync.py [--check]
 """

@@ -1,7 +1,8 @@
 """Many PostgreSQL servers used as one sharded database from Python services, in process, without a proxy."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._exports import exports
 
 if TYPE_CHECKING:
     from ._async.route import AsyncRoute, AsyncShardHandle
@@ -89,33 +90,27 @@ __all__ = [
 ]
 
 # A public name is imported when it is first used: psycopg alone takes 0.2 s, which `shardpool --help` can do without.
-_NAMES = {
-    "._async.route": "AsyncRoute AsyncShardHandle",
-    "._async.router": "AsyncRouter",
-    "._sync.route": "Route ShardHandle",
-    "._sync.router": "Router",
-    ".config": "load_topology parse_topology",
-    ".errors": (
-        "BatchError CommitUnknown ConfigError DeadlineExceeded EditRefused InitRefused InvalidKey ItemFailure "
-        "ItemRolledBack KeyNotCovered LoadError MissingKey Problem RouterMisuse RoutingError "
-        "ScatterError ShardBusy ShardError ShardpoolError ShardUnavailable StaleTopology "
-        "UnknownKeyspace UnknownShard UnknownTable UnsupportedQuery"
-    ),
-    ".partitioning": "encode_key",
-    ".report": "Finding Report",
-    ".result": "ByShard Result",
-    ".tokens": "Token",
-    ".topology": "Topology",
-}
-_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_MODULES[name], __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = exports(
+    __name__,
+    {
+        "._async.route": "AsyncRoute AsyncShardHandle",
+        "._async.router": "AsyncRouter",
+        "._sync.route": "Route ShardHandle",
+        "._sync.router": "Router",
+        ".config": "load_topology parse_topology",
+        ".errors": (
+            "BatchError CommitUnknown ConfigError DeadlineExceeded EditRefused InitRefused InvalidKey ItemFailure "
+            "ItemRolledBack KeyNotCovered LoadError MissingKey Problem RouterMisuse RoutingError "
+            "ScatterError ShardBusy ShardError ShardpoolError ShardUnavailable StaleTopology "
+            "UnknownKeyspace UnknownShard UnknownTable UnsupportedQuery"
+        ),
+        ".partitioning": "encode_key",
+        ".report": "Finding Report",
+        ".result": "ByShard Result",
+        ".tokens": "Token",
+        ".topology": "Topology",
+    },
+)
 
 
 def __dir__() -> list[str]:

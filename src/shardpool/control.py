@@ -74,7 +74,11 @@ def install_statements(topology: Topology, shard_name: str) -> list[str]:
         f"SELECT pg_catalog.pg_advisory_xact_lock({LOCK_CLASS}, {INSTALL_LOCK_GROUP})",
         _control_sql(),
         f"SELECT shardpool.install_self({quote_literal(topology.fleet)}, {quote_literal(shard.name)})",
-        *(statement for keyspace in topology.keyspaces.values() for statement in _install(keyspace, topology.epoch)),
+        *(
+            statement
+            for keyspace in topology.keyspaces.values()
+            for statement in (*_functions(keyspace), _owners(keyspace, topology.epoch))
+        ),
     ]
 
 
@@ -85,11 +89,7 @@ def edit_statements(topology: Topology, shard_name: str) -> list[str]:
     """
     return [
         f"SELECT shardpool.install_self({quote_literal(topology.fleet)}, {quote_literal(shard_name)})",
-        *(
-            statement
-            for keyspace in topology.keyspaces.values()
-            for statement in list(_install(keyspace, topology.epoch))[:2]
-        ),
+        *(statement for keyspace in topology.keyspaces.values() for statement in _functions(keyspace)),
     ]
 
 
@@ -119,12 +119,16 @@ def _control_sql() -> str:
     return files("shardpool").joinpath("control.sql").read_text(encoding="utf-8")
 
 
-def _install(keyspace: Keyspace, epoch: int) -> Iterator[str]:
+def _functions(keyspace: Keyspace) -> Iterator[str]:
     name = quote_literal(keyspace.name)
     contract = quote_literal(json.dumps(contract_with_vectors(keyspace.partitioning)))
     yield f"SELECT shardpool.install_contract({name}, {contract})"
     yield create_bucket_function(keyspace.name, keyspace.partitioning)
-    yield f"SELECT shardpool.install_owners({name}, {epoch}, {quote_literal(_owners_json(keyspace))})"
+
+
+def _owners(keyspace: Keyspace, epoch: int) -> str:
+    owners = quote_literal(_owners_json(keyspace))
+    return f"SELECT shardpool.install_owners({quote_literal(keyspace.name)}, {epoch}, {owners})"
 
 
 def _owners_json(keyspace: Keyspace) -> str:
@@ -289,6 +293,9 @@ def lost_rows_query(old: Keyspace, new: Keyspace, table: str, shard_name: str) -
         f"WHERE NOT coalesce(now <@ {after}, false)"
     )
 
+
+GIVEN_AWAY = "RS001"
+"""The SQLSTATE with which a shard refuses a row of a bucket that it has given away."""
 
 FENCE = "shardpool_fence"
 """The trigger that refuses rows whose bucket the shard has given away, on every table of the keyspace."""

@@ -51,8 +51,14 @@ def test_a_partial_scatter_gives_the_others_and_names_the_missing(fault: str, fl
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
 @pytest.mark.parametrize(
     ("sql", "rows"),
-    [(COUNT, [(3,)]), ("select id from ledger", [(1,)] * 3), ("select id from ledger order by id", [(1,)] * 3)],
-    ids=["added", "concatenated", "merged"],
+    [
+        (COUNT, [(3,)]),
+        ("select id from ledger", [(1,)] * 3),
+        ("select id from ledger order by id", [(1,)] * 3),
+        ("select count(distinct tenant_id) from ledger", [(3,)]),
+        ("select count(*) from ledger a join ledger b on a.id = b.id", [(9,)]),
+    ],
+    ids=["added", "concatenated", "merged", "combined", "pulled"],
 )
 def test_a_partial_answer_has_the_rows_of_the_others_and_names_the_missing(
     sql: str, rows: list[tuple[int]], fault: str, fleet: FaultFleet, calls: Calls

@@ -147,6 +147,17 @@ def test_servers_want_passwords_and_show_none(home: Path) -> None:
     assert (fleet.directory / "state.json").stat().st_mode & 0o077 == 0
 
 
+def test_several_replicas_of_a_shard_are_made_side_by_side(home: Path) -> None:
+    fleet = LocalFleet.up("replicas", shards=1, replicas=3)
+    try:
+        assert sorted(server.name for server in fleet.servers if server.role == "replica") == [
+            "s0-replica-1", "s0-replica-2", "s0-replica-3",
+        ]  # fmt: skip
+        assert all(server.is_running for server in fleet.servers)
+    finally:
+        fleet.down()
+
+
 def test_a_replica_streams_and_serves_readonly_calls_within_its_lag_limit(home: Path) -> None:
     fleet = LocalFleet.up("replicated", shards=2, replicas={"s0": 1})
     assert [(server.name, server.role) for server in fleet.servers][-1] == ("s0-replica-1", "replica")

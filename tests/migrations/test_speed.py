@@ -1,4 +1,4 @@
-"""Eight shards are not much slower than one."""
+"""Eight shards are not much slower than one, and a look at them takes no second; both with the start of Python."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.timing import in_time
+
 from .conftest import ORDERS, Fleet8
 
 pytestmark = pytest.mark.servers
@@ -14,13 +16,23 @@ pytestmark = pytest.mark.servers
 FILES = 200
 
 
-def _best(call: Callable[[], object], times: int = 3) -> float:
+def _best(call: Callable[[], object], times: int = 5) -> float:
+    """The seconds that it takes at best, as on a machine that nobody else uses."""
     taken = []
     for _ in range(times):
+        crowd = _crowd()
         began = time.monotonic()
         call()
-        taken.append(time.monotonic() - began)
+        taken.append((time.monotonic() - began) / min(crowd, _crowd()))
     return min(taken)
+
+
+def _crowd(work: float = 0.05) -> float:
+    """How many times as long as on an idle machine something takes now: seconds for each second of the processor."""
+    began, until = time.monotonic(), time.process_time() + work
+    while time.process_time() < until:
+        pass
+    return max(1.0, (time.monotonic() - began) / work)
 
 
 def test_two_hundred_migrations_on_eight_shards_are_told_within_a_second(eight: Fleet8) -> None:
@@ -36,9 +48,8 @@ def test_two_hundred_migrations_on_eight_shards_are_told_within_a_second(eight: 
     status = _best(lambda: eight("status"))
     nothing = _best(lambda: eight("up"))
     print(f"\nup {first:.2f} s, status {status:.2f} s, up with nothing to do {nothing:.2f} s")
-    # With the start of the process; the promise is a second on an idle machine.
-    assert status < 2
-    assert nothing < 2
+    in_time(status, 1.0, "status")
+    in_time(nothing, 1.0, "up with nothing to do")
 
 
 def test_eight_shards_at_once_take_little_more_than_one(eight: Fleet8) -> None:
@@ -55,4 +66,4 @@ def test_eight_shards_at_once_take_little_more_than_one(eight: Fleet8) -> None:
         )
     )
     print(f"\none shard {one:.2f} s, eight {all_of_them:.2f} s: {all_of_them / one:.2f} times")
-    assert all_of_them < 4 * one
+    in_time(all_of_them, 2.5 * one, "the same on eight shards")

@@ -18,7 +18,7 @@ from .generator import Case
 
 @dataclass
 class Tally:
-    """Numbers of a run. `answered` leaves out what the plain server itself refuses."""
+    """Numbers of a run. `answered` leaves out what the plain server itself refuses, always or by its plan."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -31,7 +31,7 @@ class Tally:
 
     @property
     def asked(self) -> int:
-        return self.outcomes.total() - self.outcomes["error"]
+        return self.outcomes.total() - self.outcomes["error"] - self.outcomes["unclear"]
 
     @property
     def answered(self) -> float:

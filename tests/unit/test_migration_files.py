@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from time import process_time
+
 import pytest
 
 from shardpool import parse_topology
 from shardpool.schema.drift import Thing, compare
 from shardpool.schema.errors import BadMigration
 from shardpool.schema.files import Folder, Migration, checksum, parse, seconds
-from shardpool.schema.plan import plan_up, shards_of
+from shardpool.schema.plan import plan_down, plan_up, shards_of
 from shardpool.schema.programs import url
 from shardpool.schema.rollout import Rollout
 from shardpool.schema.state import Row, ShardState
 from shardpool.schema.steps import check, statements, steps
 from shardpool.schema.sums import problems, sum_text
+from tests.timing import in_time
 
 TOPOLOGY = parse_topology(
     """\
@@ -145,6 +148,20 @@ def test_what_takes_away_is_a_stage_of_its_own() -> None:
     assert [[m.version for m in stage.migrations] for stage in plan.stages] == [["1", "2"], ["3"], ["4"]]
     assert plan.stages[0].shards_by_version == {"1": ("s1",), "2": ("s0", "s1")}
     assert [m.version for m in plan.stages[0].of("s0")] == ["2"]
+
+
+def test_a_long_history_is_planned_in_no_time() -> None:
+    versions = [str(20260101000000 + number) for number in range(1500)]
+    files = tuple(
+        parse(f"{version}_n.sql", "-- migrate:up\nselect 1;\n-- migrate:down\nselect 1;\n") for version in versions
+    )
+    folder = Folder("migrations", files)
+    rows = {file.version: Row(file.version, "n", file.checksum, "applied") for file in files}
+    states = {name: ShardState(name, rows) for name in TOPOLOGY.shards}
+    begun = process_time()
+    assert plan_up(folder, TOPOLOGY, states).is_empty
+    assert len(plan_down(folder, TOPOLOGY, states, to=versions[0]).stages) == 1499
+    in_time(process_time() - begun, 0.5, "planning up and down")
 
 
 def test_of_a_file_that_was_not_finished_only_what_is_not_done_may_be_changed() -> None:

@@ -7,10 +7,12 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
+import psycopg
 from psycopg import AsyncConnection
 
 from .._concurrency import async_run_all
 from ..errors import BatchError, ItemFailure, ItemRolledBack, StaleTopology, first_line
+from . import moving
 
 if TYPE_CHECKING:
     from .route import AsyncRoute
@@ -58,21 +60,26 @@ async def run(
     router: AsyncRouter,
     operation: Operation,
     items: Sequence[Any],
-    lookup: Callable[[Any], AsyncRoute],
     *,
     key: Callable[[Any], Any],
+    keyspace: str | None,
+    table: str | None,
     per: Per,
     concurrency: int,
     until: float | None,
     readonly: bool,
     progress: Callable[[int], None] | None,
 ) -> list[Any]:
-    """See `AsyncRouter.map`; `lookup` gives the route of a key, `until` is in monotonic seconds."""
+    """See `AsyncRouter.map`; `until` is in monotonic seconds."""
     if concurrency < 1 or per not in ("item", "shard"):
         raise ValueError("map() takes concurrency >= 1, and per='item' or per='shard'")
     batch = _Batch(items, progress)
-    items_by_shard = _items_by_shard(batch, lookup, key)
-    options = _Options(router, operation, until, readonly)
+    items_by_shard = _items_by_shard(batch, router._state.lookup_named(keyspace, table), key)
+
+    def route(item: Any) -> AsyncRoute:
+        return router.for_key(key(item), keyspace=keyspace, table=table)
+
+    options = _Options(router, operation, route, until, readonly)
     workers: list[Callable[[], Awaitable[None]]] = []
     for shard, numbered in items_by_shard.items():
         if per == "shard":
@@ -87,9 +94,18 @@ async def run(
 
 
 class _Options:
-    def __init__(self, router: AsyncRouter, operation: Operation, until: float | None, readonly: bool) -> None:
+    def __init__(
+        self,
+        router: AsyncRouter,
+        operation: Operation,
+        route: Callable[[Any], AsyncRoute],
+        until: float | None,
+        readonly: bool,
+    ) -> None:
         self.router = router
         self.operation = operation
+        # That of an item, in the topology of the moment.
+        self.route = route
         self.readonly = readonly
         self._until = until
 
@@ -123,9 +139,7 @@ async def _one_by_one(options: _Options, batch: _Batch, shard: str, left: Iterat
         if batch.is_stopped:
             return
         try:
-            operate = _bound(options.operation, item)
-            result = await route._run_until(operate, options.deadline(), readonly=options.readonly)
-            batch.succeed(index, result)
+            batch.succeed(index, await _one(options, item, route))
         except Exception as error:
             batch.fail(index, shard, error)
         except BaseException:
@@ -134,9 +148,22 @@ async def _one_by_one(options: _Options, batch: _Batch, shard: str, left: Iterat
         batch.finished(1)
 
 
+async def _one(options: _Options, item: Any, route: AsyncRoute) -> Any:
+    operate, deadline = _bound(options.operation, item), options.deadline()
+    while True:
+        try:
+            return await route._run_until(operate, deadline, readonly=options.readonly)
+        except StaleTopology:
+            # Its bucket may have been divided since the look-up.
+            stale, route = route, options.route(item)
+            if route is stale:
+                raise
+
+
 async def _as_one(options: _Options, batch: _Batch, shard: str, numbered: Sequence[Numbered]) -> None:
-    """All items of the shard in one transaction, in their order."""
+    """All items of the shard in one transaction, in their order; those that it has given away, where they are then."""
     handle = options.router.shard(shard)
+    deadline = options.deadline(len(numbered))
     at = 0
 
     async def operate(conn: AsyncConnection[Any]) -> None:
@@ -150,13 +177,39 @@ async def _as_one(options: _Options, batch: _Batch, shard: str, numbered: Sequen
             batch.succeed(index, await options.operation(conn, item))
 
     try:
-        await handle._run_until(operate, options.deadline(len(numbered)), readonly=options.readonly)
+        await handle._run_until(operate, deadline, readonly=options.readonly)
+    except (psycopg.DatabaseError, StaleTopology) as error:
+        elsewhere = await _elsewhere(options, shard, numbered, error, deadline)
+        if elsewhere is None:
+            _fail_all(batch, shard, numbered, at, error)
+        else:
+            for name, items in elsewhere.items():
+                await _as_one(options, batch, name, items)
+            return
     except Exception as error:
         _fail_all(batch, shard, numbered, at, error)
     except BaseException:
         batch.stop()
         raise
     batch.finished(len(numbered))
+
+
+async def _elsewhere(
+    options: _Options, shard: str, numbered: Sequence[Numbered], error: Exception, deadline: float
+) -> dict[str, list[Numbered]] | None:
+    """The items by the shards that have them by now; None when they are where they were, or nobody knows."""
+    found: dict[str, list[Numbered]] = {}
+    while not found or (found.keys() == {shard} and moving.is_given_away(error)):
+        if moving.is_given_away(error) and not await moving.followed(options.router, error, deadline):
+            return None
+        found = {}
+        try:
+            for index, item, _ in numbered:
+                route = options.route(item)
+                found.setdefault(route.shard, []).append((index, item, route))
+        except StaleTopology:
+            return None
+    return None if found.keys() == {shard} else found
 
 
 def _fail_all(batch: _Batch, shard: str, numbered: Sequence[Numbered], at: int, error: Exception) -> None:

@@ -20,6 +20,7 @@ from ..errors import DeadlineExceeded, ScatterError, ShardError, ShardUnavailabl
 from ..query.placeholders import Converted, convert
 from ..result import Result
 from ..topology import Topology, placements_differ
+from . import moving
 from .lease import Params, explain, is_lost
 from .planning import may_write
 from .pools import AsyncEndpointPool, Retired, give_all
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 # Types below have the same oid on every server; those of enums, composites and extensions differ.
 _FIRST_NORMAL_OID = 16384
+
+_NOTHING = Statement(b"select", None)
 
 Taken = dict[str, tuple[AsyncEndpointPool, AsyncConnection[Any]]]
 # The shards that a partial answer is without, and why.
@@ -169,7 +172,10 @@ async def take_all(
             await async_sleep(0)
         except ScatterError as error:
             # Nothing was sent: other replicas may do, and where primaries are found by asking, others may come.
-            if not _may_change(state, pools, error.failures, refused):
+            if not _may_change(state, pools, error.failures, refused) and not (
+                all(isinstance(failure, ShardUnavailable) for failure in error.failures.values())
+                and await moving.caught_up(router, state, error.failures, deadline)
+            ):
                 raise
         else:
             if missing is not None and _has_others(state, pools, absent, refused):
@@ -370,6 +376,22 @@ def overdue(name: str, pool: AsyncEndpointPool, *, reads: bool = False) -> Calla
 def is_busy(conn: AsyncConnection[Any]) -> bool:
     """Whether a connection is in the middle of an answer."""
     return conn.pgconn.transaction_status == TransactionStatus.ACTIVE
+
+
+async def silent(taken: Taken, until: float) -> Missing:
+    """The shards that do not answer at all by then, and what that means; raised when it is every one of them.
+
+    Rows that are brought together are of all shards or of none: it has to be known before who can give theirs.
+    """
+    legs = [Leg(name, conn, _NOTHING, overdue(name, pool, reads=True)) for name, (pool, conn) in taken.items()]
+    await async_drive(((leg.pgconn.socket, leg.step()) for leg in legs), until)
+    failures = failures_of(legs, taken, may_be_applied=False)
+    for leg in legs:
+        if not leg.reusable:
+            await leg.conn.close()
+    if len(failures) == len(taken):
+        raise several(failures, len(taken))
+    return failures
 
 
 def failures_of(legs: Sequence[Leg], taken: Taken, *, may_be_applied: bool) -> dict[str, BaseException]:

@@ -17,9 +17,10 @@ from psycopg.rows import RowFactory, tuple_row
 from .._concurrency import async_hedged, async_sleep
 from .._leg import LEFT_OPEN
 from .._session import SESSION, note, quiet
-from ..errors import RouterMisuse, ShardUnavailable, first_line
+from ..errors import RouterMisuse, ShardUnavailable, StaleTopology, first_line
 from ..result import Result
 from ..tokens import Token
+from . import moving
 from .lease import AsyncLease, Params, deadline_after, explain, is_lost, is_outdated, unknown
 from .planning import forget_catalog, is_ddl, may_write
 from .pools import AsyncEndpointPool, Retired
@@ -46,6 +47,8 @@ class AsyncHandle(ABC):
     __slots__ = ("_router",)
 
     _router: AsyncRouter
+    # Whether the shard that is meant is the one that has some keys, whichever that is.
+    _follows_keys = False
 
     @abstractmethod
     def _current_pools(self) -> AsyncShardPools:
@@ -63,6 +66,7 @@ class AsyncHandle(ABC):
         refused: tuple[AsyncEndpointPool, ...] = ()
         while True:
             self._router._check_usable()
+            state = self._router._state
             pools = self._current_pools()
             pool: AsyncEndpointPool | None = None
             try:
@@ -89,7 +93,9 @@ class AsyncHandle(ABC):
             except ShardUnavailable:
                 if pool is not None and readonly and pool is not pools.primary and pool not in refused:
                     refused = (*refused, pool)
-                elif pool is None or not pools.lost_primary(pool):
+                elif (pool is None or not pools.lost_primary(pool)) and not await moving.caught_up(
+                    self._router, state, (pools.name,), deadline
+                ):
                     raise
 
     async def _replayed(self, pool: AsyncEndpointPool, deadline: float, lsn: int) -> AsyncConnection[Any] | None:
@@ -219,7 +225,7 @@ class AsyncHandle(ABC):
         deadline = self._router._deadline(timeout)
         if hedge and readonly:
             return await self._hedged(query, params, deadline, prepare, binary, row_factory, after)
-        return await self._execute_until(
+        return await self._execute_following(
             query,
             params,
             deadline,
@@ -229,6 +235,28 @@ class AsyncHandle(ABC):
             row_factory=row_factory,
             after=after,
         )
+
+    async def _execute_following(self, query: Any, params: Params | None, deadline: float, **options: Any) -> Result:
+        """Where the keys are by now, when the shard has given them away."""
+        handle: AsyncHandle = self
+        while True:
+            try:
+                return await handle._execute_until(query, params, deadline, **options)
+            except StaleTopology:
+                found = await self._divided(query, params, deadline)
+                if found is None:
+                    raise
+                handle = found
+            except psycopg.DatabaseError as error:
+                if not self._follows_keys or not moving.is_given_away(error) or not moving.is_repeatable(query):
+                    raise
+                if not await moving.followed(self._router, error, deadline):
+                    raise
+                handle = self
+
+    async def _divided(self, query: Any, params: Params | None, deadline: float) -> AsyncHandle | None:
+        """The shard of the statement's own keys, when those of the handle were divided; None when it does not tell."""
+        return None
 
     async def _hedged(
         self,
@@ -354,8 +382,9 @@ class AsyncHandle(ABC):
         """Call `function(conn)` in one transaction and give what it returns.
 
         On a serialization failure or a deadlock (40001, 40P01) the transaction is rolled back and the function called
-        again, until `timeout` seconds (default: the topology's) are over: it must have no effect but on the
-        connection. `CommitUnknown` is raised, and nothing repeated, when the connection is lost under COMMIT.
+        again, and so it is when the shard has just given the key away (RS001), until `timeout` seconds (default: the
+        topology's) are over: it must have no effect but on the connection. `CommitUnknown` is raised, and nothing
+        repeated, when the connection is lost under COMMIT.
         """
         return await self._run_until(function, self._router._deadline(timeout), readonly=readonly)
 
@@ -375,3 +404,6 @@ class AsyncHandle(ABC):
                     raise
                 await async_sleep(pause)
                 attempt += 1
+            except psycopg.DatabaseError as error:
+                if not self._follows_keys or not await moving.followed(self._router, error, until):
+                    raise

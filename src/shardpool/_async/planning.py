@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial as bind_arguments
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -26,9 +26,9 @@ from ..query.planner import completed
 from ..query.planner import plan as make_plan
 from ..query.statement import parse
 from ..topology import Topology
-from .lease import Params
 
 if TYPE_CHECKING:
+    from .lease import Params
     from .route import AsyncRoute
     from .router import AsyncRouter
     from .state import AsyncState
@@ -38,6 +38,8 @@ PLANS_MAX = 2048
 _FRESH = 1.0
 # The longest that one shard is waited for when another could tell as much.
 _PATIENCE = 1.0
+# Seconds for which a look at a shard holds.
+SEEN_SECONDS = 2.0
 # For these the fast look-up of a key is right whatever the statement compares it with.
 _EXACT: Mapping[KeyType, tuple[type, ...]] = {"bigint": (int,), "text": (str,)}
 
@@ -65,6 +67,13 @@ class Planned:
         return [] if params is None or self.converted is None else self.converted.arrange(params)
 
 
+class Seen(NamedTuple):
+    """A number that changes when the catalog of a shard does; until when that is believed, in monotonic seconds."""
+
+    until: float
+    mark: str
+
+
 class Knowledge:
     """What the shards have told of themselves: one shard's catalog, and which others have been found to be like it."""
 
@@ -75,6 +84,8 @@ class Knowledge:
         self.read_at = float("-inf")
         self.built_in: list[Any] | None = None
         self.alike: set[str] = set()
+        # What the shards were like when they were last looked at: see freshness.
+        self.seen: dict[str, Seen] = {}
 
 
 async def planned(
@@ -132,10 +143,11 @@ async def bound(
     topology, values = found.topology, found.arrange(params)
     while True:
         try:
-            return bind(found.plan, topology, values)
-        except Incomplete:
-            catalog = await _catalog(router, deadline)
-            found.plan = completed(found.plan.sql, topology, catalog, strategy=strategy)
+            try:
+                return bind(found.plan, topology, values)
+            except Incomplete:
+                catalog = await _catalog(router, deadline)
+                found.plan = completed(found.plan.sql, topology, catalog, strategy=strategy)
         except (UnsupportedQuery, psycopg.errors.UndefinedFunction):
             if found.plan.verb != "SELECT" or not await _refreshed(router, deadline):
                 raise
@@ -179,11 +191,16 @@ def is_ddl(status: bytes | None) -> bool:
 
 def may_write(router: AsyncRouter, query: Any) -> bool:
     """Whether a statement may write; told by its text and the catalog, if that is known. No I/O."""
+    trees = trees_of(query)
+    return trees is None or any(purity.may_write(tree, router._knowledge.catalog) for tree in trees)
+
+
+def trees_of(query: Any) -> list[Any] | None:
+    """The statements of a query with parameters, parsed; None for what cannot be."""
     try:
-        trees = parse(_text(query, True)[0])
+        return parse(_text(query, True)[0])
     except Exception:
-        return True
-    return any(purity.may_write(tree, router._knowledge.catalog) for tree in trees)
+        return None
 
 
 def forget_catalog(router: AsyncRouter) -> None:
@@ -193,9 +210,12 @@ def forget_catalog(router: AsyncRouter) -> None:
 
 
 async def _refreshed(router: AsyncRouter, deadline: float) -> bool:
-    """Read the catalog again unless that has just been done."""
-    if monotonic() - router._knowledge.read_at < _FRESH:
-        return False
+    """Read the catalog again; not when that has just been done and nothing has changed since."""
+    known = router._knowledge
+    if monotonic() - known.read_at < _FRESH and known.by in router._state.pools:
+        before = known.seen[known.by].mark
+        if await mark_of(router, known.by, deadline, False) == before:
+            return False
     forget_catalog(router)
     await _catalog(router, deadline)
     return True
@@ -220,20 +240,24 @@ async def _catalog(router: AsyncRouter, deadline: float) -> Catalog:
         else:
             break
     assert known.built_in is not None
+    if known.told and known.told["tables"] != told["tables"]:
+        # Else what was prepared on them for other columns fails, in blocks that cannot be made again.
+        await async_run_all([pool.drain for pools in router._state.pools.values() for pool in pools.endpoints])
     known.told, known.by, known.alike, known.read_at = told, name, {name}, monotonic()
     known.catalog = catalogs.make_catalog(name, told, known.built_in, router._state.topology)
     return known.catalog
 
 
-async def check_alike(router: AsyncRouter, names: Sequence[str], deadline: float, *, partial: bool = False) -> None:
+async def are_alike(router: AsyncRouter, names: Sequence[str], deadline: float, *, partial: bool = False) -> bool:
     """Raise `UnsupportedQuery` unless the shards have the same tables, functions and settings.
 
+    False when they have others than the plan was made with: plan again.
     With `partial` a shard that does not answer is none that differs: it will be missing.
     """
     known = router._knowledge
     unknown = [name for name in names if name not in known.alike]
     if not unknown:
-        return
+        return True
     until = (monotonic() + deadline) / 2 if partial else deadline
     outcomes = await async_run_all([bind_arguments(_told, router, name, until) for name in unknown])
     failures = {name: error for name, (_, error) in zip(unknown, outcomes, strict=True) if error is not None}
@@ -249,26 +273,48 @@ async def check_alike(router: AsyncRouter, names: Sequence[str], deadline: float
             continue
         differing = list(catalogs.differences(router._state.topology, known.told, told))
         if differing:
-            by = known.by
+            by, before = known.by, known.told
             known.catalog = None
+            if any(catalogs.differences(router._state.topology, before, await _told(router, by, deadline))):
+                # The one that it was compared with has changed since.
+                forget_catalog(router)
+                return False
             raise UnsupportedQuery(
                 f"shards {by} and {name} are not alike: {differing[0]}",
                 detail="; ".join(differing[:8]) if len(differing) > 1 else None,
                 hint="Make them alike, then ask again; a statement for one shard is answered meanwhile.",
             )
         known.alike.add(name)
+    return True
 
 
-async def _told(router: AsyncRouter, name: str, deadline: float) -> Any:
+async def mark_of(router: AsyncRouter, name: str, deadline: float, readonly: bool) -> str:
+    """What a shard's catalog is known by, as it is now."""
     tables = list(router._state.topology.placements)
-    told = await _asked(router, name, catalogs.CATALOG_QUERY, [tables], deadline)
+    return str(await _asked(router, name, catalogs.MARK_QUERY, [tables], deadline, readonly=readonly))
+
+
+async def is_like(router: AsyncRouter, name: str, deadline: float, readonly: bool) -> bool:
+    """Whether the tables and functions of a shard are those of the catalog in use."""
+    told = await _told(router, name, deadline, readonly=readonly)
+    known = router._knowledge
+    return known.catalog is None or not any(catalogs.differences(router._state.topology, known.told, told))
+
+
+async def _told(router: AsyncRouter, name: str, deadline: float, *, readonly: bool = False) -> Any:
+    tables = list(router._state.topology.placements)
+    until = monotonic() + SEEN_SECONDS
+    told = await _asked(router, name, catalogs.CATALOG_QUERY, [tables], deadline, readonly=readonly)
     told["asked"] = set(tables)
+    router._knowledge.seen[name] = Seen(until, told.pop("mark"))
     return told
 
 
-async def _asked(router: AsyncRouter, name: str, query: str, params: list[Any] | None, deadline: float) -> Any:
+async def _asked(
+    router: AsyncRouter, name: str, query: str, params: Params | None, deadline: float, *, readonly: bool = False
+) -> Any:
     timeout = max(0.0, deadline - monotonic())
-    result = await router.shard(name).execute(query, params, timeout=timeout, row_factory=tuple_row)
+    result = await router.shard(name).execute(query, params, timeout=timeout, readonly=readonly, row_factory=tuple_row)
     return json.loads(result.rows[0][0])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from .. import config
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Seconds for which a changed file must rest before it is read, and how often that is waited for at most.
 _REST = 0.2
 _RESTS = 10
+# Seconds for which calls wait for the file when a server has told of a newer epoch for the first time.
+_HELD = 2.0
 # Seconds that close() waits for a reload that is under way.
 _STOP_SECONDS = 2.0
 
@@ -44,6 +46,10 @@ class AsyncReloader:
         self._reloads = 0
         self._failures = 0
         self._failed_at: float | None = None
+        # The newest epoch that shards have told, which of them refuse this router for it, until when calls are held.
+        self._newest = 0
+        self._ahead: frozenset[str] = frozenset()
+        self._held_until = 0.0
         self._file_epoch: int | None = router.topology.epoch
         self._background = AsyncBackground("shardpool-reload", interval, self._step)
 
@@ -57,9 +63,20 @@ class AsyncReloader:
     async def stop(self, timeout: float) -> None:
         await self._background.stop(min(timeout, _STOP_SECONDS))
 
+    def look_now(self) -> None:
+        """Look at the file without waiting for the next time; from any thread, or from the loop."""
+        self._background.wake()
+
     def observe(self, event: Event) -> None:
         if isinstance(event, NewerEpochSeen):
-            self._background.wake()
+            if event.epoch > self._newest:
+                self._newest, self._ahead, self._held_until = event.epoch, frozenset(), monotonic() + _HELD
+            self._ahead |= {event.shard}
+            self.look_now()
+
+    def is_behind(self, shard: str) -> bool:
+        """Whether the shard refuses this router for its older topology, since a moment ago: the file may tell more."""
+        return shard in self._ahead and monotonic() < self._held_until and self._router.topology.epoch < self._newest
 
     def stats(self) -> dict[str, Any]:
         """What has come of it; `failed_at` is Unix time, `last_error` is None when the last reload went well."""

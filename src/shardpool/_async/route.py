@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import StaleTopology
+from . import planning
 from .handle import AsyncHandle
+from .lease import Params
 from .shards import AsyncShardPools
 
 if TYPE_CHECKING:
@@ -18,16 +20,26 @@ class AsyncRoute(AsyncHandle):
 
     A route is made once per bucket and shared by all its keys. It may be kept: after a reload it follows its bucket to
     the new owner. When the bucket's keys have been divided since (a range split, a key pinned), the route can no longer
-    know which of them it is for, and raises `StaleTopology`: ask the router for the key again.
+    know which of them it is for, and raises `StaleTopology`: ask the router for the key again. Only `execute` goes on,
+    when the statement itself names the key.
     """
 
     __slots__ = ("_binding", "_keyspace")
+
+    _follows_keys = True
 
     def __init__(self, router: AsyncRouter, state: AsyncState, keyspace: str, bucket: int) -> None:
         self._router = router
         self._keyspace = keyspace
         # One tuple, replaced whole: another thread sees the old binding or the new one, never half of each.
         self._binding = state, bucket, state.owner(keyspace, bucket)
+
+    async def _divided(self, query: Any, params: Params | None, deadline: float) -> AsyncHandle | None:
+        found = await planning.planned(self._router, query, params, deadline)
+        if not found.plan.uses or any(use.keyspace != self._keyspace for use in found.plan.uses):
+            return None
+        bound = await planning.bound(self._router, found, params, deadline)
+        return self._router.shard(bound.shards[0]) if bound.strategy == "one" and len(bound.shards) == 1 else None
 
     def _current_pools(self) -> AsyncShardPools:
         binding = self._binding

@@ -284,9 +284,17 @@ class AsyncRouter:
         psycopg's errors pass through; when shards fail, `ScatterError`. See `AsyncHandle.execute` for the rest.
         """
         if key is not None:
-            return await self.for_key(key, keyspace=keyspace, table=table).execute(
-                query, params, timeout=timeout, readonly=readonly, binary=binary, row_factory=row_factory
-            )
+            deadline = self._deadline(timeout)
+            options: dict[str, Any] = {"readonly": readonly, "binary": binary, "row_factory": row_factory}
+            while True:
+                state = self._state
+                try:
+                    route = self.for_key(key, keyspace=keyspace, table=table)
+                    return await route._execute_following(query, params, deadline, **options)
+                except StaleTopology:
+                    # Its bucket was divided since the look-up.
+                    if state is self._state:
+                        raise
         self._check_usable()
         missing: dict[str, BaseException] | None = {} if partial else None
         result = await dispatch.execute(
@@ -443,8 +451,9 @@ class AsyncRouter:
             self,
             operation,
             list(items),
-            self._state.lookup_named(keyspace, table),
             key=key,
+            keyspace=keyspace,
+            table=table,
             per=per,
             concurrency=concurrency,
             until=None if timeout is None else self._deadline(timeout),

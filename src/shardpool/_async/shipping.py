@@ -18,7 +18,7 @@ from .._concurrency import Overdue, async_drive_flow
 from .._flow import Copied, run
 from .._leg import Statement
 from .._ship import Literals, Sources, shipped
-from ..errors import DeadlineExceeded, ScatterError, ShardUnavailable, UnsupportedQuery, first_line
+from ..errors import DeadlineExceeded, ScatterError, ShardError, ShardUnavailable, UnsupportedQuery, first_line
 from ..query.bound import Bound
 from ..query.plan import Shipped
 from ..query.statement import used_params
@@ -62,13 +62,18 @@ async def execute(
     taken = await gather.take_all(
         router, bound.shards, deadline, readonly=False, topology=found.topology, missing=missing
     )
-    conns = {name: conn for name, (_, conn) in taken.items()}
+    conns: dict[str, AsyncConnection[Any]] = {}
     prepared: Prepared | None = None
     try:
-        _check_homes(bound, missing or {})
-        for conn in conns.values():
+        for _, conn in taken.values():
             if not conn.autocommit:
                 await conn.set_autocommit(True)
+        if missing is not None:
+            silent = await gather.silent(taken, (monotonic() + deadline) / 2)
+            for name, error in silent.items():
+                missing[name] = error if isinstance(error, ShardError) else lost(name, error)
+        conns.update((name, conn) for name, (_, conn) in taken.items() if not missing or name not in missing)
+        _check_homes(bound, missing or {})
         prepared = prepare(router, found, bound, query, params, conns, binary)
         flow = shipped(
             prepared.plan, prepared.sources, conns, prepared.at, prepared.original, prepared.final, prepared.copied
@@ -216,7 +221,7 @@ def unlike(reason: Exception) -> UnsupportedQuery:
     )
 
 
-def lost(name: str, error: Exception) -> ShardUnavailable:
+def lost(name: str, error: BaseException) -> ShardUnavailable:
     return ShardUnavailable(
         f"the connection to shard {name} was lost", shard=name, phase="query", detail=first_line(error)
     )

@@ -23,7 +23,7 @@ from ..query.merger import Merger
 from ..query.merging import NotHere, bound_value, row_keys
 from ..query.plan import Gathered, Shipped
 from ..result import hide, shape_of
-from . import gather, planning, shipping
+from . import freshness, gather, planning, shipping
 from .gathering import local
 from .lease import Params, is_lost
 from .planning import Planned
@@ -56,13 +56,16 @@ async def stream(
         # Without a timeout of its own only each wait is bounded: how long all takes is up to the caller.
         return router._deadline(None) if end is None else end
 
-    found = await planning.planned(router, query, params, deadline(), strategy)
-    if found.plan.writes:
-        raise UnsupportedQuery(f"{found.plan.verb} cannot be streamed", hint="Run it with execute().")
-    bound = await planning.bound(router, found, params, deadline(), strategy)
-    check_fanout(bound, fanout)
-    if bound.strategy != "one":
-        await planning.check_alike(router, bound.shards, deadline())
+    while True:
+        found = await planning.planned(router, query, params, deadline(), strategy)
+        if found.plan.writes:
+            raise UnsupportedQuery(f"{found.plan.verb} cannot be streamed", hint="Run it with execute().")
+        bound = await planning.bound(router, found, params, deadline(), strategy)
+        check_fanout(bound, fanout)
+        if not await freshness.is_fresh(router, bound.shards, deadline(), readonly=readonly):
+            continue
+        if bound.strategy == "one" or await planning.are_alike(router, bound.shards, deadline()):
+            break
     given = False
     while True:
         rows = _answer(router, found, bound, query, params, deadline, size, readonly, binary, row_factory)

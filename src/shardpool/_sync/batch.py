@@ -8,10 +8,12 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
+import psycopg
 from psycopg import Connection
 
 from .._concurrency import run_all
 from ..errors import BatchError, ItemFailure, ItemRolledBack, StaleTopology, first_line
+from . import moving
 
 if TYPE_CHECKING:
     from .route import Route
@@ -59,21 +61,26 @@ def run(
     router: Router,
     operation: Operation,
     items: Sequence[Any],
-    lookup: Callable[[Any], Route],
     *,
     key: Callable[[Any], Any],
+    keyspace: str | None,
+    table: str | None,
     per: Per,
     concurrency: int,
     until: float | None,
     readonly: bool,
     progress: Callable[[int], None] | None,
 ) -> list[Any]:
-    """See `Router.map`; `lookup` gives the route of a key, `until` is in monotonic seconds."""
+    """See `Router.map`; `until` is in monotonic seconds."""
     if concurrency < 1 or per not in ("item", "shard"):
         raise ValueError("map() takes concurrency >= 1, and per='item' or per='shard'")
     batch = _Batch(items, progress)
-    items_by_shard = _items_by_shard(batch, lookup, key)
-    options = _Options(router, operation, until, readonly)
+    items_by_shard = _items_by_shard(batch, router._state.lookup_named(keyspace, table), key)
+
+    def route(item: Any) -> Route:
+        return router.for_key(key(item), keyspace=keyspace, table=table)
+
+    options = _Options(router, operation, route, until, readonly)
     workers: list[Callable[[], None]] = []
     for shard, numbered in items_by_shard.items():
         if per == "shard":
@@ -88,9 +95,18 @@ def run(
 
 
 class _Options:
-    def __init__(self, router: Router, operation: Operation, until: float | None, readonly: bool) -> None:
+    def __init__(
+        self,
+        router: Router,
+        operation: Operation,
+        route: Callable[[Any], Route],
+        until: float | None,
+        readonly: bool,
+    ) -> None:
         self.router = router
         self.operation = operation
+        # That of an item, in the topology of the moment.
+        self.route = route
         self.readonly = readonly
         self._until = until
 
@@ -124,9 +140,7 @@ def _one_by_one(options: _Options, batch: _Batch, shard: str, left: Iterator[Num
         if batch.is_stopped:
             return
         try:
-            operate = _bound(options.operation, item)
-            result = route._run_until(operate, options.deadline(), readonly=options.readonly)
-            batch.succeed(index, result)
+            batch.succeed(index, _one(options, item, route))
         except Exception as error:
             batch.fail(index, shard, error)
         except BaseException:
@@ -135,9 +149,22 @@ def _one_by_one(options: _Options, batch: _Batch, shard: str, left: Iterator[Num
         batch.finished(1)
 
 
+def _one(options: _Options, item: Any, route: Route) -> Any:
+    operate, deadline = _bound(options.operation, item), options.deadline()
+    while True:
+        try:
+            return route._run_until(operate, deadline, readonly=options.readonly)
+        except StaleTopology:
+            # Its bucket may have been divided since the look-up.
+            stale, route = route, options.route(item)
+            if route is stale:
+                raise
+
+
 def _as_one(options: _Options, batch: _Batch, shard: str, numbered: Sequence[Numbered]) -> None:
-    """All items of the shard in one transaction, in their order."""
+    """All items of the shard in one transaction, in their order; those that it has given away, where they are then."""
     handle = options.router.shard(shard)
+    deadline = options.deadline(len(numbered))
     at = 0
 
     def operate(conn: Connection[Any]) -> None:
@@ -151,13 +178,39 @@ def _as_one(options: _Options, batch: _Batch, shard: str, numbered: Sequence[Num
             batch.succeed(index, options.operation(conn, item))
 
     try:
-        handle._run_until(operate, options.deadline(len(numbered)), readonly=options.readonly)
+        handle._run_until(operate, deadline, readonly=options.readonly)
+    except (psycopg.DatabaseError, StaleTopology) as error:
+        elsewhere = _elsewhere(options, shard, numbered, error, deadline)
+        if elsewhere is None:
+            _fail_all(batch, shard, numbered, at, error)
+        else:
+            for name, items in elsewhere.items():
+                _as_one(options, batch, name, items)
+            return
     except Exception as error:
         _fail_all(batch, shard, numbered, at, error)
     except BaseException:
         batch.stop()
         raise
     batch.finished(len(numbered))
+
+
+def _elsewhere(
+    options: _Options, shard: str, numbered: Sequence[Numbered], error: Exception, deadline: float
+) -> dict[str, list[Numbered]] | None:
+    """The items by the shards that have them by now; None when they are where they were, or nobody knows."""
+    found: dict[str, list[Numbered]] = {}
+    while not found or (found.keys() == {shard} and moving.is_given_away(error)):
+        if moving.is_given_away(error) and not moving.followed(options.router, error, deadline):
+            return None
+        found = {}
+        try:
+            for index, item, _ in numbered:
+                route = options.route(item)
+                found.setdefault(route.shard, []).append((index, item, route))
+        except StaleTopology:
+            return None
+    return None if found.keys() == {shard} else found
 
 
 def _fail_all(batch: _Batch, shard: str, numbered: Sequence[Numbered], at: int, error: Exception) -> None:

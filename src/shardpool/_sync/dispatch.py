@@ -3,23 +3,26 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg.rows import RowFactory
 
 from .._ship import TypesDiffer
-from ..errors import InvalidKey, KeyNotCovered, UnsupportedQuery
+from ..errors import InvalidKey, KeyNotCovered, StaleTopology, UnsupportedQuery
 from ..query.bound import Bound, Fanout, check_atomic, check_fanout
 from ..query.merging import NotHere
 from ..query.plan import Shipped
 from ..result import Result
-from . import gather, gathering, planning, shipping, writing
+from . import freshness, gather, gathering, moving, planning, shipping, writing
 from .gather import Missing
 from .lease import Params
 from .planning import Planned
 
 if TYPE_CHECKING:
     from .handle import Handle
+    from .route import Route
     from .router import Router
 
 
@@ -40,9 +43,18 @@ def execute(
     """Run a statement wherever its rows are; again when a reload has placed them elsewhere before it was sent."""
     while True:
         found = planning.planned(router, query, params, deadline, strategy)
-        handle = _routed(found, params) if found.lookup is not None else None
-        if handle is None:
+        handle: Handle | None = None
+        route = _routed(found, params) if found.lookup is not None else None
+        if route is not None:
+            handle = route
+            seen = router._knowledge.seen.get(route.shard)
+            is_due = seen is None or monotonic() >= seen.until
+            if is_due and not freshness.is_fresh(router, (route.shard,), deadline, readonly=readonly):
+                continue
+        else:
             bound = planning.bound(router, found, params, deadline, strategy)
+            if not freshness.is_fresh(router, bound.shards, deadline, readonly=readonly):
+                continue
             if bound.strategy != "one":
                 check_fanout(bound, fanout)
                 if atomic:
@@ -50,17 +62,34 @@ def execute(
                 if missing is not None and bound.plan.writes:
                     raise _partial_write(bound)
                 try:
-                    planning.check_alike(router, bound.shards, deadline, partial=missing is not None)
+                    if not planning.are_alike(router, bound.shards, deadline, partial=missing is not None):
+                        continue
                     router._counts.add(bound.strategy)
                     options: dict[str, Any] = {"binary": binary, "row_factory": row_factory}
                     return _scattered(router, found, bound, query, params, deadline, readonly, missing, options)
                 except gather.Moved:
                     continue
+                except psycopg.DatabaseError as error:
+                    # Of a write: it was rolled back on every shard.
+                    if not bound.plan.writes or not moving.followed(router, error, deadline):
+                        raise
+                    continue
             handle = router.shard(bound.shards[0] if bound.shards else planning.any_shard(router))
         router._counts.add("one")
-        result = handle._execute_until(
-            query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
-        )
+        try:
+            result = handle._execute_until(
+                query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+            )
+        except StaleTopology:
+            if found.topology is router.topology:
+                raise
+            continue
+        except psycopg.DatabaseError as error:
+            if not moving.is_given_away(error) or not moving.is_repeatable(query):
+                raise
+            if not moving.followed(router, error, deadline):
+                raise
+            continue
         result._planned = found.plan
         return result
 
@@ -72,7 +101,7 @@ def _partial_write(bound: Bound) -> UnsupportedQuery:
     )
 
 
-def _routed(found: Planned, params: Params | None) -> Handle | None:
+def _routed(found: Planned, params: Params | None) -> Route | None:
     """The route of a statement whose tables are all pinned to one parameter; None when its value is no plain key."""
     try:
         value = params[found.place]  # type: ignore[index]

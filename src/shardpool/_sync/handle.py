@@ -18,9 +18,10 @@ from psycopg.rows import RowFactory, tuple_row
 from .._concurrency import hedged, sleep
 from .._leg import LEFT_OPEN
 from .._session import SESSION, note, quiet
-from ..errors import RouterMisuse, ShardUnavailable, first_line
+from ..errors import RouterMisuse, ShardUnavailable, StaleTopology, first_line
 from ..result import Result
 from ..tokens import Token
+from . import moving
 from .lease import Lease, Params, deadline_after, explain, is_lost, is_outdated, unknown
 from .planning import forget_catalog, is_ddl, may_write
 from .pools import EndpointPool, Retired
@@ -47,6 +48,8 @@ class Handle(ABC):
     __slots__ = ("_router",)
 
     _router: Router
+    # Whether the shard that is meant is the one that has some keys, whichever that is.
+    _follows_keys = False
 
     @abstractmethod
     def _current_pools(self) -> ShardPools:
@@ -64,6 +67,7 @@ class Handle(ABC):
         refused: tuple[EndpointPool, ...] = ()
         while True:
             self._router._check_usable()
+            state = self._router._state
             pools = self._current_pools()
             pool: EndpointPool | None = None
             try:
@@ -90,7 +94,9 @@ class Handle(ABC):
             except ShardUnavailable:
                 if pool is not None and readonly and pool is not pools.primary and pool not in refused:
                     refused = (*refused, pool)
-                elif pool is None or not pools.lost_primary(pool):
+                elif (pool is None or not pools.lost_primary(pool)) and not moving.caught_up(
+                    self._router, state, (pools.name,), deadline
+                ):
                     raise
 
     def _replayed(self, pool: EndpointPool, deadline: float, lsn: int) -> Connection[Any] | None:
@@ -214,7 +220,7 @@ class Handle(ABC):
         deadline = self._router._deadline(timeout)
         if hedge and readonly:
             return self._hedged(query, params, deadline, prepare, binary, row_factory, after)
-        return self._execute_until(
+        return self._execute_following(
             query,
             params,
             deadline,
@@ -224,6 +230,28 @@ class Handle(ABC):
             row_factory=row_factory,
             after=after,
         )
+
+    def _execute_following(self, query: Any, params: Params | None, deadline: float, **options: Any) -> Result:
+        """Where the keys are by now, when the shard has given them away."""
+        handle: Handle = self
+        while True:
+            try:
+                return handle._execute_until(query, params, deadline, **options)
+            except StaleTopology:
+                found = self._divided(query, params, deadline)
+                if found is None:
+                    raise
+                handle = found
+            except psycopg.DatabaseError as error:
+                if not self._follows_keys or not moving.is_given_away(error) or not moving.is_repeatable(query):
+                    raise
+                if not moving.followed(self._router, error, deadline):
+                    raise
+                handle = self
+
+    def _divided(self, query: Any, params: Params | None, deadline: float) -> Handle | None:
+        """The shard of the statement's own keys, when those of the handle were divided; None when it does not tell."""
+        return None
 
     def _hedged(
         self,
@@ -349,8 +377,9 @@ class Handle(ABC):
         """Call `function(conn)` in one transaction and give what it returns.
 
         On a serialization failure or a deadlock (40001, 40P01) the transaction is rolled back and the function called
-        again, until `timeout` seconds (default: the topology's) are over: it must have no effect but on the
-        connection. `CommitUnknown` is raised, and nothing repeated, when the connection is lost under COMMIT.
+        again, and so it is when the shard has just given the key away (RS001), until `timeout` seconds (default: the
+        topology's) are over: it must have no effect but on the connection. `CommitUnknown` is raised, and nothing
+        repeated, when the connection is lost under COMMIT.
         """
         return self._run_until(function, self._router._deadline(timeout), readonly=readonly)
 
@@ -368,3 +397,6 @@ class Handle(ABC):
                     raise
                 sleep(pause)
                 attempt += 1
+            except psycopg.DatabaseError as error:
+                if not self._follows_keys or not moving.followed(self._router, error, until):
+                    raise

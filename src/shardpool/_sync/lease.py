@@ -16,6 +16,7 @@ from .._session import SESSION
 from .._watchdog import Watch
 from ..errors import Applied, CommitUnknown, DeadlineExceeded, first_line
 from ..tokens import Token
+from . import moving
 
 if TYPE_CHECKING:
     from .handle import Handle
@@ -148,6 +149,7 @@ class Lease:
             self._conn.close()
         if is_outdated(error):
             self._pool.drain()
+        moving.tell(self._handle._router, error)
         self._pool.give(self._conn)
         if error is None and self._phase == "commit":
             # Confirmed: that the deadline came at the same time changes nothing.

@@ -20,7 +20,7 @@ from ..query.plan import Gathered, Split
 from ..query.rows import taken_apart
 from ..query.template import Template
 from ..result import Result
-from . import gather
+from . import gather, moving
 from .lease import Params
 from .planning import Planned
 from .pools import give_all
@@ -68,7 +68,8 @@ def execute(
         if late:
             raise gather.overdue(legs[0].shard, taken[legs[0].shard][0], reads=True)()
         if failures:
-            raise gather.several(failures, len(taken))
+            given_away = next(filter(moving.is_given_away, failures.values()), None)
+            raise given_away or gather.several(failures, len(taken))
         if copies and len(touched) > 1:
             raise _copies_differ(legs)
         results = [leg.pgresult for leg in legs]

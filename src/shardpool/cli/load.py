@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,6 +87,8 @@ def load(
 
 
 def _run(path: str, *arguments: Any) -> LoadReport:
+    import asyncio
+
     notes: list[str] = []
 
     async def run() -> LoadReport:

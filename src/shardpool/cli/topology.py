@@ -32,7 +32,6 @@ def check(ctx: click.Context, file: str | None, offline: bool, topology_file: st
 
     Exits with 2 when the file is wrong, 1 when the fleet differs from it.
     """
-    from .. import Router
     from ..config import load_topology
 
     path = file or topology_path(ctx, topology_file)
@@ -43,6 +42,8 @@ def check(ctx: click.Context, file: str | None, offline: bool, topology_file: st
         else:
             click.echo(f"{path}: {_in_short(loaded)}")
         return
+    from .. import Router
+
     with Router(loaded) as router:
         report = router.check(timeout=60)
     if as_json:

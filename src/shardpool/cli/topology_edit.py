@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import re
 import shlex
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from ..topology import Topology
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 _SECRET = re.compile("pass|pwd|secret", re.I)
 _NO_SECRETS = ("password_file", "passfile", "plain_passwords")
@@ -125,7 +125,7 @@ def plan(ctx: click.Context, /, new: str, timeout: float, topology_file: str | N
     from ..operations import plan_edit
 
     before, after = load_topology(topology_path(ctx, topology_file)), load_topology(new)
-    _show(asyncio.run(plan_edit(before, after, timeout)), None, as_json)
+    _show(_run(plan_edit(before, after, timeout)), None, as_json)
 
 
 @click.command("apply")
@@ -192,10 +192,17 @@ def _edit(path: str, change: str, how: How, text_of: TextOf) -> None:
 
     if how.dry_run:
         current = read_snapshot(path)
-        asyncio.run(_dry_run(path, current, how, text_of))
+        _run(_dry_run(path, current, how, text_of))
         return
     with locked(path) as file:
-        asyncio.run(_apply(file, path, change, how, text_of))
+        _run(_apply(file, path, change, how, text_of))
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Wait for it. asyncio is imported here: it takes as long as all of `--help`, and of completion."""
+    import asyncio
+
+    return asyncio.run(work)
 
 
 async def _dry_run(path: str, current: Snapshot, how: How, text_of: TextOf) -> None:
@@ -532,7 +539,7 @@ def history(ctx: click.Context, /, limit: int, topology_file: str | None, as_jso
     from ..operations import edit_history
 
     topology = load_topology(topology_path(ctx, topology_file))
-    found = asyncio.run(edit_history(topology, limit))
+    found = _run(edit_history(topology, limit))
     if as_json:
         print_json({"fleet": topology.fleet, "changes": [change.as_dict() for change in found]})
         return

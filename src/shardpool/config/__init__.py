@@ -11,11 +11,16 @@ Edits go the other way: `_edit` changes the text and touches no other line, `_re
 Every stage adds to the same `_problems` and goes on with what is left, so that one `ConfigError` tells everything.
 """
 
-from ._describe import describe
-from ._edit import edit_text, file_data, text_diff, value_data
-from ._load import load_topology, parse_topology, read_text
-from ._replace import LockedFile, Snapshot, digest, locked, read_snapshot
-from ._schema import topology_schema
+from typing import TYPE_CHECKING
+
+from .._exports import exports
+
+if TYPE_CHECKING:
+    from ._describe import describe
+    from ._edit import edit_text, file_data, text_diff, value_data
+    from ._load import load_topology, parse_topology, read_text
+    from ._replace import LockedFile, Snapshot, digest, locked, read_snapshot
+    from ._schema import topology_schema
 
 __all__ = [
     "LockedFile",
@@ -33,3 +38,14 @@ __all__ = [
     "topology_schema",
     "value_data",
 ]
+
+__getattr__ = exports(
+    __name__,
+    {
+        "._describe": "describe",
+        "._edit": "edit_text file_data text_diff value_data",
+        "._load": "load_topology parse_topology read_text",
+        "._replace": "LockedFile Snapshot digest locked read_snapshot",
+        "._schema": "topology_schema",
+    },
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import secrets
 import shutil
@@ -10,6 +11,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as futures_wait
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,9 @@ from .state import State
 from .topology_file import DEFAULT_KEYSPACES, topology_text
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
+
+# Below what Linux, macOS and IANA give to outgoing connections.
+_PORTS = range(20000, 32768)
 
 Progress = Callable[[str], None]
 
@@ -275,9 +280,18 @@ def _servers(name: str, options: dict[str, object], data: Path, port: int | None
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports of loopback that are free now, held all at once so that they differ."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    """Ports of loopback that are free now.
+
+    Not those that the system gives to outgoing connections: one of these could take the port of a server before it is
+    started, or while it is stopped.
+    """
+    held: list[socket.socket] = []
     try:
+        for port in random.sample(_PORTS, len(_PORTS)):
+            if len(held) == count:
+                break
+            with suppress(OSError):
+                held.append(socket.create_server(("127.0.0.1", port)))
         return [listener.getsockname()[1] for listener in held]
     finally:
         for listener in held:

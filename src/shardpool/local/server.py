@@ -31,6 +31,8 @@ SETTINGS = {
     "max_connections": "100",
     "max_replication_slots": "20",
     "max_wal_senders": "20",
+    # Else the checkpoint of one base backup takes away what another that has just begun still has to read.
+    "wal_keep_size": "64MB",
     "max_logical_replication_workers": "8",
     "max_worker_processes": "16",
     "shared_buffers": "32MB",

@@ -15,15 +15,40 @@ _SETTINGS = (
     "standard_conforming_strings"
 )
 
-# One JSON text per server. Expanded by format_type() and the like, since oids differ from server to server.
-CATALOG_QUERY = f"""
+_NAMED = """\
 with named as (
     select n.name, pg_catalog.to_regclass(
                pg_catalog.quote_ident(pg_catalog.split_part(n.name, '.', 1)) || '.' ||
                pg_catalog.quote_ident(pg_catalog.split_part(n.name, '.', 2))) as oid
     from pg_catalog.unnest(%s::text[]) n (name)
 )
-select pg_catalog.json_build_object(
+"""
+
+# A number that changes with each row of the system catalogs that is read for a catalog; not with ANALYZE or VACUUM.
+_MARK = """\
+select pg_catalog.to_json(coalesce(pg_catalog.sum(pg_catalog.hashtextextended(r.facts, 0)), 0)::text)
+from (
+    select pg_catalog.concat('c ', c.oid, ' ', c.xmin) as facts
+    from pg_catalog.pg_class c where c.oid in (select oid from named)
+    union all select pg_catalog.concat('a ', a.attrelid, ' ', a.attnum, ' ', a.xmin)
+    from pg_catalog.pg_attribute a where a.attrelid in (select oid from named)
+    union all select pg_catalog.concat('d ', d.oid, ' ', d.xmin)
+    from pg_catalog.pg_attrdef d where d.adrelid in (select oid from named)
+    union all select pg_catalog.concat('i ', i.indexrelid, ' ', i.xmin)
+    from pg_catalog.pg_index i where i.indrelid in (select oid from named)
+    union all select pg_catalog.concat('p ', p.oid, ' ', p.xmin) from pg_catalog.pg_proc p where p.oid >= 16384
+    union all select pg_catalog.concat('o ', o.oid, ' ', o.xmin) from pg_catalog.pg_operator o where o.oid >= 16384
+    union all select pg_catalog.concat('e ', e.oid, ' ', e.xmin) from pg_catalog.pg_enum e
+    union all select pg_catalog.concat('n ', n.oid, ' ', n.xmin) from pg_catalog.pg_namespace n where n.oid >= 16384
+) r
+"""
+
+MARK_QUERY = f"{_NAMED}select ({_MARK})::text"
+
+# One JSON text per server. Expanded by format_type() and the like, since oids differ from server to server.
+CATALOG_QUERY = f"""
+{_NAMED}select pg_catalog.json_build_object(
+    'mark', ({_MARK}),
     'tables', (select pg_catalog.json_object_agg(n.name, pg_catalog.json_build_object(
             'kind', c.relkind, 'rls', c.relrowsecurity,
             'visible', coalesce(pg_catalog.to_regclass(pg_catalog.quote_ident(c.relname))::oid = c.oid, false),

@@ -1,16 +1,21 @@
 """Schema migrations of the whole fleet: see `AsyncMigrations`, which is `router.migrations`."""
 
-from .drift import Drift
-from .errors import BadMigration, MigrationError
-from .files import Folder, Migration, parse, read_folder
-from .locks import Limits
-from .migrations import AsyncMigrations
-from .plan import Plan
-from .repair import Repair
-from .report import Happened, Report, ShardReport
-from .rollout import Rollout
-from .status import Status
-from .sync import Migrations
+from typing import TYPE_CHECKING
+
+from .._exports import exports
+
+if TYPE_CHECKING:
+    from .drift import Drift
+    from .errors import BadMigration, MigrationError
+    from .files import Folder, Migration, parse, read_folder
+    from .locks import Limits
+    from .migrations import AsyncMigrations
+    from .plan import Plan
+    from .repair import Repair
+    from .report import Happened, Report, ShardReport
+    from .rollout import Rollout
+    from .status import Status
+    from .sync import Migrations
 
 __all__ = [
     "AsyncMigrations",
@@ -31,3 +36,20 @@ __all__ = [
     "parse",
     "read_folder",
 ]
+
+__getattr__ = exports(
+    __name__,
+    {
+        ".drift": "Drift",
+        ".errors": "BadMigration MigrationError",
+        ".files": "Folder Migration parse read_folder",
+        ".locks": "Limits",
+        ".migrations": "AsyncMigrations",
+        ".plan": "Plan",
+        ".repair": "Repair",
+        ".report": "Happened Report ShardReport",
+        ".rollout": "Rollout",
+        ".status": "Status",
+        ".sync": "Migrations",
+    },
+)

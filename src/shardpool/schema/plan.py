@@ -96,8 +96,9 @@ def plan_up(
     """What is pending on the shards that `states` names, up to the migration `to`."""
     wanted = _up_to(folder, to)
     problems = [*_sum_problems(folder)]
+    places = _places(folder)
     for state in states.values():
-        problems.extend(_state_problems(folder, topology, state, wanted, allow_missing))
+        problems.extend(_state_problems(folder, places, topology, state, wanted, allow_missing))
     pending: dict[str, tuple[str, ...]] = {}
     for migration in wanted:
         shards = tuple(
@@ -110,6 +111,11 @@ def plan_up(
     if expand_only:
         pending = _before_contract(wanted, pending)
     return Plan("up", tuple(_stages([m for m in wanted if m.version in pending], pending)), tuple(problems))
+
+
+def _places(folder: Folder) -> dict[str, int]:
+    """Where each version stands in the folder: to look it up there again and again takes minutes in a long history."""
+    return {migration.version: place for place, migration in enumerate(folder.migrations)}
 
 
 def _up_to(folder: Folder, to: str | None) -> tuple[Migration, ...]:
@@ -157,17 +163,21 @@ def _sum_problems(folder: Folder) -> Iterable[Problem]:
 
 
 def _state_problems(
-    folder: Folder, topology: Topology, state: ShardState, wanted: Sequence[Migration], allow_missing: bool
+    folder: Folder,
+    places: Mapping[str, int],
+    topology: Topology,
+    state: ShardState,
+    wanted: Sequence[Migration],
+    allow_missing: bool,
 ) -> Iterable[Problem]:
-    by_version = {migration.version: migration for migration in folder.migrations}
     for row in state.rows.values():
-        yield from row_problems(state.shard, row, by_version.get(row.version))
-    applied = [row.version for row in state.rows.values() if row.is_applied and row.version in by_version]
-    newest = max((folder.migrations.index(by_version[version]) for version in applied), default=-1)
+        yield from row_problems(state.shard, row, _at(folder, places, row.version))
+    applied = [row.version for row in state.rows.values() if row.is_applied and row.version in places]
+    newest = max((places[version] for version in applied), default=-1)
     if allow_missing:
         return
     for migration in wanted:
-        late = folder.migrations.index(migration) < newest and migration.version not in state.rows
+        late = places[migration.version] < newest and migration.version not in state.rows
         if late and state.shard in shards_of(migration, topology):
             yield Problem(
                 f"{migration.label} is not applied, and {folder.migrations[newest].label}, which is later, is",
@@ -224,17 +234,19 @@ def plan_down(
         if row.is_applied or row.direction == "down"
     }
     there = [migration for migration in reversed(folder.migrations) if migration.version in begun]
+    places = _places(folder)
     if to is not None:
-        place = folder.migrations.index(folder.find(to))
-        there = [migration for migration in there if folder.migrations.index(migration) > place]
+        place = places[folder.find(to).version]
+        there = [migration for migration in there if places[migration.version] > place]
     else:
         there = there[:count]
+    meant = {migration.version for migration in there}
     problems = [
         problem
         for state in states.values()
         for row in state.rows.values()
-        for problem in row_problems(state.shard, row, _find(folder, row.version))
-        if row.version in {migration.version for migration in there} and row.direction == "up"
+        if row.version in meant and row.direction == "up"
+        for problem in row_problems(state.shard, row, _at(folder, places, row.version))
     ]
     for migration in there:
         if migration.down is None or not statements_in(migration):
@@ -266,5 +278,5 @@ def statements_in(migration: Migration) -> bool:
     return migration.down is not None and statement_count(migration.down) > 0
 
 
-def _find(folder: Folder, version: str) -> Migration | None:
-    return next((migration for migration in folder.migrations if migration.version == version), None)
+def _at(folder: Folder, places: Mapping[str, int], version: str) -> Migration | None:
+    return folder.migrations[places[version]] if version in places else None

@@ -11,7 +11,7 @@ import psycopg
 
 from ..errors import ShardError
 from . import state
-from .session import connect, rows_of
+from .session import connect, one, rows_of
 from .state import Runner, ShardState, rows_by_version
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ async def _read(router: AsyncRouter, shard: str, timeout: float) -> ShardState:
         conn = await connect(router, shard, readonly=True)
         watch = router._watchdog.watch(conn, deadline)
         try:
-            if not (await rows_of(conn, state.INSTALLED))[0][0]:
+            installed, *runner = await one(conn, state.INSTALLED_AND_RUNNING)
+            if not installed:
                 return ShardState(shard, {}, installed=False)
             rows = await rows_of(conn, state.READ)
-            running = [Runner(*row) for row in await rows_of(conn, state.holders(state.RUNNER_LOCK))]
-            return ShardState(shard, rows_by_version(rows), True, running[0] if running else None)
+            return ShardState(shard, rows_by_version(rows), True, Runner(*runner) if runner[0] is not None else None)
         finally:
             router._watchdog.release(watch)
             await conn.close()

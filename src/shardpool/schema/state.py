@@ -91,15 +91,30 @@ VALUES (%(version)s, %(event)s, %(step)s, %(seconds)s, %(detail)s, %(by)s)
 """
 
 
+# Not by the view pg_stat_activity, which asks this very function, and for the names of databases and roles besides: to
+# plan that takes a new session longer than all else that it is asked.
+_HOLDERS = """
+    (pg_catalog.pg_locks l CROSS JOIN LATERAL pg_catalog.pg_stat_get_activity(l.pid) a)
+      ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+      AND l.classid::bigint = {group} AND l.objid::bigint = {number}
+      AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+"""
+
+
+def _holders(number: int) -> str:
+    return _HOLDERS.format(group=LOCK_CLASS, number=2**32 + number)
+
+
 def holders(number: int) -> str:
     """A query for who holds one of the locks: pid of the server, application, since when it is connected."""
-    return f"""
-        SELECT a.pid, a.application_name, a.backend_start
-        FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
-          AND l.classid::bigint = {LOCK_CLASS} AND l.objid::bigint = {2**32 + number}
-          AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-    """
+    return f"SELECT a.pid, a.application_name, a.backend_start FROM (VALUES (1)) AS one JOIN {_holders(number)}"
+
+
+INSTALLED_AND_RUNNING = f"""
+SELECT pg_catalog.to_regclass('shardpool.migrations') IS NOT NULL, a.pid, a.application_name, a.backend_start
+FROM (VALUES (1)) AS one LEFT JOIN {_holders(RUNNER_LOCK)}
+"""
+"""`INSTALLED`, and who holds the lock of the runner: NULLs when nobody does."""
 
 
 def try_lock(number: int) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from ..app import MISTAKE, print_error
 from .files import lint, new
 from .fleet import baseline, drift, provision, repair, verify
 from .running import down, execute, plan, status, up
@@ -15,19 +12,10 @@ __all__ = ["migrate"]
 
 
 class _Group(click.Group):
-    """Mistakes in the files or the call exit with 2, as elsewhere. Commands stand in the order of their use."""
+    """Commands stand in the order of their use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        from ...schema import BadMigration
-
-        try:
-            return super().invoke(ctx)
-        except BadMigration as error:
-            print_error(error)
-            ctx.exit(MISTAKE)
 
 
 @click.group(cls=_Group)

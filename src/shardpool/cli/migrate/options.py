@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -105,6 +104,8 @@ def limits_of(options: dict[str, Any]) -> Limits:
 
 def run(ctx: click.Context, topology_file: str | None, work: Callable[[AsyncMigrations], Awaitable[T]]) -> T:
     """Call `work` with the migrations of a router of its own."""
+    import asyncio
+
     from ... import AsyncRouter
 
     path = topology_path(ctx, topology_file)

@@ -1,0 +1,75 @@
+"""Keys that a shard has given away since the call was routed: it waits for the topology that says where they are.
+
+A shard refuses their rows before the topology file says who has them now (see docs/howto/edit-the-topology.md). Nothing
+was done then, so a call that the router has routed by its key, and can make once more, is held for that moment.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from .._concurrency import async_sleep
+from ..control import GIVEN_AWAY
+from ..query.statement import kind
+from .planning import trees_of
+
+if TYPE_CHECKING:
+    from .reloading import AsyncReloader
+    from .router import AsyncRouter
+    from .state import AsyncState
+
+# Seconds between two attempts, jittered between the two.
+_SOONEST, _LATEST = 0.02, 0.06
+# What is one transaction whatever it calls: CALL and DO may have committed before they failed.
+_REPEATABLE = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
+
+
+def is_given_away(error: BaseException | None) -> bool:
+    """Whether a shard refused a row since its bucket is another's by now; the transaction is void then."""
+    return isinstance(error, psycopg.Error) and error.sqlstate == GIVEN_AWAY
+
+
+def is_repeatable(query: Any) -> bool:
+    """Whether nothing of a statement that failed has remained: it is one, and cannot commit inside."""
+    trees = trees_of(query)
+    return trees is not None and len(trees) == 1 and kind(trees[0]) in _REPEATABLE
+
+
+def tell(router: AsyncRouter, error: BaseException | None) -> None:
+    """Have the topology file looked at when the error says that it is older than the shards."""
+    if router._reloader is not None and is_given_away(error):
+        router._reloader.look_now()
+
+
+async def caught_up(router: AsyncRouter, state: AsyncState, shards: Iterable[str], deadline: float) -> bool:
+    """Whether to try again shards that were not to be used in that `state`: it is another by now, or will be at once.
+
+    For shards that have refused this router since its topology is older than theirs.
+    """
+    if router._state is not state:
+        return True
+    reloader = router._reloader
+    if reloader is None or not all(map(reloader.is_behind, shards)):
+        return False
+    return await _paused(reloader, deadline)
+
+
+async def followed(router: AsyncRouter, error: BaseException, deadline: float) -> bool:
+    """Whether to route the call anew: after a pause, if there is time for it and the router follows a file."""
+    if router._reloader is None or not is_given_away(error):
+        return False
+    return await _paused(router._reloader, deadline)
+
+
+async def _paused(reloader: AsyncReloader, deadline: float) -> bool:
+    reloader.look_now()
+    pause = random.uniform(_SOONEST, _LATEST)
+    if monotonic() + pause >= deadline:
+        return False
+    await async_sleep(pause)
+    return True
