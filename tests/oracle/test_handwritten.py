@@ -582,6 +582,21 @@ CASES["the time of the transaction"] = [
     "select distinct placed < now() from orders",
 ]
 
+CASES["distinct values"] = [
+    "select count(distinct qty), count(*), sum(qty), avg(small), max(note), stddev(qty) from orders",
+    "select count(distinct qty), count(*) from orders where false",
+    "select note, count(distinct qty), sum(distinct qty), avg(distinct qty) from orders group by note",
+    "select note, count(distinct note), count(id) from orders group by note having count(distinct note) < 2",
+    "select customer_id, count(distinct tenant_id) from orders group by 1 order by count(distinct tenant_id) desc, 1 -- order: 0",
+    "select count(distinct name), bool_or(distinct flag) from customers",
+    "select count(distinct tags) + 1 as n, 'x' as lit from customers",
+    "select count(distinct doc), count(*) filter (where flag) from customers",
+    "select count(distinct name || code) from customers",
+    "select count(distinct total), count(distinct qty) from orders",
+    "select count(distinct null), count(*) from orders",
+    ("select note, count(distinct qty + %s), sum(qty + %s) from orders group by note", [1, 2]),
+    "select count(distinct c.grade), sum(o.qty) from customers c join orders o on o.tenant_id = c.tenant_id",
+]
 CASES["names that are not what they look like"] = [
     "select o.count from orders o",
     "select (o).count from orders o",
