@@ -594,6 +594,8 @@ CASES["distinct values"] = [
     "select count(distinct name || code) from customers",
     "select count(distinct total), count(distinct qty) from orders",
     "select count(distinct null), count(*) from orders",
+    "select count(distinct x.*), count(distinct x) from (select id, qty from orders) x",
+    "select count(distinct r.*) from rates r join orders o on o.qty = r.year - 2023",
     ("select note, count(distinct qty + %s), sum(qty + %s) from orders group by note", [1, 2]),
     "select count(distinct c.grade), sum(o.qty) from customers c join orders o on o.tenant_id = c.tenant_id",
 ]

@@ -45,7 +45,11 @@ def partials(call: Any, scope: Scope) -> list[Any] | None:
 def is_over_distinct(call: Any) -> bool:
     """Whether it is an aggregate over the distinct values of one expression, such as count(DISTINCT x)."""
     others = call.agg_order or call.agg_within_group or call.func_variadic or call.HasField("agg_filter")
-    return bool(call.agg_distinct and len(call.args) == 1 and not others)
+    if not call.agg_distinct or len(call.args) != 1 or others:
+        return False
+    # `t.*` is one value here, and many columns where it is selected.
+    fields = call.args[0].column_ref.fields if call.args[0].WhichOneof("node") == "column_ref" else []
+    return not any(field.WhichOneof("node") == "a_star" for field in fields)
 
 
 def over_distinct(call: Any, column: str) -> str:
