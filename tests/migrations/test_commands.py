@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import yaml
 
 from .conftest import ADD, ORDERS, Fleet8
 
@@ -21,6 +22,13 @@ def test_up_applies_on_every_shard_and_status_says_so(fleet: Fleet8) -> None:
     assert "1 applied everywhere, 0 pending, 0 deviating" in fleet("status")
     assert "nothing to do on 3 shards" in fleet("up")
     assert fleet.json("status")["migrations"][0]["shards"] == dict.fromkeys(fleet.shards, "applied")
+
+
+def test_what_the_server_remarks_is_told(fleet: Fleet8) -> None:
+    fleet.write("remark", "-- migrate:up\ndrop table if exists t;\ndo $$ begin raise warning 'look'; end $$;\n")
+    fleet("up")
+    assert 's1  NOTICE: table "t" does not exist, skipping' in fleet.stderr
+    assert "s2  WARNING: look" in fleet.stderr
 
 
 def test_new_makes_files_that_up_runs_and_the_sum_knows(fleet: Fleet8) -> None:
@@ -210,7 +218,7 @@ def test_exec_runs_a_tool_once_for_each_shard(fleet: Fleet8) -> None:
         "    print('hello from', os.environ['SHARDPOOL_SHARD'], os.environ.get('PGPASSWORD'))\n"
     )
     printed = fleet("exec", "--", sys.executable, "-c", script)
-    assert printed.count("done") == 3
+    assert "run on 3 of 3 shards" in printed
     assert "s2  hello from s2" in fleet.stderr
     for shard in fleet.shards:
         assert fleet.ask(shard, "select count(*) from by_tool") == [(0,)]
@@ -221,6 +229,19 @@ def test_exec_runs_a_tool_once_for_each_shard(fleet: Fleet8) -> None:
     assert told["shards"]["s0"]["outcome"] == "failed"
     assert "exited with 3 on shard s0 (no good)" in fleet.stderr
     assert told["shards"]["s1"]["outcome"] == "not begun"  # the canary failed
+
+
+def test_exec_says_where_the_primary_is_and_whether_with_tls(fleet: Fleet8) -> None:
+    """Of several nodes; and a driver in Go, as dbmate's, demands TLS unless it is told not to."""
+    told = yaml.safe_load(fleet.path.read_text(encoding="utf-8"))
+    primary = told["shards"]["s0"].pop("primary")
+    where = {key: primary.pop(key) for key in ("host", "port")}
+    told["shards"]["s0"] = {"hosts": [{**where, "port": 1}, where], "connect": primary}
+    fleet.path.write_text(yaml.safe_dump(told), encoding="utf-8")
+    params = fleet.params["s0"]
+    fleet("exec", "--shard", "s0", "--", "sh", "-c", "echo $DATABASE_URL $PGHOST $PGPORT $PGSSLMODE")
+    assert f"@{params['host']}:{params['port']}/{params['dbname']}?sslmode=disable" in fleet.stderr
+    assert fleet.stderr.splitlines()[0].endswith(f"{params['host']} {params['port']} disable")
 
 
 def test_a_new_shard_is_made_like_another(fleet: Fleet8) -> None:

@@ -256,3 +256,82 @@ def test_a_partition_that_was_half_detached_is_finished(fleet: Fleet8) -> None:
     fleet("up")
     fleet("status")
     assert fleet.ask("s0", "select count(*) from pg_inherits where inhparent = 'parts'::regclass") == [(0,)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_undoes_what_is_not_committed_and_says_what_next(fleet: Fleet8, number: signal.Signals) -> None:
+    version = fleet.write("orders", ORDERS)
+    fleet.write("slow", "-- migrate:up\ncreate table t (n int);\nselect pg_sleep(30);\n")
+    process = fleet.popen("up")
+    until(lambda: fleet.running("s0", "select pg_sleep"))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "What was not committed is undone" in err and "Traceback" not in err
+    until(lambda: not fleet.lock_holders("s0"))
+    assert fleet.applied("s0") == [version]
+    assert fleet.ask("s0", "select to_regclass('t')") == [(None,)]
+
+
+def test_an_interrupt_ends_a_program_and_what_it_has_started(fleet: Fleet8) -> None:
+    process = fleet.popen("exec", "--", "sh", "-c", "echo $$; sleep 60; true")
+    assert process.stderr is not None
+    group = int(process.stderr.readline().split()[-1])
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=50)
+    in_time(time.monotonic() - began, 4)
+    until(lambda: not _is_there(group))
+
+
+def _is_there(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_settings_of_a_session_are_made_again_where_a_file_goes_on(fleet: Fleet8) -> None:
+    fleet.write("side", "-- migrate:up\ncreate schema side; create table side.t (n int); create table gate (n int);\n")
+    fleet("up")
+    fleet.write(
+        "steps",
+        "-- migrate:up transaction:false\nset search_path = side, public;\ninsert into t values (1);\n"
+        "insert into t select 2 / count(*) from gate;\n",
+    )
+    fleet("up", code=1)
+    assert "division by zero" in fleet.stderr
+    for shard in fleet.shards:
+        fleet.do(shard, "insert into gate values (1)")
+    fleet("up")
+    assert fleet.ask("s0", "select n from side.t order by n") == [(1,), (2,)]
+
+
+def test_a_file_may_set_a_role_that_knows_nothing_of_the_records(fleet: Fleet8) -> None:
+    role = f"owner_{fleet.params['s0']['dbname']}"
+    # A server has several shards of the fleet, and one list of roles.
+    servers = {fleet.params[shard]["port"]: shard for shard in fleet.shards}
+    for shard in servers.values():
+        fleet.do(shard, f"create role {role}; grant {role} to current_user")
+    for shard in fleet.shards:
+        fleet.do(shard, f"grant create on schema public to {role}")
+    versions = [
+        fleet.write("whole", f"-- migrate:up\nset role {role};\ncreate table whole (n int);\n"),
+        fleet.write(
+            "steps",
+            f"-- migrate:up transaction:false\nset role {role};\ncreate table steps (n int);\n"
+            "create index concurrently steps_n on steps (n);\n",
+        ),
+    ]
+    try:
+        fleet("up")
+        for shard in fleet.shards:
+            assert fleet.applied(shard) == versions
+            owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
+            assert fleet.ask(shard, owners) == [(role,)]
+    finally:
+        for shard in fleet.shards:
+            fleet.do(shard, f"drop owned by {role}")
+        for shard in servers.values():
+            fleet.do(shard, f"drop role {role}")

@@ -7,6 +7,7 @@ from time import process_time
 import pytest
 
 from shardpool import parse_topology
+from shardpool.cli.migrate.output import print_status
 from shardpool.schema.drift import Thing, compare
 from shardpool.schema.errors import BadMigration
 from shardpool.schema.files import Folder, Migration, checksum, parse, seconds
@@ -14,6 +15,7 @@ from shardpool.schema.plan import plan_down, plan_up, shards_of
 from shardpool.schema.programs import url
 from shardpool.schema.rollout import Rollout
 from shardpool.schema.state import Row, ShardState
+from shardpool.schema.status import Line, Status
 from shardpool.schema.steps import check, statements, steps
 from shardpool.schema.sums import problems, sum_text
 from tests.timing import in_time
@@ -73,10 +75,24 @@ def test_only_may_name_what_lives_there(only: str, shards: tuple[str, ...]) -> N
     assert shards_of(made(f"-- migrate:up\n-- shard: only={only}\nselect 1;"), TOPOLOGY) == shards
 
 
+def test_only_may_name_a_shard_that_was_there_once_but_not_in_a_new_migration() -> None:
+    old, new = made("-- migrate:up\n-- shard: only=s9\nselect 1;"), made("-- migrate:up\nselect 1;", 2, "b")
+    folder = Folder("migrations", (old, new))
+    nowhere = {name: ShardState(name, {}) for name in TOPOLOGY.shards}
+    assert [str(problem) for problem in plan_up(folder, TOPOLOGY, nowhere).problems] == [
+        "1_a.sql: only=s9 means no shard"
+    ]
+    later = {name: ShardState(name, {"2": Row("2", "b", new.checksum, "applied")}) for name in TOPOLOGY.shards}
+    assert plan_up(folder, TOPOLOGY, later).problems == ()
+    assert shards_of(old, TOPOLOGY) == ()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("create table a (n int);", "has no line"),
+        ("-- migrate:up\nselect 1;\n-- migrate:down\n-- migrate:up\nselect 2;\n", ":4: a second `-- migrate:up`"),
+        ("-- migrate:up\n-- migrate:down\n-- migrate:down\n", ":3: a second `-- migrate:down`"),
         ("select 1;\n-- migrate:up\n", "1_a.sql:1: a statement before"),
         ("-- migrate:down\n-- migrate:up\n", "before"),
         ("-- migrate:up\n-- shard: fase=contract\n", "1_a.sql:2: `-- shard:` does not know fase=contract"),
@@ -84,6 +100,11 @@ def test_only_may_name_what_lives_there(only: str, shards: tuple[str, ...]) -> N
         ("-- migrate:up\nselect 1;\ncommit;\n", "1_a.sql:3: COMMIT"),
         ("-- migrate:up\ndrop index concurrently a;\n", "1_a.sql:2: CONCURRENTLY"),
         ("-- migrate:up transaction:false\nbegin;\nselect 1;\n", "BEGIN without COMMIT"),
+        ("-- migrate:up\nselect 1;\ncopy a from stdin;\n1\n\\.\n", "1_a.sql:3: COPY from or to the client"),
+        ("-- migrate:up\ncopy a to stdout;\n", "1_a.sql:2: COPY"),
+        ("-- migrate:up\n\n-- of psql\n\\set x 1\nselect 1;\n", "1_a.sql:4: .set is a command of psql"),
+        ("-- migrate:up transaction:false\nselect 1;\nselect 'a;\nselect 2;\n", "1_a.sql:3: ' is not closed"),
+        ("-- migrate:up\nselect $x$ a $$;\n", "is not closed"),
         ("-- migrate:up transaction:false\ncreate index concurrently on a (n);\n", "needs a name"),
     ],
 )
@@ -193,6 +214,9 @@ def test_a_url_holds_what_needs_quoting() -> None:
         "user": "u@x",
         "password": "p/:@",
         "sslmode": "verify-full",
+        # libpq's own: a driver in Go hands them on to the server, which refuses them.
+        "require_auth": "scram-sha-256",
+        "keepalives": "1",
     }
     assert url(params) == "postgresql://u%40x:p%2F%3A%40@db:5433/a%20b?sslmode=verify-full"
     assert url({"host": "/run/pg", "dbname": "d"}) == "postgresql:///d?host=%2Frun%2Fpg"
@@ -209,3 +233,22 @@ def test_drift_of_a_missing_table_is_told_once() -> None:
 
 def test_times_are_read() -> None:
     assert [seconds(text) for text in ("500ms", "2s", "3", "5min", "1h")] == [0.5, 2, 3, 300, 3600]
+
+
+def test_the_matrix_is_folded_where_a_terminal_is_narrower(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = tuple(f"s{number}" for number in range(12))
+    here = {shard: "applied" if shard == "s3" else "pending" for shard in shards}
+    status = Status("shop", shards, (Line("1", "1_orders", here),), (), {}, {})
+    monkeypatch.setenv("COLUMNS", "40")
+    print_status(status, False)
+    assert capsys.readouterr().out.splitlines()[:4] == [
+        "1_orders",
+        "  pending on 11: s0, s1, s2, s4, s5, s6,",
+        "    s7, s8, s9, s10, s11",
+        "  applied on 1: s3",
+    ]
+    monkeypatch.setenv("COLUMNS", "200")
+    print_status(status, False)
+    assert capsys.readouterr().out.startswith("migration  s0       s1")

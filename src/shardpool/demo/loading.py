@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
 
@@ -12,28 +11,22 @@ from .data import SOURCES, Source
 from .stage import Stage
 from .tally import Tally
 
-_LOAD_LOG = """
-    create table load_log (
-        table_name text primary key,
-        rows       bigint not null,
-        seconds    double precision not null,
-        loaded_at  timestamptz not null default now()
-    )
-"""
+MIGRATIONS = Path(__file__).parent / "migrations"
+"""The tables, as files of `shardpool migrate`."""
+
 _LOG = "insert into load_log (table_name, rows, seconds) values (%s, %s, %s)"
 
 
 def create(router: Router, stage: Stage) -> str:
-    """The `shardpool` schema and the tables, on every shard, the single table on its own; PostgreSQL's version."""
-    first, count = router.shards[0], len(router.shards)
+    """The `shardpool` schema, and the tables by `router.migrations`; PostgreSQL's version."""
     with stage.step("init") as step:
         router.init()
-        version = str(router.shard(first).execute("show server_version").one()[0])
+        version = str(router.shard(router.shards[0]).execute("show server_version").one()[0])
         step.note = f"schema shardpool, PostgreSQL {version}"
-    with stage.step("create tables") as step:
-        router.scatter((files(__package__) / "schema.sql").read_text(encoding="utf-8"))
-        router.shard(first).execute(_LOAD_LOG)
-        step.note = f"{len(SOURCES)} on {count} shards, load_log on {first}"
+    with stage.step("migrate") as step:
+        report = router.migrations.up(MIGRATIONS)
+        files = {version for shard in report.shards.values() for version in shard.done}
+        step.note = f"{len(files)} files on {len(report.shards)} shards"
     return version
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from rich.markup import escape
 
+from .loading import MIGRATIONS
 from .report import Carrier, Expectation, Findings, Report, Table
 
 _BAR = 40
@@ -90,4 +91,5 @@ def _next_commands(report: Report) -> Iterator[str]:
     yield f"  shardpool query --keyspace tails --key {tailnum} \"select * from planes where tailnum = '{tailnum}'\""
     yield '  shardpool query --all-shards "select count(*) from flights"'
     yield "  shardpool check"
+    yield f"  shardpool migrate status --all --dir {escape(shlex.quote(str(MIGRATIONS)))}"
     yield f"  shardpool local down --name {report.fleet}"

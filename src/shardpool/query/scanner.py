@@ -59,6 +59,11 @@ class Scanner:
         return "" if self.is_blank else "".join(self._text).strip()
 
     @property
+    def inside(self) -> str:
+        """What is open: a quote, the tag of a dollar quote, or a comment's `/*`; empty when nothing is."""
+        return {"E": "'"}.get(self._inside, self._inside)
+
+    @property
     def first_word(self) -> str:
         """The first word of the statement that has begun, in lower case."""
         return self._words[0] if self._words else ""

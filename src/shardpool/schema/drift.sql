@@ -20,6 +20,9 @@ SELECT CASE relkind WHEN 'f' THEN 'foreign table' ELSE 'table' END, name, name, 
     CASE WHEN relispartition THEN 'partition ' || pg_catalog.pg_get_expr(relpartbound, oid) END,
     CASE WHEN relrowsecurity THEN 'row security' END, CASE WHEN relforcerowsecurity THEN 'forced' END,
     pg_catalog.array_to_string(reloptions, ' '),
+    CASE relreplident WHEN 'f' THEN 'replica identity full' WHEN 'n' THEN 'replica identity nothing'
+      WHEN 'i' THEN (SELECT 'replica identity ' || i.indexrelid::regclass::text FROM pg_catalog.pg_index i
+                     WHERE i.indrelid = rel.oid AND i.indisreplident) END,
     (SELECT 'inherits ' || pg_catalog.string_agg(i.inhparent::regclass::text, ', ' ORDER BY i.inhseqno)
      FROM pg_catalog.pg_inherits i WHERE i.inhrelid = rel.oid))
 FROM rel WHERE relkind IN ('r', 'p', 'f')
@@ -28,6 +31,9 @@ SELECT 'column', rel.name || '.' || pg_catalog.quote_ident(a.attname), rel.name,
     pg_catalog.format_type(a.atttypid, a.atttypmod),
     CASE WHEN a.attcollation <> t.typcollation THEN 'collate ' || a.attcollation::regcollation::text END,
     CASE WHEN a.attnotnull THEN 'not null' END,
+    -- Of a column that is not null there is a constraint since version 18.
+    CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conrelid = rel.oid AND k.contype = 'n'
+                      AND k.conkey[1] = a.attnum AND NOT k.convalidated) THEN 'not valid' END,
     CASE a.attidentity WHEN 'a' THEN 'identity always' WHEN 'd' THEN 'identity by default' END,
     CASE a.attgenerated WHEN '' THEN 'default ' ELSE 'generated ' || a.attgenerated::text || ' ' END
       || pg_catalog.pg_get_expr(d.adbin, d.adrelid))
@@ -104,3 +110,53 @@ FROM pg_catalog.pg_type t JOIN mine ON mine.oid = t.typnamespace
 LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
 WHERE (t.typtype IN ('e', 'd', 'r') OR (t.typtype = 'c' AND c.relkind = 'c'))
   AND NOT EXISTS (SELECT FROM of_extension e WHERE e.classid = 'pg_catalog.pg_type'::regclass AND e.objid = t.oid)
+UNION ALL
+SELECT 'collation', pg_catalog.format('%I.%I', mine.nspname, c.collname), NULL, pg_catalog.concat_ws(' ', c.collprovider,
+  -- The column has had three names.
+  coalesce(pg_catalog.to_jsonb(c) ->> 'colllocale', pg_catalog.to_jsonb(c) ->> 'colliculocale', c.collcollate),
+  c.collctype, pg_catalog.to_jsonb(c) ->> 'collicurules',
+  CASE WHEN c.collisdeterministic THEN '' ELSE 'nondeterministic' END)
+FROM pg_catalog.pg_collation c JOIN mine ON mine.oid = c.collnamespace
+WHERE NOT EXISTS (SELECT FROM of_extension e WHERE e.classid = 'pg_catalog.pg_collation'::regclass AND e.objid = c.oid)
+UNION ALL
+SELECT 'operator', o.oid::regoperator::text, NULL, pg_catalog.concat_ws(' ', pg_catalog.format_type(o.oprresult, NULL),
+  o.oprcode::text, 'commutator ' || nullif(o.oprcom, 0)::regoperator::text,
+  'negator ' || nullif(o.oprnegate, 0)::regoperator::text, CASE WHEN o.oprcanmerge THEN 'merges' END,
+  CASE WHEN o.oprcanhash THEN 'hashes' END)
+FROM pg_catalog.pg_operator o JOIN mine ON mine.oid = o.oprnamespace
+WHERE NOT EXISTS (SELECT FROM of_extension e WHERE e.classid = 'pg_catalog.pg_operator'::regclass AND e.objid = o.oid)
+UNION ALL
+SELECT 'cast', pg_catalog.format('%s as %s', pg_catalog.format_type(c.castsource, NULL),
+    pg_catalog.format_type(c.casttarget, NULL)), NULL,
+  pg_catalog.concat_ws(' ', nullif(c.castfunc, 0)::regprocedure::text, c.castcontext::text, c.castmethod::text)
+FROM pg_catalog.pg_cast c
+-- Those that initdb has made have lower numbers.
+WHERE c.oid >= 16384
+  AND NOT EXISTS (SELECT FROM of_extension e WHERE e.classid = 'pg_catalog.pg_cast'::regclass AND e.objid = c.oid)
+UNION ALL
+SELECT 'text search configuration', pg_catalog.format('%I.%I', mine.nspname, c.cfgname), NULL,
+  (SELECT pg_catalog.string_agg(k.alias || ' ' || m.mapdict::regdictionary::text, ', '
+                                ORDER BY m.maptokentype, m.mapseqno)
+   FROM pg_catalog.pg_ts_config_map m JOIN pg_catalog.ts_token_type(c.cfgparser) k ON k.tokid = m.maptokentype
+   WHERE m.mapcfg = c.oid)
+FROM pg_catalog.pg_ts_config c JOIN mine ON mine.oid = c.cfgnamespace
+WHERE NOT EXISTS (SELECT FROM of_extension e WHERE e.classid = 'pg_catalog.pg_ts_config'::regclass AND e.objid = c.oid)
+UNION ALL
+SELECT 'publication', pg_catalog.quote_ident(p.pubname), NULL, pg_catalog.concat_ws(' ',
+  CASE WHEN p.puballtables THEN 'all tables' END, CASE WHEN p.pubinsert THEN 'insert' END,
+  CASE WHEN p.pubupdate THEN 'update' END, CASE WHEN p.pubdelete THEN 'delete' END,
+  CASE WHEN p.pubtruncate THEN 'truncate' END, CASE WHEN p.pubviaroot THEN 'by root' END)
+FROM pg_catalog.pg_publication p
+UNION ALL
+-- Its tables one by one, so that a single table is left out as it is elsewhere. Columns and filters are known since
+-- version 15: a name that the inner table does not have means the one beside it.
+SELECT 'table of publication', rel.name || ' in ' || pg_catalog.quote_ident(p.pubname), rel.name,
+  pg_catalog.concat_ws(' ',
+    (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
+     FROM pg_catalog.pg_attribute a WHERE a.attrelid = rel.oid AND a.attnum = ANY (d.attrs)),
+    'where ' || pg_catalog.pg_get_expr(d.qual, rel.oid))
+FROM pg_catalog.pg_publication_rel r JOIN rel ON rel.oid = r.prrelid
+JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+CROSS JOIN (SELECT NULL::int2vector AS prattrs, NULL::pg_node_tree AS prqual) beside
+CROSS JOIN LATERAL (SELECT prattrs AS attrs, prqual AS qual
+                    FROM (SELECT * FROM pg_catalog.pg_publication_rel) e WHERE e.oid = r.oid) d

@@ -33,6 +33,8 @@ _DIRECTIVE = re.compile(r"[ \t]*--[ \t]*(shard|shard-assert|shard-verify):[ \t]*
 _BLANK_LINE = re.compile(r"\s*(--.*)?")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+# PostgreSQL counts milliseconds in 32 bits.
+_LONGEST = 24 * 86400.0
 _KNOWN = ("phase", "lock_timeout", "statement_timeout", "only")
 
 
@@ -73,12 +75,16 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """All migrations in their order, and what is wrong with their `migrations.sum`, empty when all is well."""
+    """All migrations in their order, and what is wrong with their `migrations.sum`, empty when all is well.
+
+    `others` are files of SQL whose names begin with no version: they are not run, as dbmate does not run them.
+    """
 
     path: str
     migrations: tuple[Migration, ...]
     has_sum: bool = False
     sum_problems: tuple[str, ...] = field(default=())
+    others: tuple[str, ...] = ()
 
     def find(self, version: str) -> Migration:
         """A migration by its version, its name, or its file; raises `BadMigration`."""
@@ -98,8 +104,9 @@ def read_folder(path: str | Path) -> Folder:
         raise BadMigration(
             f"there is no folder {folder}", hint="Make the first migration with: shardpool migrate new NAME"
         )
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and FILE_NAME.fullmatch(entry.name))
-    found = tuple(parse(name, _read(folder / name)) for name in names)
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and entry.name.endswith(".sql"))
+    others = tuple(name for name in names if not FILE_NAME.fullmatch(name))
+    found = tuple(parse(name, _read(folder / name)) for name in names if name not in others)
     by_version: dict[str, str] = {}
     for migration in found:
         other = by_version.setdefault(migration.version, migration.file)
@@ -109,9 +116,9 @@ def read_folder(path: str | Path) -> Folder:
             )
     summed = folder / sums.FILE
     if not summed.exists():
-        return Folder(str(folder), found)
+        return Folder(str(folder), found, others=others)
     problems = sums.problems(summed.read_text(encoding="utf-8"), {m.file: m.checksum for m in found})
-    return Folder(str(folder), found, True, tuple(problems))
+    return Folder(str(folder), found, True, tuple(problems), others)
 
 
 def _read(path: Path) -> str:
@@ -161,6 +168,14 @@ def _blocks(file: str, text: str) -> tuple[_Part, _Part | None, str]:
     down = _DOWN.search(text)
     if down is not None and down.start() < up.start():
         raise BadMigration(f"{file} has `-- migrate:down` before `-- migrate:up`")
+    for directive, first in ((_UP, up), (_DOWN, down)):
+        second = directive.search(text, first.end()) if first is not None else None
+        if second is not None:
+            # dbmate's manual has such files. What it makes of them, as of 2.36: it stops after the first part.
+            raise BadMigration(
+                f"{file}:{text.count(chr(10), 0, second.start()) + 1}: a second `{second.group().strip()}`",
+                hint="Make two files of it.",
+            )
     head = text[: up.start()]
     for number, line in enumerate(head.split("\n"), 1):
         if not _BLANK_LINE.fullmatch(line):
@@ -224,4 +239,7 @@ def seconds(text: str) -> float:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise BadMigration(f"{text} is not a time like 500ms, 2s, 5min or 1h")
-    return float(match[1]) * _SECONDS[match[2]]
+    found = float(match[1]) * _SECONDS[match[2]]
+    if found > _LONGEST:
+        raise BadMigration(f"{text} is longer than PostgreSQL counts, 24 days")
+    return found

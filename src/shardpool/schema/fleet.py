@@ -129,7 +129,11 @@ async def baseline(
             router, shards, timeout, lambda shard, conn: stamping.history(conn, shard, tool)
         )
         if failed:
-            raise ScatterError(f"the history of {tool} cannot be read on every shard", failures=failed)
+            raise ScatterError(
+                f"the history of {tool} cannot be read on every shard",
+                failures=failed,
+                hint=f"A shard that {tool} has not seen is left out by naming the others: --shard NAME.",
+            )
         stamping.same(histories, tool)
         imported = next(iter(histories.values()))
     marked: tuple[Migration, ...] = ()
@@ -176,7 +180,7 @@ async def execute(
         report, began = made[shard], monotonic()
         try:
             async with ShardSession(router, shard, limits, progress) as session:
-                await run_program(router, shard, command, lambda line: session.tell("output", detail=line))
+                await run_program(router, session, command, lambda line: session.tell("output", detail=line))
             report.outcome = "done"
             report.done[command[0]] = monotonic() - began
         except Exception as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg import AsyncConnection
 
-from ..errors import ShardError
+from ..errors import ShardpoolError
 from . import drift
 from .session import connect, rows_of
 
@@ -38,7 +38,7 @@ async def on_each(
             finally:
                 router._watchdog.release(watch)
                 await conn.close()
-        except (psycopg.Error, ShardError) as error:
+        except (psycopg.Error, ShardpoolError) as error:
             return error
 
     names = list(shards)

@@ -43,6 +43,8 @@ def lint(folder: Folder) -> Iterator[LintFinding]:
     """Our own rules. Pure."""
     for problem in folder.sum_problems:
         yield LintFinding("error", "migrations.sum", 0, "sum", problem)
+    for file in folder.others:
+        yield LintFinding("warning", file, 0, "no-version", "it is not run: its name begins with no version")
     for migration in folder.migrations:
         try:
             check(migration)

@@ -58,12 +58,8 @@ class AsyncMigrations:
         self._router = router
 
     def folder(self, folder: str | Path | None = None) -> Folder:
-        """The files, read and checked; raises `BadMigration`. Reads the disk, asks no shard."""
-        found = read_folder(folder or default_folder())
-        for migration in found.migrations:
-            check(migration)
-            planning.shards_of(migration, self._router.topology)
-        return found
+        """The files; raises `BadMigration` for one that cannot be read. Reads the disk, asks no shard."""
+        return read_folder(folder or default_folder())
 
     async def status(
         self, folder: str | Path | None = None, *, shards: Iterable[str] | None = None, timeout: float = 10.0
@@ -88,7 +84,7 @@ class AsyncMigrations:
         made = planning.plan_up(
             found, self._router.topology, states, to=to, allow_missing=allow_missing, expand_only=expand_only
         )
-        return _with_unreached(made, states)
+        return _with_unreached(_checked(made), states)
 
     async def up(
         self,
@@ -158,7 +154,8 @@ class AsyncMigrations:
         """What `down` would do. Reads only."""
         found = self.folder(folder)
         states = await self._states(shards, timeout)
-        return _with_unreached(planning.plan_down(found, self._router.topology, states, count=count, to=to), states)
+        made = planning.plan_down(found, self._router.topology, states, count=count, to=to)
+        return _with_unreached(_checked(made), states)
 
     # -- the fleet -----------------------------------------------------------------------------------------------
 
@@ -286,7 +283,7 @@ class AsyncMigrations:
         progress: Progress,
         begun: float,
     ) -> Report:
-        refuse(made.problems)
+        refuse(_checked(made).problems)
         reports = {name: ShardReport(name) for name in states}
         busy = {shard for stage in made.stages for shard in stage.shards}
         for name, state in states.items():
@@ -363,6 +360,14 @@ def refuse(problems: Sequence[Problem]) -> None:
     )
 
 
+def _checked(made: Plan) -> Plan:
+    """Raises `BadMigration` for what would be run and cannot; what is applied is history, however it was done."""
+    for stage in made.stages:
+        for migration in stage.migrations:
+            check(migration)
+    return made
+
+
 def _with_unreached(made: Plan, states: Mapping[str, ShardState]) -> Plan:
     lost = [Problem(summary(state.error), name) for name, state in states.items() if state.error is not None]
     return Plan(made.direction, made.stages, (*made.problems, *lost))
@@ -375,9 +380,12 @@ def _failure(report: Report) -> MigrationError:
     if left:
         parts.append(f"not begun: {', '.join(left)}")
     hints = dict.fromkeys(hint for error in failed.values() if (hint := getattr(error, "hint", None)))
+    is_program = report.direction == "exec"
+    again = "it is run again on every shard." if is_program else "it goes on where it ended."
     return MigrationError(
-        f"migrating {report.direction} failed on {len(failed)} of {len(report.shards)} shards",
+        f"{'the program' if is_program else f'migrating {report.direction}'} failed on {len(failed)} of "
+        f"{len(report.shards)} shards",
         detail="\n         ".join(parts),
-        hint="\n       ".join(hints) or "Run it again when that is mended: it goes on where it ended.",
+        hint="\n       ".join(hints) or f"Run it again when that is mended: {again}",
         report=report,
     )

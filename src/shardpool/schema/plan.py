@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 
 from ..errors import UnknownTable
 from ..topology import Single, Topology
-from .errors import BadMigration
 from .files import Folder, Migration
 from .state import Direction, Row, ShardState
 from .steps import prefix_digest, steps
@@ -56,15 +55,10 @@ class Plan:
 
 
 def shards_of(migration: Migration, topology: Topology) -> tuple[str, ...]:
-    """The shards that a migration is for; raises `BadMigration` for a pattern that means none."""
+    """The shards that a migration is for; none for one whose shards are not in the topology any more."""
     if not migration.only:
         return tuple(topology.shards)
-    found: set[str] = set()
-    for pattern in migration.only:
-        matched = _matched(pattern, topology)
-        if not matched:
-            raise BadMigration(f"{migration.file}: only={pattern} means no shard", hint=_KNOWN)
-        found |= matched
+    found = {shard for pattern in migration.only for shard in _matched(pattern, topology)}
     return tuple(name for name in topology.shards if name in found)
 
 
@@ -95,8 +89,8 @@ def plan_up(
 ) -> Plan:
     """What is pending on the shards that `states` names, up to the migration `to`."""
     wanted = _up_to(folder, to)
-    problems = [*_sum_problems(folder)]
     places = _places(folder)
+    problems = [*_sum_problems(folder), *_only_problems(folder, places, topology, states)]
     for state in states.values():
         problems.extend(_state_problems(folder, places, topology, state, wanted, allow_missing))
     pending: dict[str, tuple[str, ...]] = {}
@@ -160,6 +154,20 @@ def _sum_problems(folder: Folder) -> Iterable[Problem]:
         yield Problem(
             f"migrations.sum: {problem}", hint="Look at what was changed, then: shardpool migrate lint --write-sum"
         )
+
+
+def _only_problems(
+    folder: Folder, places: Mapping[str, int], topology: Topology, states: Mapping[str, ShardState]
+) -> Iterable[Problem]:
+    """Patterns of new migrations that mean no shard. In an old one it may be a shard that has been removed."""
+    applied = {version for state in states.values() for version, row in state.rows.items() if row.is_applied}
+    newest = max((places[version] for version in applied if version in places), default=-1)
+    for migration in folder.migrations[newest + 1 :]:
+        for pattern in migration.only:
+            if not _matched(pattern, topology):
+                yield Problem(
+                    f"{migration.file}: only={pattern} means no shard", version=migration.version, hint=_KNOWN
+                )
 
 
 def _state_problems(

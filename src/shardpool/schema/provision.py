@@ -1,4 +1,4 @@
-"""A new shard, made like another: its schema, the rows of its reference tables, and what it knows of migrations."""
+"""A new shard, made like another: its schema, what it has of all shards, and what it knows of migrations."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 
-from . import drift, state
+from . import contents, drift, state
+from .baseline import TABLES
+from .contents import quoted
 from .errors import BadMigration, MigrationError
-from .programs import environment
-from .session import ShardSession, connect, one, rows_of, who
+from .programs import end, environment
+from .session import ShardSession, connect, one, rows_of, while_answering, who
 
 if TYPE_CHECKING:
     from .._async.router import AsyncRouter
 
 # What psql reads and the server does not.
 _FOR_PSQL = re.compile(r"^\\(?:un)?restrict\b.*$", re.MULTILINE)
-_PUBLIC = re.compile(r"^(?:CREATE SCHEMA public;|COMMENT ON SCHEMA public .*)$", re.MULTILINE)
+# What is there already, and may belong to another.
+_THERE = re.compile(r"^(?:CREATE SCHEMA public;|COMMENT ON (?:SCHEMA public|EXTENSION) .*)$", re.MULTILINE)
+# What pg_dump sets from version 17 on, and an earlier server does not know.
+_OF_17 = re.compile(r"^SET transaction_timeout = 0;$", re.MULTILINE)
 _BIND = "SHARDPOOL_PG_BINDIR"
 
 
@@ -32,8 +37,14 @@ async def provision(
     """Make the shard of the session like `like`, all or nothing; gives how many rows of reference tables were copied.
 
     Raises `BadMigration` for a shard that has a schema of its own, `MigrationError` when the two are not equal at the
-    end.
+    end, or the other one does not answer any more.
     """
+    return await while_answering(router, like, _provision(router, session, like, pg_dump, ignore))
+
+
+async def _provision(
+    router: AsyncRouter, session: ShardSession, like: str, pg_dump: str | None, ignore: Sequence[str]
+) -> int:
     target = session.worker
     source = await connect(router, like, readonly=True)
     try:
@@ -41,21 +52,32 @@ async def provision(
         # All that is read of the other shard is of this moment.
         snapshot = (await one(source, "SELECT pg_catalog.pg_export_snapshot()"))[0]
         await _refuse_unless_empty(router, session, ignore)
-        before = await _dumped(router, like, "pre-data", snapshot, pg_dump)
-        after = await _dumped(router, like, "post-data", snapshot, pg_dump)
+        # Rows that the role is not let see are an error, and not left out.
+        await source.execute("SET row_security = off")
+        left_out = await contents.sequences_of(source, router.topology.single_tables)
+        left_out += [quoted(table) for table in router.topology.single_tables]
+        before = await _dumped(router, like, source, "pre-data", snapshot, pg_dump, left_out)
+        after = await _dumped(router, like, source, "post-data", snapshot, pg_dump, left_out)
         async with target.transaction():
-            await target.execute(before, prepare=False)
+            await target.execute(_known(before, target), prepare=False)
             rows = 0
             for table in router.topology.reference_tables:
-                rows += await _copy(source, target, table)
-            await target.execute(after, prepare=False)
-            await _copy(source, target, "shardpool.migrations")
+                rows += await contents.copy(source, target, table)
+            await target.execute(_known(after, target), prepare=False)
+            await contents.set_sequences(source, target)
+            await contents.fill_views(source, target)
+            for table in ("shardpool.migrations", *await contents.known(source, TABLES)):
+                await contents.copy(source, target, table)
             values = {"version": "-", "event": "provisioned", "step": None, "seconds": None, "detail": f"like {like}"}
             await target.execute(state.LOG, {**values, "by": who()}, prepare=False)
             await _compare(router, session.shard, target, like, source, ignore)
         return rows
     finally:
         await source.close()
+
+
+def _known(dumped: str, target: AsyncConnection[Any]) -> str:
+    return dumped if target.info.server_version >= 170000 else _OF_17.sub("", dumped)
 
 
 async def _refuse_unless_empty(router: AsyncRouter, session: ShardSession, ignore: Sequence[str]) -> None:
@@ -94,42 +116,21 @@ async def _compare(
             f"shard {shard} is not like {like}; nothing was kept", detail="; ".join(map(str, differences[:10]))
         )
     for table in router.topology.reference_tables:
-        query = _CONTENT.format(sql.Identifier(*table.split("."))).as_string(target)
-        if await one(source, query) != await one(target, query):
+        if await contents.digest(source, table) != await contents.digest(target, table):
             raise MigrationError(f"the rows of {table} on shard {shard} are not those of {like}; nothing was kept")
 
 
-_CONTENT = sql.SQL(
-    "select pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.hashtextextended(t::text, 0)::numeric), 0)::text "
-    "from {} t"
-)
-
-
-async def _copy(source: AsyncConnection[Any], target: AsyncConnection[Any], table: str) -> int:
-    name = sql.Identifier(*table.split("."))
-    columns = await rows_of(
-        source,
-        "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass(%s) AND attnum > 0 "
-        "AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
-        (name.as_string(source),),
-    )
-    if not columns:
-        raise MigrationError(f"reference table {table} is not there to be copied")
-    listed = sql.SQL(", ").join(sql.Identifier(row[0]) for row in columns)
-    reader, writer = source.cursor(), target.cursor()
-    async with (
-        reader.copy(sql.SQL("COPY {} ({}) TO STDOUT").format(name, listed)) as out,
-        writer.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(name, listed)) as into,
-    ):
-        async for data in out:
-            await into.write(data)
-    return writer.rowcount
-
-
-async def _dumped(router: AsyncRouter, shard: str, section: str, snapshot: str, program: str | None) -> str:
+async def _dumped(
+    router: AsyncRouter,
+    shard: str,
+    conn: AsyncConnection[Any],
+    section: str,
+    snapshot: str,
+    program: str | None,
+    left_out: Sequence[str],
+) -> str:
     """The SQL of one section of the schema."""
-    variables, _ = await environment(router, shard)
-    left_out = [f"--exclude-table={table}" for table in router.topology.single_tables]
+    variables, _ = await environment(router, shard, conn)
     command = [
         program or find_pg_dump(),
         "--schema-only",
@@ -137,7 +138,9 @@ async def _dumped(router: AsyncRouter, shard: str, section: str, snapshot: str, 
         f"--section={section}",
         f"--snapshot={snapshot}",
         "--exclude-schema=shardpool",
-        *left_out,
+        # Two that read from one slot take each other's rows.
+        "--no-subscriptions",
+        *(f"--exclude-table={table}" for table in left_out),
     ]
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -145,13 +148,12 @@ async def _dumped(router: AsyncRouter, shard: str, section: str, snapshot: str, 
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         out, err = await process.communicate()
     except BaseException:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
+        await end(process)
         raise
     if process.returncode != 0:
         lines = err.decode(errors="replace").strip().splitlines() or ["no word"]
@@ -160,7 +162,7 @@ async def _dumped(router: AsyncRouter, shard: str, section: str, snapshot: str, 
             detail="; ".join(lines[:3]),
             hint="It has to be of the servers' version or a later one: --pg-dump PROGRAM.",
         )
-    return _PUBLIC.sub("", _FOR_PSQL.sub("", out.decode()))
+    return _THERE.sub("", _FOR_PSQL.sub("", out.decode()))
 
 
 def find_pg_dump() -> str:

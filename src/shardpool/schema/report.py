@@ -22,7 +22,7 @@ Happening = Literal[
     "commit",  # all of a migration is done, its COMMIT comes next
     "applied",
     "reverted",
-    "output",  # a line of a program
+    "output",  # a line of a program, or a notice of the server
     "done",  # nothing is left to do on this shard
     "failed",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # Of a statement that PostgreSQL runs in no transaction: it was refused before it did anything, or was rolled back.
 _NOT_IN_TRANSACTION = (psycopg.errors.ActiveSqlTransaction, psycopg.errors.InvalidTransactionTermination)
+# A file may set the role that owns its tables; the records are the runner's own, whoever that role is.
+_ROLE = re.compile(r"\b(?:role|authorization)\b", re.IGNORECASE)
+_AS_ITSELF = "SET LOCAL SESSION AUTHORIZATION DEFAULT; SET LOCAL ROLE NONE"
 
 
 class Runner:
@@ -38,6 +42,7 @@ class Runner:
         self._report = report
         self._limits: Limits = session.limits
         self._rows: dict[str, Row] = {}
+        self._sets_role = False
         # The statement that runs now, and where in its file it begins.
         self._statement, self._line = "", 0
 
@@ -57,6 +62,7 @@ class Runner:
         session.at(migration.version, migration.label)
         session.tell("begin")
         begun = monotonic()
+        self._sets_role = _ROLE.search(block.sql) is not None
         try:
             if direction == "up":
                 await self._ask(migration.asserts, "assert")
@@ -123,7 +129,7 @@ class Runner:
         """Record that all of it is done; in the transaction of its last step where that is one."""
         took = monotonic() - begun
         if direction == "down":
-            await self._session.worker.execute(state.REMOVE, {"version": migration.version}, prepare=False)
+            await self._record(state.REMOVE, {"version": migration.version})
         else:
             await self.write(migration, "applied", direction, count, count, seconds=took)
         await self.log(migration.version, "applied" if direction == "up" else "reverted", seconds=took)
@@ -147,7 +153,7 @@ class Runner:
         )
         values |= {"steps": count, "steps_done": done, "step_begun": begun, "done_digest": digest}
         values |= {"seconds": seconds, "error": error}
-        await self._session.worker.execute(state.WRITE, values, prepare=False)
+        await self._record(state.WRITE, values)
 
     async def log(
         self,
@@ -160,7 +166,16 @@ class Runner:
     ) -> None:
         """One more line of the history."""
         values = {"version": version, "event": event, "step": step, "seconds": seconds, "detail": detail, "by": who()}
-        await self._session.worker.execute(state.LOG, values, prepare=False)
+        await self._record(state.LOG, values)
+
+    async def _record(self, query: str, values: Mapping[str, Any]) -> None:
+        conn = self._session.worker
+        if not self._sets_role:
+            await conn.execute(query, values, prepare=False)
+            return
+        async with conn.transaction():
+            await conn.execute(_AS_ITSELF, prepare=False)
+            await conn.execute(query, values, prepare=False)
 
     async def _failed(
         self, migration: Migration, block: Block, direction: Direction, error: psycopg.Error | MigrationError
@@ -211,6 +226,7 @@ class Runner:
         if configure is not None:
             await configure(conn)
             await conn.set_autocommit(True)
+        await self._session.take_time()
 
 
 def values_of(
@@ -264,6 +280,9 @@ class _Steps:
     async def run(self) -> None:
         if not self._done and not self._was_begun:
             await self._write(0)
+        for step in self._steps[: self._done]:
+            if step.kind == "set":
+                await self._session.worker.execute(step.sql, prepare=False)
         for step in self._steps[self._done :]:
             self._session.at(self._migration.version, self._migration.label, step.number, len(self._steps))
             self._session.tell("step", detail=step.summary)

@@ -11,11 +11,11 @@ import asyncio
 import getpass
 import os
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
@@ -32,11 +32,19 @@ from .report import Happened, Happening, Progress
 if TYPE_CHECKING:
     from .._async.router import AsyncRouter
 
+T = TypeVar("T")
+
 # Seconds between two looks at who holds up the statement, and between two tries to get a lock.
 _LOOK = 0.25
 _POLL = 0.1
-# What the looking session's server may take to answer before the shard counts as lost.
+# What a server may take to answer a question that waits for nothing before the shard counts as lost.
 _SILENCE = 30.0
+_LOST_HINT = "See `shardpool migrate status` for what is applied there; `up` goes on from that."
+# Those that this version of the server has.
+_TAKE_TIME = """
+SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+WHERE name IN ('idle_session_timeout', 'transaction_timeout')
+"""
 # How long the statement of a killed runner may go on.
 _LEFT_OVER = 60.0
 
@@ -101,7 +109,9 @@ class ShardSession:
         await self._install()
         await self._lock(self._monitor, state.RUNNER_LOCK, self.limits.wait)
         self._worker = await connect(self.router, self.shard)
+        self._worker.add_notice_handler(self._noticed)
         await self._lock(self._worker, state.WORKER_LOCK, _LEFT_OVER)
+        await self.take_time()
         self._looking = asyncio.create_task(self._look())
         self.tell("locked")
 
@@ -115,18 +125,35 @@ class ShardSession:
             if conn is not None:
                 await conn.close()
 
+    async def take_time(self) -> None:
+        """A role's limits on a session or a transaction are for its services: a migration may take longer."""
+        with self._answering(self.worker):
+            await self.worker.execute(_TAKE_TIME, prepare=False)
+
+    def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
+        text = f"{notice.severity}: {notice.message_primary}"
+        self.tell("output", detail=": ".join(filter(None, (text, notice.message_detail))))
+
     async def _install(self) -> None:
-        row = await one(self.monitor, state.INSTALLED)
-        if not row[0]:
-            async with self.monitor.transaction():
-                await self.monitor.execute(state.INSTALL)
+        with self._answering(self.monitor):
+            row = await one(self.monitor, state.INSTALLED)
+            if not row[0]:
+                async with self.monitor.transaction():
+                    await self.monitor.execute(state.INSTALL)
+
+    def _answering(self, conn: AsyncConnection[Any]) -> AbstractContextManager[None]:
+        return answering(self.router, self.shard, conn)
 
     async def _lock(self, conn: AsyncConnection[Any], number: int, seconds: float) -> None:
         """Have the lock within so many seconds."""
         until = monotonic() + seconds
         told = False
-        while not (await one(conn, state.try_lock(number)))[0]:
-            holder = await self._holder(number)
+        while True:
+            with self._answering(conn):
+                if (await one(conn, state.try_lock(number)))[0]:
+                    return
+            with self._answering(self.monitor):
+                holder = await self._holder(number)
             if monotonic() >= until:
                 raise MigrationError(
                     f"shard {self.shard} is being migrated by another",
@@ -149,15 +176,17 @@ class ShardSession:
         pid = self.worker.info.backend_pid
         while True:
             await asyncio.sleep(min(_LOOK, max(self.limits.lock_timeout / 3, 0.02)))
-            watch = self.router._watchdog.watch(self.monitor, monotonic() + _SILENCE)
             try:
-                found = blockers(await rows_of(self.monitor, BLOCKERS, (pid,)))
+                with self._answering(self.monitor):
+                    found = blockers(await rows_of(self.monitor, BLOCKERS, (pid,)))
+            except MigrationError as error:
+                self.lost = error.detail
+                shut(self.worker)
+                return
             except psycopg.Error as error:
                 self.lost = first_line(error)
                 shut(self.worker)
                 return
-            finally:
-                self.router._watchdog.release(watch)
             if found:
                 if [blocker.pid for blocker in found] != [blocker.pid for blocker in self.blockers]:
                     self.tell("blocked", detail="; ".join(map(str, found)))
@@ -173,9 +202,42 @@ class ShardSession:
             return MigrationError(
                 f"shard {self.shard} was lost",
                 detail=self.lost or first_line(error),
-                hint="See `shardpool migrate status` for what is applied there; `up` goes on from that.",
+                hint=_LOST_HINT,
             )
         return error
+
+
+@contextmanager
+def answering(router: AsyncRouter, shard: str, conn: AsyncConnection[Any]) -> Iterator[None]:
+    """What is asked inside is answered within `_SILENCE` seconds, or `MigrationError` says that the shard was lost."""
+    watch = router._watchdog.watch(conn, monotonic() + _SILENCE)
+    try:
+        yield
+    except psycopg.Error as error:
+        if router._watchdog.release(watch):
+            raise
+        raise MigrationError(
+            f"shard {shard} was lost", detail=f"It has not answered for {_SILENCE:g} s.", hint=_LOST_HINT
+        ) from error
+    finally:
+        router._watchdog.release(watch)
+
+
+async def while_answering(router: AsyncRouter, shard: str, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives, which is broken off when the shard does not answer any more: see `answering`."""
+    doing = asyncio.ensure_future(work)
+    try:
+        conn = await connect(router, shard, readonly=True)
+        try:
+            while not (await asyncio.wait({doing}, timeout=_LOOK))[0]:
+                with answering(router, shard, conn):
+                    await one(conn, "SELECT 1")
+        finally:
+            await conn.close()
+        return doing.result()
+    finally:
+        doing.cancel()
+        await asyncio.gather(doing, return_exceptions=True)
 
 
 async def connect(router: AsyncRouter, shard: str, *, readonly: bool = False) -> AsyncConnection[Any]:

@@ -20,11 +20,11 @@ from ..query.scanner import Scanner, split
 from .errors import BadMigration
 from .files import Block, Migration
 
-Kind = Literal["atomic", "create index", "drop index", "reindex", "detach", "again", "unsure"]
+Kind = Literal["atomic", "create index", "drop index", "reindex", "detach", "again", "set", "unsure"]
 """How a step is run, and what is done when it is not known how it ended.
 
 `atomic`: in a transaction with its record. The others run bare: the named ones are looked at, `again` does no harm when
-it is done twice, and of `unsure` nobody can tell.
+it is done twice, `set` is of the session and made again in the session that goes on, and of `unsure` nobody can tell.
 """
 
 _BEGINS = ("begin", "start")
@@ -69,25 +69,60 @@ def shortened(text: str, width: int = 80) -> str:
 def check(migration: Migration) -> None:
     """Raise `BadMigration` for a block that cannot be run as it is meant."""
     for block in filter(None, (migration.up, migration.down)):
-        if block.transactional:
-            _check_transactional(migration, block)
-        else:
+        found = list(statements(block))
+        _check_end(migration, found)
+        for statement, line in found:
+            _check_text(f"{migration.file}:{line}", statement)
+            if block.transactional:
+                _check_transactional(f"{migration.file}:{line}", statement)
+        if not block.transactional:
             steps(migration.file, block)
 
 
-def _check_transactional(migration: Migration, block: Block) -> None:
-    for statement, line in statements(block):
-        word = _first_word(statement)
-        if word in (*_BEGINS, *_ENDS, "rollback", "abort"):
-            raise BadMigration(
-                f"{migration.file}:{line}: {word.upper()} in a migration that is one transaction already",
-                hint="Take it out, or write: -- migrate:up transaction:false",
-            )
-        if "concurrently" in statement.lower() and _is_bare(statement):
-            raise BadMigration(
-                f"{migration.file}:{line}: CONCURRENTLY cannot run in a transaction",
-                hint="Write: -- migrate:up transaction:false",
-            )
+def _check_end(migration: Migration, found: Sequence[tuple[str, int]]) -> None:
+    """What is not closed goes on to the end, so that it is in the last statement."""
+    if not found:
+        return
+    statement, line = found[-1]
+    scanner = Scanner()
+    for _ in scanner.feed(statement + "\n"):
+        pass
+    if scanner.inside:
+        raise BadMigration(f"{migration.file}:{line}: {scanner.inside} is not closed")
+
+
+def _check_text(where: str, statement: str) -> None:
+    if statement.startswith("\\"):
+        command = statement.split(maxsplit=1)[0]
+        raise BadMigration(
+            f"{where}: {command} is a command of psql", hint="A migration is sent to the server as it is."
+        )
+    if statement[:4].lower() == "copy" and _is_of_client(statement):
+        raise BadMigration(
+            f"{where}: COPY from or to the client, of which there is none",
+            hint="Write INSERT, or load rows with: shardpool load TABLE FILE.csv",
+        )
+
+
+def _is_of_client(statement: str) -> bool:
+    from ..query.statement import kind
+
+    tree = _tree(statement)
+    return tree is not None and kind(tree) == "CopyStmt" and not tree.filename and not tree.is_program
+
+
+def _check_transactional(where: str, statement: str) -> None:
+    word = _first_word(statement)
+    if word in (*_BEGINS, *_ENDS, "rollback", "abort"):
+        raise BadMigration(
+            f"{where}: {word.upper()} in a migration that is one transaction already",
+            hint="Take it out, or write: -- migrate:up transaction:false",
+        )
+    if "concurrently" in statement.lower() and _is_bare(statement):
+        raise BadMigration(
+            f"{where}: CONCURRENTLY cannot run in a transaction",
+            hint="Write: -- migrate:up transaction:false",
+        )
 
 
 def _is_bare(statement: str) -> bool:
@@ -161,15 +196,11 @@ def _first_word(statement: str) -> str:
 @lru_cache(maxsize=512)
 def _classified(statement: str) -> tuple[Kind, str, str, str, str]:
     """Kind, schema and name of the index or partition, schema and name of its table."""
-    from ..query.statement import kind, parse
+    from ..query.statement import kind
 
-    try:
-        trees = parse(statement)
-    except (psycopg.errors.SyntaxError, UnsupportedQuery):
-        trees = []
-    if len(trees) != 1:
+    tree = _tree(statement)
+    if tree is None:
         return _unparsed(statement)
-    tree = trees[0]
     match kind(tree):
         case "IndexStmt" if tree.concurrent:
             table = tree.relation
@@ -182,7 +213,9 @@ def _classified(statement: str) -> tuple[Kind, str, str, str, str]:
             return ("reindex" if concurrent else "again"), tree.relation.schemaname, tree.relation.relname, "", ""
         case "AlterTableStmt":
             return _altered(tree)
-        case "VacuumStmt" | "ClusterStmt" | "AlterSystemStmt" | "CheckPointStmt" | "VariableSetStmt" | "DiscardStmt":
+        case "VariableSetStmt":
+            return "set", "", "", "", ""
+        case "VacuumStmt" | "ClusterStmt" | "AlterSystemStmt" | "CheckPointStmt" | "DiscardStmt":
             return "again", "", "", "", ""
         case "CreatedbStmt" | "DropdbStmt" | "CreateTableSpaceStmt" | "DropTableSpaceStmt":
             return "again", "", "", "", ""
@@ -191,6 +224,17 @@ def _classified(statement: str) -> tuple[Kind, str, str, str, str]:
         case "CallStmt" | "DoStmt":
             return "unsure", "", "", "", ""
     return "atomic", "", "", "", ""
+
+
+def _tree(statement: str) -> Any:
+    """The statement as PostgreSQL's parser reads it; None for syntax that it does not know."""
+    from ..query.statement import parse
+
+    try:
+        trees = parse(statement)
+    except (psycopg.errors.SyntaxError, UnsupportedQuery):
+        return None
+    return trees[0] if len(trees) == 1 else None
 
 
 def _altered(tree: Any) -> tuple[Kind, str, str, str, str]:

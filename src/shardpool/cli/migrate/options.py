@@ -22,6 +22,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
+_INTERRUPTED = (
+    "What was not committed is undone. See `shardpool migrate status` for what is applied; the same command goes on."
+)
+
+
 def folder_option(command: F) -> F:
     """`--dir`: where the files are."""
     return click.option(
@@ -124,15 +129,19 @@ def reported(
     work: Callable[[AsyncMigrations, Progress], Awaitable[Report]],
 ) -> None:
     """Run it with progress on standard error, and its report on standard output, also of one that failed."""
+    from ...demo.signals import termination_as_interrupt
     from ...schema import MigrationError
 
     error: MigrationError | None = None
     report: Report | None
-    with progress_of(as_json) as progress:
+    with termination_as_interrupt(), progress_of(as_json) as progress:
         try:
             report = run(ctx, topology_file, lambda migrations: work(migrations, progress))
         except MigrationError as failed:
             error, report = failed, failed.report
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(_INTERRUPTED)
+            raise
     if report is not None:
         if as_json:
             print_json(report.as_dict())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,10 @@ from ..output import print_json, print_table
 if TYPE_CHECKING:
     from ...schema import Happened, Plan, Report, Status
     from ...schema.status import Line
+
+
+# Statements of one migration that a plan shows.
+_SHOWN = 20
 
 
 def print_status(found: Status, show_all: bool) -> None:
@@ -36,7 +43,27 @@ def print_status(found: Status, show_all: bool) -> None:
 
 
 def _matrix(shards: Sequence[str], lines: Sequence[Line]) -> None:
+    wide = max(len("migration"), *(len(line.label) for line in lines))
+    for shard in shards:
+        wide += 2 + max(len(shard), *(len(line.here[shard]) for line in lines))
+    # Where nobody looks on, lines may be of any length.
+    width = shutil.get_terminal_size((sys.maxsize, 0)).columns
+    if wide > width:
+        _folded(lines, width)
+        return
     print_table(["migration", *shards], [[line.label, *(line.here[shard] for shard in shards)] for line in lines])
+
+
+def _folded(lines: Sequence[Line], width: int) -> None:
+    """The matrix for a terminal that is narrower: of each migration the shards by what they say."""
+    for line in lines:
+        click.echo(click.style(line.label, bold=True))
+        shards_by_state: dict[str, list[str]] = {}
+        for shard, at in line.here.items():
+            shards_by_state.setdefault(at, []).append(shard)
+        for at, names in shards_by_state.items():
+            text = f"{at} on {len(names)}: {', '.join(names)}"
+            click.echo(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="    "))
 
 
 def print_plan(made: Plan, as_json: bool) -> None:
@@ -52,8 +79,11 @@ def print_plan(made: Plan, as_json: bool) -> None:
             notes += [migration.phase] if migration.phase == "contract" else []
             more = f"  ({', '.join(notes)})" if notes else ""
             click.echo(f"  {migration.label}{more}: {', '.join(stage.shards_by_version[migration.version])}")
-            for statement in statements(made, migration):
+            told = statements(made, migration)
+            for statement in told[:_SHOWN]:
                 click.echo(f"      {statement}")
+            if len(told) > _SHOWN:
+                click.echo(f"      … and {len(told) - _SHOWN:,} more")
     for problem in made.problems:
         click.echo(click.style(str(problem), fg="red") + (f"\n    HINT:  {problem.hint}" if problem.hint else ""))
     if made.is_empty and not made.problems:
@@ -95,12 +125,23 @@ def print_report(report: Report) -> None:
     if report.ok and not report.changed:
         click.echo(f"nothing to do on {len(report.shards)} shards ({report.seconds:.2f} s)")
         return
+    from ...schema.steps import shortened
+
+    is_program = report.direction == "exec"
     rows = [
-        [name, shard.outcome, len(shard.done), f"{shard.seconds:.2f} s", _first(shard.error) if shard.error else ""]
+        [
+            name,
+            shard.outcome,
+            *([] if is_program else [len(shard.done)]),
+            f"{shard.seconds:.2f} s",
+            # The whole of it follows on standard error.
+            shortened(_first(shard.error), 60) if shard.error else "",
+        ]
         for name, shard in report.shards.items()
     ]
-    print_table(["shard", "outcome", "migrations", "time", "error"], rows)
-    click.echo(f"{report.changed} migrations run on {len(report.shards)} shards in {report.seconds:.2f} s")
+    print_table(["shard", "outcome", *([] if is_program else ["migrations"]), "time", "error"], rows)
+    what = f"run on {report.changed} of" if is_program else f"{report.changed} migrations run on"
+    click.echo(f"{what} {len(report.shards)} shards in {report.seconds:.2f} s")
 
 
 def _first(error: BaseException) -> str:
