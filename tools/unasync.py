@@ -1,8 +1,8 @@
 """Generates `src/shardpool/_sync` from `src/shardpool/_async`; with --check, says whether it is up to date.
 
-The rules are on identifiers: `AsyncX` and `async_x` lose their prefix, `__aenter__` its `a`, `Awaitable[T]` is `T`,
-and `async` and `await` go. What differs by more than a name stands in pairs in the modules beside `_async`. The output
-is put in order by ruff. A word `async` or `await` that is left in the code is an error.
+The rules are on identifiers: `AsyncX` and `async_x` lose their prefix, `__aenter__` and `aclose` their `a`,
+`Awaitable[T]` is `T`, and `async` and `await` go. What differs by more than a name stands in pairs in the modules
+beside `_async`. The output is put in order by ruff. A word `async` or `await` that is left in the code is an error.
 
     python tools/unasync.py [--check]
 """
@@ -28,6 +28,7 @@ RULES = [
     (re.compile(r"\b__a(enter|exit|iter|next)__\b"), r"__\1__"),
     (re.compile(r"(Iterable\[Sequence\[Any\]\]) \| \1"), r"\1"),
     (re.compile(r"\basync(?=contextmanager\b)"), ""),
+    (re.compile(r"\baclose\b"), "close"),
     (re.compile(r"\b_async\b"), "_sync"),
 ]
 LEFT_OVER = re.compile(r"^[^#\"]*\b(async|await)\b", re.MULTILINE)

@@ -15,7 +15,7 @@ from ._leg import Statement
 from .query.plan import Ship, Shipped
 
 # In a form that is read alike under every DateStyle and TimeZone.
-_TIME = "SELECT pg_catalog.to_char(pg_catalog.now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00'"
+TIME = "SELECT pg_catalog.to_char(pg_catalog.now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00'"
 _BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
 
@@ -108,7 +108,7 @@ def brought(
         yield from run(conn, _BEGIN + (" READ ONLY" if name != at else ""))
     time = "NULL"
     if any(source.needs_time for source in sources):
-        told = yield from run(middle, _TIME)
+        told = yield from run(middle, TIME)
         time = f"'{told.get_value(0, 0).decode()}'"
     for source in sources:
         yield from _bring(source, source.sql(described, time), conns, at, copied)
@@ -128,8 +128,11 @@ def _bring(source: Sources, sql: str, conns: Mapping[str, Any], at: str, copied:
     yield from sent(others)
     own = "" if at in source.shards else " WITH NO DATA"
     columns = f" ({', '.join(ship.columns)})" if ship.columns else ""
-    made = yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp}{columns} ON COMMIT DROP AS {sql}{own}")
-    copied.count(made.command_tuples or 0, 0)
+    if own and ship.definition:
+        yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp} ({ship.definition}) ON COMMIT DROP")
+    else:
+        made = yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp}{columns} ON COMMIT DROP AS {sql}{own}")
+        copied.count(made.command_tuples or 0, 0)
     if others:
         yield from copy_rows([conn for conn, _ in others], conns[at], f"pg_temp.{ship.temp}", copied)
     if ship.key:

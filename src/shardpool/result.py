@@ -130,17 +130,28 @@ class Result:
         if self._width is not None:
             width, whole = self._width, make_row
             make_row = lambda values: whole(values[:width])  # noqa: E731
-        loaded = [self._load_part(part, make_row) for part in self._parts]
         if self._order is not None:
-            return [loaded[part][row] for part, row in self._order]
+            return self._load_ordered(self._order, make_row)
+        loaded = [self._load_part(part, 0, part.ntuples, make_row) for part in self._parts]
         return loaded[0] if len(loaded) == 1 else [row for rows in loaded for row in rows]
 
-    def _load_part(self, pgresult: PGresult, make_row: Any) -> list[Any]:
-        if not pgresult.ntuples:
+    def _load_ordered(self, order: Sequence[tuple[int, int]], make_row: Any) -> list[Any]:
+        """Only rows of the answer are decoded: one that LIMIT cuts off may hold what Python has no value for."""
+        spans = [(0, part.ntuples) for part in self._parts]
+        if len(order) < sum(end for _, end in spans):
+            wanted: list[list[int]] = [[] for _ in self._parts]
+            for part, row in order:
+                wanted[part].append(row)
+            spans = [(min(rows), max(rows) + 1) if rows else (0, 0) for rows in wanted]
+        loaded = [self._load_part(part, *span, make_row) for part, span in zip(self._parts, spans, strict=True)]
+        return [loaded[part][row - spans[part][0]] for part, row in order]
+
+    def _load_part(self, pgresult: PGresult, start: int, end: int, make_row: Any) -> list[Any]:
+        if start == end:
             return []
         if pgresult is not self._pgresult:
             self._transformer.set_pgresult(pgresult, set_loaders=False)
-        rows: list[Any] = self._transformer.load_rows(0, pgresult.ntuples, make_row)
+        rows: list[Any] = self._transformer.load_rows(start, end, make_row)
         return rows
 
     def raw(self) -> list[tuple[bytes | None, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .keys import column_problems
 from .report import Finding
 from .topology import Sharded, Single, Topology
 
@@ -29,16 +30,6 @@ TABLE_FACTS = """
     where a.attnum > 0 and not a.attisdropped
     order by t.name, a.attnum
 """
-
-# Column types whose equality is equality of the bytes that are hashed, by key type.
-_COLUMN_TYPES = {
-    "bigint": ("bigint", "integer", "smallint"),
-    "text": ("text", "character varying"),
-    "uuid": ("uuid",),
-    "bytea": ("bytea",),
-    "date": ("date",),
-    "timestamptz": ("timestamp with time zone",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +80,8 @@ def _key_findings(
         if column is None:
             yield Finding("error", subject, f'its key column "{name}" does not exist')
             continue
-        if column.type.split("(")[0] not in _COLUMN_TYPES[key_type]:
-            yield Finding("error", subject, f"key column {name} is {column.type}, the topology says {key_type}")
-        if not column.deterministic:
-            yield Finding("error", subject, f"key column {name} has a nondeterministic collation")
+        for problem in column_problems(name, column.type, key_type, deterministic=column.deterministic):
+            yield Finding("error", subject, problem)
         if not column.not_null:
             yield Finding("warning", subject, f"key column {name} may be NULL", "NULL has no bucket: make it NOT NULL.")
     if not any(index >= set(placement.key_columns) for index in facts.unique):

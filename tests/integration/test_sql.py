@@ -258,6 +258,117 @@ def test_stream_gives_the_rows_of_execute_in_order(shop: Router) -> None:
     assert next(iter(shop.stream("select n from orders order by n", row_factory=dict_row))) == {"n": 0}
 
 
+@pytest.mark.parametrize("params", [None, ["new"]])
+def test_all_shards_write_one_time(shop: Router, params: list[str] | None) -> None:
+    shop.scatter("alter table orders add at timestamptz, add day date; alter table countries add at timestamptz")
+    note = "'new'" if params is None else "%s"
+    shop.execute(f"update orders set at = now(), day = current_date, note = {note}", params)
+    assert shop.execute("select count(distinct at), min(note), bool_and(day = at::date) from orders").one() == (
+        1,
+        "new",
+        True,
+    )
+    rows = ", ".join(f"({tenant}, 9000, {note}, now())" for tenant in (1, 2, 3))
+    given = shop.execute(
+        f"insert into orders (tenant_id, n, note, at) values {rows} returning tenant_id, now() - at, now()",
+        params and params * 3,
+    )
+    assert given.columns == ("tenant_id", "?column?", "now")
+    assert [row[0] for row in given] == [1, 2, 3]
+    assert len({row[2] for row in given}) == 1
+    assert shop.execute("delete from orders where at <= now() and n = 9000").rowcount == 3
+    shop.execute("update countries set at = now()")
+    assert len({tuple(found.rows) for found in shop.scatter("select at from countries order by 1").values()}) == 1
+    with pytest.raises(UnsupportedQuery):
+        shop.execute("update orders set at = clock_timestamp()")
+
+
+@pytest.mark.parametrize(
+    "insert",
+    [
+        "insert into countries (code, name) values ('x1', 'one'), ('x2', %s)",
+        "insert into countries values ('x1', 'one'), ('x2', %s)",
+        "insert into countries (made, code, name) values (default, 'x1', 'one'), (default, 'x2', %s)",
+        "insert into countries (day, code, name) values (default, 'x1', 'one'), ('2020-01-01', 'x2', %s)",
+    ],
+)
+def test_the_copies_of_a_reference_table_get_one_default_time(shop: Router, insert: str) -> None:
+    shop.scatter("alter table countries add made timestamptz default now(), add day date default current_date")
+    result = shop.execute(f"{insert} returning code, name, made, day", ["two"])
+    assert [row[:2] for row in result] == [("x1", "one"), ("x2", "two")]
+    assert all(None not in row for row in result)
+    copies = shop.scatter("select code, name, made, day from countries where code like 'x_' order by 1").values()
+    assert {tuple(found.rows) for found in copies} == {tuple(result.rows)}
+
+
+def test_returning_is_in_the_order_of_values(shop: Router) -> None:
+    keys = [7, 3, 12, 1, 25, 8, 2, 30]
+    insert = f"insert into orders (tenant_id, n) values {', '.join(f'({key}, 5000)' for key in keys)}"
+    assert [row[0] for row in shop.execute(f"{insert} returning tenant_id")] == keys
+    again = shop.execute(f"{insert} on conflict (tenant_id, n) do update set note = 'again' returning tenant_id, note")
+    assert again.rows == [(key, "again") for key in keys]
+    assert again.statusmessage == "INSERT 0 8"
+    assert shop.execute(f"{insert} on conflict do nothing returning tenant_id").rows == []
+
+
+def test_merge_of_rows_that_match_is_done_by_each_shard(shop: Router) -> None:
+    merged = shop.execute(
+        "merge into orders o using (select * from orders where n % 2 = 0) s on o.tenant_id = s.tenant_id and o.n = s.n"
+        " when matched and s.n < 10 then delete when matched then update set note = 'merged'"
+    )
+    assert merged.rowcount == ROWS // 2
+    assert shop.execute("select count(*), count(*) filter (where note = 'merged') from orders").one() == (395, 195)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select row(tenant_id, note), count(*) from orders group by 1 order by 1",
+        "select json_exists('{}'::jsonb, '$.a'), count(*) from orders group by 1",
+        "select count(*), max(n) from orders",
+        "select n from orders order by n limit '3'",
+    ],
+)
+def test_stream_takes_another_way_where_execute_does(shop: Router, query: str) -> None:
+    # The stream comes first: what execute() has learned of a statement is kept.
+    given = [list(shop.stream(query, size=size)) for size in (1, 1000)]
+    assert given == [shop.execute(query).rows] * 2
+
+
+def test_a_row_that_limit_cuts_off_is_not_decoded(router: Router) -> None:
+    """Python has no value for a date of `infinity`: psycopg raises for it."""
+    router.scatter("alter table countries add since date")
+    router.scatter("insert into countries values ('zz', 'never', 'infinity'), ('aa', 'then', '2020-01-01')")
+    router.copy_into("orders", [(n % 40, n, "x") for n in range(ROWS)], columns=["tenant_id", "n", "note"])
+    query = "select n, since from orders join countries on code = case when n < 2 or n > 5 then 'zz' else 'aa' end"
+    for binary in (False, True):
+        cut = f"{query} order by n limit 4 offset 2"
+        assert [row[0] for row in router.execute(cut, binary=binary)] == [2, 3, 4, 5]
+        for size in (1, 1000):
+            assert [row[0] for row in router.stream(cut, binary=binary, size=size)] == [2, 3, 4, 5]
+    with pytest.raises(psycopg.DataError):
+        list(router.execute(f"{query} order by n limit 5 offset 2"))
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        list(router.stream("select nosuch from orders order by n limit 0"))
+
+
+def test_what_one_call_needs_is_not_done_for_the_next_ones(shop: Router) -> None:
+    """Values that are asked for in binary, or a LIMIT that only a server can read, are no reason to pull ever after."""
+    count, first = "select count(*) from orders", "select n from orders order by n limit %s"
+    for params in (["3"], [3]):
+        result = shop.execute(first, params)
+        assert result.rows == [(0,), (1,), (2,)]
+        assert result.plan is not None
+        assert result.plan.strategy == ("combine" if params == ["3"] else "merge")
+    for binary in (True, False):
+        result = shop.execute(count, binary=binary)
+        assert result.one() == (ROWS,)
+        assert result.plan is not None
+        assert result.plan.strategy == ("combine" if binary else "add")
+    assert list(shop.stream(count)) == [(ROWS,)]
+    assert shop.explain(count).strategy == "add"
+
+
 def test_a_stream_that_is_left_early_gives_its_connections_back(shop: Router) -> None:
     for _ in range(20):
         with closing(shop.stream("select n, repeat('x', 10000) from orders order by n", size=5)) as rows:  # type: ignore[type-var]

@@ -46,7 +46,7 @@ keyspaces:
       - {shard: s3}
     tables: {events: day}
 reference_tables: [countries, rates, other.orders]
-single_tables: {audit: s0}
+single_tables: {audit: s0, ledger: s2}
 """
 
 # {collate} is the collation of the texts that people read: a linguistic one where the server has any.
@@ -70,7 +70,11 @@ create table countries (code text primary key, name text {collate}, continent te
 create table rates (code text, year int, rate numeric);
 create table other.orders (x int, y text);
 """
-AUDIT = "create table audit (id bigint primary key, what text)"
+# Tables that are on one shard alone, which has the types that they need.
+SINGLES = {
+    "audit": ("s0", "create table audit (id bigint primary key, what text)"),
+    "ledger": ("s2", 'create table ledger (n int, entry text collate "C", grade grade, price numeric(8,2), doc jsonb)'),
+}
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "customers": tuple("tenant_id id name grade balance score tags born seen flag code uid doc span".split()),
@@ -82,6 +86,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "rates": tuple("code year rate".split()),
     "other.orders": ("x", "y"),
     "audit": ("id", "what"),
+    "ledger": tuple("n entry grade price doc".split()),
 }
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -143,7 +148,8 @@ def made(servers: Sequence[dict[str, Any]], folder: Path) -> Iterator[Oracle]:
         path.write_text(_topology(folder, token, shards, KEYSPACES), encoding="utf-8")
         _prepare(path, schema, init=True)
         with Router(path) as router:
-            router.shard("s0").execute(AUDIT)
+            for shard, ddl in SINGLES.values():
+                router.shard(shard).execute(ddl)
             for table, lines in rows.items():
                 _load_shards(router, table, lines)
             router.scatter("analyze")
@@ -151,7 +157,7 @@ def made(servers: Sequence[dict[str, Any]], folder: Path) -> Iterator[Oracle]:
         shuffled = _new(stack, servers[0], f"oracle_{token}_shuffled")
         for params, order in ((plain, None), (shuffled, random.Random(7))):
             with psycopg.connect(autocommit=True, **params) as conn:
-                conn.execute(schema + AUDIT)
+                conn.execute(schema + ";".join(ddl for _, ddl in SINGLES.values()))
                 _load_plain(conn, rows, order)
         with Router(path) as router:
             yield Oracle(router, plain, shuffled, collation)
@@ -176,9 +182,10 @@ def _new(stack: ExitStack, server: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _load_shards(router: Router, table: str, rows: list[tuple[Any, ...]]) -> None:
-    if table == "audit":
+    if table in SINGLES:
         for row in rows:
-            router.shard("s0").execute("insert into audit values (%s, %s)", row)
+            places = ", ".join(["%s"] * len(row))
+            router.shard(SINGLES[table][0]).execute(f"insert into {table} values ({places})", row)
     elif table == "other.orders":
         for row in rows:
             router.scatter("insert into other.orders values (%s, %s)", row)
@@ -224,6 +231,10 @@ def all_rows(seed: int = 20250) -> dict[str, list[tuple[Any, ...]]]:
         "rates": RATES,
         "other.orders": [(1, "one"), (2, None), (None, "none"), (3, "drei"), (3, "drei")],
         "audit": [(id, _maybe(rng, rng.choice(NAMES))) for id in (-5, 0, 1, 2, 3, 10, 101, INT64_MAX)],
+        "ledger": [
+            (n, _maybe(rng, rng.choice(NAMES)), _maybe(rng, rng.choice(("void", "gold"))), f"{n}.5", rng.choice(DOCS))
+            for n in range(8)
+        ],
     }
 
 

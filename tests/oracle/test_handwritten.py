@@ -582,6 +582,54 @@ CASES["the time of the transaction"] = [
     "select distinct placed < now() from orders",
 ]
 
+CASES["distinct values"] = [
+    "select count(distinct qty), count(*), sum(qty), avg(small), max(note), stddev(qty) from orders",
+    "select count(distinct qty), count(*) from orders where false",
+    "select note, count(distinct qty), sum(distinct qty), avg(distinct qty) from orders group by note",
+    "select note, count(distinct note), count(id) from orders group by note having count(distinct note) < 2",
+    "select customer_id, count(distinct tenant_id) from orders group by 1 order by count(distinct tenant_id) desc, 1 -- order: 0",
+    "select count(distinct name), bool_or(distinct flag) from customers",
+    "select count(distinct tags) + 1 as n, 'x' as lit from customers",
+    "select count(distinct doc), count(*) filter (where flag) from customers",
+    "select count(distinct name || code) from customers",
+    "select count(distinct total), count(distinct qty) from orders",
+    "select count(distinct null), count(*) from orders",
+    "select count(distinct x.*), count(distinct x) from (select id, qty from orders) x",
+    "select count(distinct r.*) from rates r join orders o on o.qty = r.year - 2023",
+    ("select note, count(distinct qty + %s), sum(qty + %s) from orders group by note", [1, 2]),
+    "select count(distinct c.grade), sum(o.qty) from customers c join orders o on o.tenant_id = c.tenant_id",
+]
+CASES["names that are not what they look like"] = [
+    "select o.count from orders o",
+    "select (o).count from orders o",
+    "select c.row_to_json from customers c",
+    "select (c).name, c.id from customers c",
+    "select name(c) from customers c",
+    "select continent(c), count(*) from countries c group by 1",
+    "select x.count, x.max from (select count(*), max(id) from orders) x",
+    "select b.lower from customers c, lateral (select lower(c.name)) b",
+    "select u.upper from upper('x') u",
+    "select o.nosuch from orders o",
+    "select nosuch(o) from orders o",
+]
+CASES["texts without a collation of their own"] = [
+    "select name || author from customers, notes where id = n order by id, tenant_id, author, n",
+    "select coalesce(c.name, n.body) from customers c join notes n on n.n = c.id order by c.balance",
+    'select coalesce(name, code collate "C") from customers order by balance',
+    "select case when flag then name else n.body end from customers c, notes n where n.n = c.id",
+    "select count(*), name || n.body from customers c, notes n where n.n = c.id group by 2",
+]
+CASES["single tables of different shards"] = [
+    "select a.id, l.n from audit a join ledger l on l.n = a.id",
+    "select count(*) from audit, ledger",
+    "select l.entry, a.what, o.id from ledger l join audit a on a.id = l.n join orders o on o.id = a.id and o.tenant_id = 1",
+    "select l.grade, l.price, l.doc, a.id from ledger l full join audit a on a.id = l.n order by l.entry, n, a.id -- order: 3",
+    "select max(entry), min(grade), sum(price), (select count(*) from audit) from ledger group by grade",
+    "select what from audit union select entry from ledger",
+    "select l.nosuch from audit, ledger l",
+    "with l as (select * from ledger where n > 2) select l.*, a.* from l left join audit a on a.id = l.n",
+]
+
 
 def _lines() -> Iterator[Any]:
     for group, lines in CASES.items():

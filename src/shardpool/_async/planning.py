@@ -19,6 +19,7 @@ from ..query import catalog as catalogs
 from ..query import purity
 from ..query.bound import Bound, Incomplete, bind
 from ..query.catalog import Catalog
+from ..query.merging import NotHere
 from ..query.placeholders import Converted, convert
 from ..query.plan import Plan
 from ..query.planner import completed
@@ -107,12 +108,18 @@ async def planned(
     return found
 
 
-async def pulled(router: AsyncRouter, query: Any, params: Params | None, deadline: float) -> Planned:
-    """The plan that pulls, taken from now on instead of one whose answer would not have been quite the same."""
-    found = await planned(router, query, params, deadline, "pull")
-    if type(query) is str:
+async def otherwise(
+    router: AsyncRouter, query: Any, params: Params | None, deadline: float, reason: Exception
+) -> tuple[Planned, Bound]:
+    """The plan that takes the place of one whose answer was not quite right, or could not be put together here.
+
+    It is kept for the next calls unless the reason was in the parameters of this one.
+    """
+    strategy = "combine" if isinstance(reason, NotHere) else "pull"
+    found = await planned(router, query, params, deadline, strategy)
+    if type(query) is str and getattr(reason, "lasting", True):
         router._state.plans[query, params is None, None] = found
-    return found
+    return found, await bound(router, found, params, deadline, strategy)
 
 
 async def _made(router: AsyncRouter, text: str, topology: Topology, deadline: float) -> Plan:

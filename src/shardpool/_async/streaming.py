@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,8 @@ from psycopg.rows import RowFactory, tuple_row
 from .._concurrency import Overdue, async_drive_flow
 from .._flow import begun, chunks
 from .._leg import Statement
-from .._ship import brought, check_types
-from ..errors import DeadlineExceeded, ScatterError, StaleTopology
+from .._ship import TypesDiffer, brought, check_types
+from ..errors import DeadlineExceeded, ScatterError, StaleTopology, UnsupportedQuery
 from ..query.bound import Bound, Fanout, check_fanout
 from ..query.merger import Merger
 from ..query.merging import NotHere, bound_value, row_keys
@@ -58,23 +59,54 @@ async def stream(
     while True:
         found = await planning.planned(router, query, params, deadline(), strategy)
         if found.plan.writes:
-            raise NotHere(f"{found.plan.verb} cannot be streamed", hint="Run it with execute().")
+            raise UnsupportedQuery(f"{found.plan.verb} cannot be streamed", hint="Run it with execute().")
         bound = await planning.bound(router, found, params, deadline(), strategy)
         check_fanout(bound, fanout)
         if not await freshness.is_fresh(router, bound.shards, deadline(), readonly=readonly):
             continue
         if bound.strategy == "one" or await planning.are_alike(router, bound.shards, deadline()):
             break
+    given = False
+    while True:
+        rows = _answer(router, found, bound, query, params, deadline, size, readonly, binary, row_factory)
+        try:
+            async for row in rows:
+                given = True
+                yield row
+            return
+        except (NotHere, TypesDiffer, *shipping.UNFIT_FOR_A_TABLE) as reason:
+            # Before the first row: later the shards' answers have been seen to fit.
+            scattered = bound.scattered
+            how = "" if scattered is None else scattered.name
+            if isinstance(reason, psycopg.Error) and how != "combine":
+                raise
+            if how == "pull" or given:
+                raise shipping.unlike(reason) from reason
+            again = reason
+        finally:
+            await rows.aclose()
+        found, bound = await planning.otherwise(router, query, params, deadline(), again)
+
+
+async def _answer(
+    router: AsyncRouter,
+    found: Planned,
+    bound: Bound,
+    query: Any,
+    params: Params | None,
+    deadline: Deadline,
+    size: int,
+    readonly: bool,
+    binary: bool,
+    row_factory: RowFactory[Any] | None,
+) -> AsyncGenerator[Any, None]:
+    """The rows by one plan. Raises what says that it has to be another one before it gives a row."""
     limit, offset = None, 0
     if isinstance(bound.scattered, Gathered):
         values = found.arrange(params)
-        try:
-            if bound.scattered.add:
-                raise NotHere("values are added when all are there")
-            limit, offset = bound_value(bound.scattered.limit, values), bound_value(bound.scattered.offset, values) or 0
-        except NotHere:
-            found = await planning.planned(router, query, params, deadline(), "pull")
-            bound = await planning.bound(router, found, params, deadline(), "pull")
+        if bound.scattered.add:
+            raise NotHere("values are added when all are there")
+        limit, offset = bound_value(bound.scattered.limit, values), bound_value(bound.scattered.offset, values) or 0
     router._counts.add(bound.strategy)
     names = bound.shards or (planning.any_shard(router),)
     shipped = isinstance(bound.scattered, Shipped)
@@ -94,16 +126,9 @@ async def stream(
         if shipped:
             conns = await reader.bring(router, found, query, params, conns)
         statements = [reader.statement(conn, query, params) for conn in conns.values()]
-        skip, left = offset, limit
-        async for rows in reader.read(conns, statements):
-            if skip or left is not None:
-                skip, rows = max(0, skip - len(rows)), rows[skip:]
-                rows = rows if left is None else rows[:left]
-                left = None if left is None else left - len(rows)
+        async for rows in reader.read(conns, statements, offset, limit):
             for row in rows:
                 yield row
-            if left == 0:
-                return
     except Overdue:
         shipping.tell(taken, None)
         raise DeadlineExceeded(
@@ -154,15 +179,21 @@ class _Reader:
         plan = self._bound.scattered
         return local(plan, self._bound, original) if isinstance(plan, Gathered) else original
 
-    async def read(self, conns: Conns, statements: Sequence[Statement]) -> AsyncIterator[list[Any]]:
-        """Lists of rows, in their order."""
+    async def read(
+        self, conns: Conns, statements: Sequence[Statement], offset: int, limit: int | None
+    ) -> AsyncIterator[list[Any]]:
+        """Lists of rows, in their order; of what OFFSET and LIMIT cut off nothing is decoded."""
+        window = _Window(offset, limit)
         all_conns = list(conns.values())
         await async_drive_flow(begun(all_conns, statements, self._size), self._deadline())
         loaders = [_Loader(conn, self._bound, self._binary, self._row_factory) for conn in all_conns]
         plan = self._bound.scattered
         if isinstance(plan, Gathered) and plan.sort:
-            async for rows in self._merged(all_conns, loaders):
-                yield rows
+            async for rows in self._merged(all_conns, loaders, lazily=window.cuts):
+                kept = rows[window.slice(len(rows))]
+                yield [load() for load in kept] if window.cuts else kept
+                if window.is_full:
+                    return
             return
         left = list(zip(all_conns, loaders, strict=True))
         while left:
@@ -172,14 +203,19 @@ class _Reader:
                 left.pop(0)
             else:
                 self._check(chunk)
-                yield loader.rows(chunk)
+                yield loader.rows(chunk, window.slice(chunk.ntuples))
+                if window.is_full:
+                    return
 
     def _check(self, chunk: Any) -> None:
         if self._described is not None:
             check_types(self._described, chunk, exactly=False)
             self._described = None
 
-    async def _merged(self, conns: Sequence[AsyncConnection[Any]], loaders: list[_Loader]) -> AsyncIterator[list[Any]]:
+    async def _merged(
+        self, conns: Sequence[AsyncConnection[Any]], loaders: list[_Loader], *, lazily: bool
+    ) -> AsyncIterator[list[Any]]:
+        """Lists of rows in their common order; `lazily`, of functions that decode them."""
         merger = Merger(len(conns))
         while True:
             while wanted := merger.wanted:
@@ -188,11 +224,34 @@ class _Reader:
                     if chunk is None:
                         merger.finish(number)
                     elif chunk.ntuples:
-                        merger.feed(number, loaders[number].keys(chunk), loaders[number].rows(chunk))
-            rows = merger.next()
-            if not rows:
+                        loader = loaders[number]
+                        rows = loader.later(chunk) if lazily else loader.rows(chunk, slice(0, chunk.ntuples))
+                        merger.feed(number, loader.keys(chunk), rows)
+            ready = merger.next()
+            if not ready:
                 return
-            yield rows
+            yield ready
+
+
+class _Window:
+    """What OFFSET and LIMIT leave of rows that come in lists."""
+
+    def __init__(self, offset: int, limit: int | None) -> None:
+        self.cuts = bool(offset) or limit is not None
+        self._skip, self._left = offset, limit
+
+    @property
+    def is_full(self) -> bool:
+        return self._left == 0
+
+    def slice(self, count: int) -> slice:
+        """The part of the next so many rows that is kept."""
+        start = min(self._skip, count)
+        self._skip -= start
+        stop = count if self._left is None else min(count, start + self._left)
+        if self._left is not None:
+            self._left -= stop - start
+        return slice(start, stop)
 
 
 def _narrow(make_row: Any, width: int) -> Any:
@@ -215,7 +274,15 @@ class _Loader:
         self._binary = binary
         self._make_row: Any = None
 
-    def rows(self, chunk: Any) -> list[Any]:
+    def later(self, chunk: Any) -> list[Any]:
+        """For each row a function that decodes it."""
+        return [partial(self._row, chunk, number) for number in range(chunk.ntuples)]
+
+    def _row(self, chunk: Any, number: int) -> Any:
+        return self.rows(chunk, slice(number, number + 1))[0]
+
+    def rows(self, chunk: Any, part: slice) -> list[Any]:
+        """The decoded rows of a part of the chunk."""
         first = self._make_row is None
         self._transformer.set_pgresult(chunk, set_loaders=first)
         if first:
@@ -225,7 +292,7 @@ class _Loader:
             shape = shape_of(chunk, width if self._hidden else None, self._transformer)
             make_row = tuple if self._factory is tuple_row else self._factory(shape)
             self._make_row = _narrow(make_row, width) if self._hidden else make_row
-        rows: list[Any] = self._transformer.load_rows(0, chunk.ntuples, self._make_row)
+        rows: list[Any] = self._transformer.load_rows(part.start, part.stop, self._make_row)
         return rows
 
     def keys(self, chunk: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import async_drive
 from .._leg import Leg, Statement
+from .._ship import TIME
 from ..errors import CommitUnknown, ScatterError, ShardError, UnsupportedQuery
 from ..query.bound import Bound, row_shards
 from ..query.plan import Gathered, Split
-from ..query.writes import rows_of
+from ..query.rows import taken_apart
+from ..query.template import Template
 from ..result import Result
 from . import gather, moving
 from .lease import Params
@@ -24,6 +27,7 @@ from .pools import give_all
 if TYPE_CHECKING:
     from .router import AsyncRouter
 
+_TIMESTAMPTZ_OID = 1184
 _COMMIT = Statement(b"commit", None)
 # What undoing may take when the deadline has passed.
 _LAST_SECONDS = 0.05
@@ -45,11 +49,16 @@ async def execute(
     taken = await gather.take_all(router, bound.shards, deadline, readonly=False, topology=found.topology)
     try:
         statements = {name: gather.statement_on(conn, query, params, binary) for name, (_, conn) in taken.items()}
-        if isinstance(bound.plan.scattered, Split):
-            statements = _divided(router, found, bound, params, statements)
+        plan = bound.plan.scattered
+        assert isinstance(plan, Gathered | Split)
+        if plan.timed is not None:
+            statements = await _timed(plan.timed, statements, taken, deadline)
+        if isinstance(plan, Split):
+            rows_by_shard = _rows_by_shard(plan, found, params)
+            statements = {name: _divided(plan, statements[name], rows) for name, rows in rows_by_shard.items()}
         legs = await _run(taken, statements, deadline, begin=True)
         failures = gather.failures_of(legs, taken, may_be_applied=False)
-        copies = isinstance(bound.plan.scattered, Gathered) and bound.plan.scattered.everywhere
+        copies = isinstance(plan, Gathered) and plan.everywhere
         touched = {leg.pgresult.command_tuples for leg in legs if leg.pgresult is not None}
         late = not failures and monotonic() >= deadline
         if failures or late or (copies and len(touched) > 1):
@@ -65,7 +74,8 @@ async def execute(
         results = [leg.pgresult for leg in legs]
         await _commit(taken, deadline)
         first = next(iter(taken.values()))[1]
-        return Result.of(results[:1] if copies else results, first, bound, row_factory)
+        order = _given_order([rows_by_shard[name] for name in taken], results) if isinstance(plan, Split) else None
+        return Result.of(results[:1] if copies else results, first, bound, row_factory, order=order)
     finally:
         for _, conn in taken.values():
             if gather.is_busy(conn):
@@ -73,12 +83,21 @@ async def execute(
         await give_all(taken.values())
 
 
-async def _run(taken: gather.Taken, statements: Mapping[str, Statement], deadline: float, *, begin: bool) -> list[Leg]:
+async def _run(
+    taken: gather.Taken,
+    statements: Mapping[str, Statement],
+    deadline: float,
+    *,
+    begin: bool = False,
+    reads: bool | None = None,
+) -> list[Leg]:
+    """A statement on each shard; what only `reads` has not been applied when the deadline passes."""
+    reads = begin if reads is None else reads
     legs = []
     for name, (pool, conn) in taken.items():
         if not conn.autocommit:
             await conn.set_autocommit(True)
-        legs.append(Leg(name, conn, statements[name], gather.overdue(name, pool, reads=begin), begin=begin))
+        legs.append(Leg(name, conn, statements[name], gather.overdue(name, pool, reads=reads), begin=begin))
     await async_drive(((leg.pgconn.socket, leg.step()) for leg in legs), deadline)
     for leg in legs:
         if not leg.reusable:
@@ -117,27 +136,58 @@ def _idle(taken: gather.Taken, legs: Sequence[Leg]) -> gather.Taken:
     return {name: found for name, found in taken.items() if name in usable}
 
 
-def _divided(
-    router: AsyncRouter, found: Planned, bound: Bound, params: Params | None, statements: Mapping[str, Statement]
+async def _timed(
+    timed: Template, statements: Mapping[str, Statement], taken: gather.Taken, deadline: float
 ) -> dict[str, Statement]:
-    """For each shard the INSERT of its own rows, with their parameters only."""
-    split = bound.plan.scattered
-    assert isinstance(split, Split)
-    rows_by_shard: dict[str, list[int]] = {}
-    for number, name in enumerate(row_shards(split, router.topology, found.arrange(params))):
-        rows_by_shard.setdefault(name, []).append(number)
-    divided = {}
-    for name, rows in rows_by_shard.items():
-        whole = statements[name]
-        text, numbers = rows_of(bound.plan.sql, rows)
-        divided[name] = Statement(
-            text.encode(),
-            [(whole.values or [])[number - 1] for number in numbers],
-            [whole.types[number - 1] for number in numbers],
-            [whole.formats[number - 1] for number in numbers],
-            whole.result_format,
+    """The statements with the time that one shard tells, as one more parameter."""
+    name = next(iter(taken))
+    asked = {name: taken[name]}
+    (leg,) = await _run(asked, {name: Statement(TIME.encode(), None)}, deadline, reads=True)
+    if leg.error is not None:
+        raise gather.several(gather.failures_of([leg], asked, may_be_applied=False), 1)
+    time = leg.pgresult.get_value(0, 0)
+    text = timed.numbered(len(statements[name].types) + 1)
+    return {
+        shard: replace(
+            whole,
+            text=text.encode(),
+            values=[*(whole.values or []), time],
+            types=[*whole.types, _TIMESTAMPTZ_OID],
+            formats=[*whole.formats, 0],
         )
-    return divided
+        for shard, whole in statements.items()
+    }
+
+
+def _rows_by_shard(split: Split, found: Planned, params: Params | None) -> dict[str, list[int]]:
+    """By shard the numbers of the rows of VALUES, from 0."""
+    rows_by_shard: dict[str, list[int]] = {}
+    for number, name in enumerate(row_shards(split, found.topology, found.arrange(params))):
+        rows_by_shard.setdefault(name, []).append(number)
+    return rows_by_shard
+
+
+def _divided(split: Split, whole: Statement, rows: Sequence[int]) -> Statement:
+    """The INSERT of some of the rows, with their parameters only."""
+    sql, numbers = taken_apart(split.sql).of(rows)
+    return replace(
+        whole,
+        text=sql.encode(),
+        values=[(whole.values or [])[number - 1] for number in numbers],
+        types=[whole.types[number - 1] for number in numbers],
+        formats=[whole.formats[number - 1] for number in numbers],
+    )
+
+
+def _given_order(numbers: Sequence[Sequence[int]], results: Sequence[Any]) -> list[tuple[int, int]] | None:
+    """RETURNING in the order of VALUES, as one server gives it, unless some rows were left out.
+
+    `numbers` are those of the rows that each result is of.
+    """
+    if any(part.ntuples != len(rows) for part, rows in zip(results, numbers, strict=True)):
+        return None
+    places = [(number, (part, row)) for part, rows in enumerate(numbers) for row, number in enumerate(rows)]
+    return [place for _, place in sorted(places)]
 
 
 def _copies_differ(legs: Sequence[Leg]) -> UnsupportedQuery:

@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from .router import Router
 
 
-# A partial result may have columns that no table can have: of type record, or too many.
-_UNFIT_FOR_A_TABLE = (psycopg.errors.InvalidTableDefinition, psycopg.errors.ProgramLimitExceeded)
-
-
 def execute(
     router: Router,
     query: Any,
@@ -142,24 +138,16 @@ def _scattered(
         )
     except (NotHere, TypesDiffer) as reason:
         if plan is not None and plan.name == "pull":
-            raise _unlike(reason) from reason
-    except _UNFIT_FOR_A_TABLE:
+            raise shipping.unlike(reason) from reason
+        why: Exception = reason
+    except shipping.UNFIT_FOR_A_TABLE as reason:
         if plan is None or plan.name != "combine":
             raise
+        why = reason
     except planning.DDL_ERRORS:
         planning.forget_catalog(router)
         raise
     if missing is not None:
         missing.clear()
-    found = planning.pulled(router, query, params, deadline)
-    bound = planning.bound(router, found, params, deadline, "pull")
-    return shipping.execute(router, found, bound, query, params, deadline, missing=missing, **options)
-
-
-def _unlike(reason: Exception) -> UnsupportedQuery:
-    column = getattr(reason, "column", "")
-    return UnsupportedQuery(
-        f'column "{column}" would not have the type that it has on one server',
-        detail="Whole rows of a table are values of a type that only the table itself has.",
-        hint="Select its columns one by one, or to_json() of the row.",
-    )
+    found, bound = planning.otherwise(router, query, params, deadline, why)
+    return _scattered(router, found, bound, query, params, deadline, readonly, missing, options)

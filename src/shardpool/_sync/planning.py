@@ -20,6 +20,7 @@ from ..query import catalog as catalogs
 from ..query import purity
 from ..query.bound import Bound, Incomplete, bind
 from ..query.catalog import Catalog
+from ..query.merging import NotHere
 from ..query.placeholders import Converted, convert
 from ..query.plan import Plan
 from ..query.planner import completed
@@ -106,12 +107,18 @@ def planned(router: Router, query: Any, params: Params | None, deadline: float, 
     return found
 
 
-def pulled(router: Router, query: Any, params: Params | None, deadline: float) -> Planned:
-    """The plan that pulls, taken from now on instead of one whose answer would not have been quite the same."""
-    found = planned(router, query, params, deadline, "pull")
-    if type(query) is str:
+def otherwise(
+    router: Router, query: Any, params: Params | None, deadline: float, reason: Exception
+) -> tuple[Planned, Bound]:
+    """The plan that takes the place of one whose answer was not quite right, or could not be put together here.
+
+    It is kept for the next calls unless the reason was in the parameters of this one.
+    """
+    strategy = "combine" if isinstance(reason, NotHere) else "pull"
+    found = planned(router, query, params, deadline, strategy)
+    if type(query) is str and getattr(reason, "lasting", True):
         router._state.plans[query, params is None, None] = found
-    return found
+    return found, bound(router, found, params, deadline, strategy)
 
 
 def _made(router: Router, text: str, topology: Topology, deadline: float) -> Plan:

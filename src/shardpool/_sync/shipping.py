@@ -33,6 +33,13 @@ from .pools import give_all
 if TYPE_CHECKING:
     from .router import Router
 
+# A partial result may have columns that no table can have: of type record, without a collation, or too many.
+UNFIT_FOR_A_TABLE = (
+    psycopg.errors.InvalidTableDefinition,
+    psycopg.errors.IndeterminateCollation,
+    psycopg.errors.ProgramLimitExceeded,
+)
+
 _TEXT_OID = 25
 _ROLLBACK_SECONDS = 1.0
 # What a last attempt may take when the deadline has passed.
@@ -200,6 +207,16 @@ def _too_much(bound: Bound, limit: str) -> UnsupportedQuery:
         f"more than {limit} would have to be brought to one shard",
         detail=(f"It was not pushed down: {reasons[0]}." if reasons else None),
         hint="Filter or group by the partition key, select fewer rows, or raise max_pull_rows.",
+    )
+
+
+def unlike(reason: Exception) -> UnsupportedQuery:
+    """What is said of an answer that even pulling gives no right types."""
+    column = getattr(reason, "column", "")
+    return UnsupportedQuery(
+        f'column "{column}" would not have the type that it has on one server',
+        detail="Whole rows of a table are values of a type that only the table itself has.",
+        hint="Select its columns one by one, or to_json() of the row.",
     )
 
 

@@ -42,6 +42,21 @@ def partials(call: Any, scope: Scope) -> list[Any] | None:
     return None
 
 
+def is_over_distinct(call: Any) -> bool:
+    """Whether it is an aggregate over the distinct values of one expression, such as count(DISTINCT x)."""
+    others = call.agg_order or call.agg_within_group or call.func_variadic or call.HasField("agg_filter")
+    if not call.agg_distinct or len(call.args) != 1 or others:
+        return False
+    # `t.*` is one value here, and many columns where it is selected.
+    fields = call.args[0].column_ref.fields if call.args[0].WhichOneof("node") == "column_ref" else []
+    return not any(field.WhichOneof("node") == "a_star" for field in fields)
+
+
+def over_distinct(call: Any, column: str) -> str:
+    """The same over the distinct values of a column."""
+    return f"pg_catalog.{strings(call.funcname)[-1]}(DISTINCT {column})"
+
+
 def _renamed(call: Any, name: str, cast: str | None) -> Any:
     """The same call of another aggregate, its argument cast to a type."""
     found = copy(call)

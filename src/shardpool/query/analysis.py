@@ -19,6 +19,7 @@ from .joins import join
 from .levels import NOWHERE, Level, Top, is_key_of, part_of, renamed, shared_key, typed
 from .names import output_name
 from .operations import Operations, is_aggregate
+from .pins import Kept
 from .scopes import Columns, Item, Node, Origin, Scope, anchor, column_names
 from .statement import children, copy, enum_name, has_limit, inner, kind, strings, walk
 from .tables import table_name
@@ -43,7 +44,11 @@ class Analysis:
     references: list[Node] = field(default_factory=list)
     locks: bool = False
     writes: list[Node] = field(default_factory=list)
+    # Assignments to keys that are no changes if the parameters say so.
+    kept: list[Kept] = field(default_factory=list)
     outer_aggregates: bool = False
+    # A function that is written as if it were a column, `t.count` for `count(t)`.
+    disguised: str = ""
     top: Top = field(default_factory=Top)
 
     @property
@@ -142,7 +147,8 @@ class Analysis:
         node.edges.extend([first.anchor, second.anchor])
         if keyed is not None:
             for part, (number, origins) in keyed.items():
-                columns[number] = columns[number][0], Origin(node, part)
+                nullable = any(origin.nullable for origin in origins)
+                columns[number] = columns[number][0], Origin(node, part, nullable=nullable)
                 for origin in origins:
                     node.tie(origin.node, part)
         return node, columns
@@ -313,7 +319,7 @@ class Analysis:
 
     def _origin(self, node: Node, part: int, column: Column) -> Origin:
         is_ordered = column.collation is None or self.catalog.sorts_by_bytes(column.collation)
-        return Origin(node, part, column.name, column.type, column.collation, is_ordered)
+        return Origin(node, part, column.name, column.type, column.collation, is_ordered, not column.not_null)
 
     def _cte(self, entry: dict[str, Any], item: Any, scope: Scope) -> list[Node]:
         entry["used"] = True
@@ -405,8 +411,21 @@ class Analysis:
             case "SelectStmt":
                 self.query(expression, scope, ctes)
                 return
+            case "ColumnRef" | "A_Indirection":
+                self._look_for_call(expression, scope)
         for _, child in children(expression):
             self.visit(child, scope, ctes)
+
+    def _look_for_call(self, expression: Any, scope: Scope) -> None:
+        """`t.f` and `(t).f` are the call f(t) when t has no column f."""
+        if kind(expression) == "ColumnRef":
+            fields = strings(expression.fields)
+        else:
+            row = inner(expression.arg)
+            fields = strings(row.fields)[-1:] if kind(row) == "ColumnRef" else []
+            fields += strings(expression.indirection)[:1]
+        if len(fields) == 2 and fields[1] in self.catalog.functions and scope.has_no_column(fields):
+            self.disguised = ".".join(fields)
 
     def _sublink(self, link: Any, scope: Scope, ctes: Ctes) -> None:
         if link.HasField("testexpr"):
@@ -430,7 +449,7 @@ class Analysis:
             hit = scope.find(strings(test.fields))
             if hit is None or hit[0] is None or hit[0].node not in scope.outer(hit[1]).anchors:
                 continue
-            if hit[0].part == origin.part:
+            if hit[0].part == origin.part and not (hit[0].nullable or origin.nullable):
                 hit[0].node.tie(origin.node, origin.part)
 
     def _check_outer_aggregates(self, link: Any, scope: Scope) -> None:

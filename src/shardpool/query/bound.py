@@ -54,6 +54,9 @@ class Incomplete(Exception):
 
 def bind(plan: Plan, topology: Topology, params: Sequence[Any]) -> Bound:
     """The shards that a plan asks with these parameters; raises the plan's refusal when they are several."""
+    for kept in plan.kept:
+        if not kept.holds(topology.keyspaces[kept.keyspace].key_types[kept.part], params):
+            raise kept.refusal()
     match plan.scattered:
         case Gathered(everywhere=True):
             return Bound(plan, "write", tuple(topology.shards))

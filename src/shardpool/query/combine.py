@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .aggregates import final, partials
+from .aggregates import final, is_over_distinct, over_distinct, partials
 from .analysis import Analysis
 from .gathered import limited, put
 from .levels import Top
@@ -183,6 +183,9 @@ class _Groups:
         self._columns: list[Any] = []
         self._groups: dict[bytes, int] = {}
         self._partials: dict[bytes, int] = {}
+        # The one expression of which distinct values are wanted, by which the shards group too.
+        self._distinct_value: bytes | None = None
+        self._distinct_column = 0
 
     def plan(self, uses: int) -> Shipped:
         tree = self._tree
@@ -269,7 +272,10 @@ class _Groups:
 
     def _aggregate(self, call: Any) -> str:
         function = self._analysis.catalog.functions.get(strings(call.funcname)[-1])
-        made = partials(call, self._scope) if function is not None and function.built_in else None
+        is_known = function is not None and function.built_in
+        if is_known and is_over_distinct(call):
+            return over_distinct(call, self._distinct_place(inner(call.args[0])))
+        made = partials(call, self._scope) if is_known else None
         if made is None:
             raise _Unfit(f"{strings(call.funcname)[-1]}() cannot be put together from partial results")
         places = []
@@ -280,6 +286,18 @@ class _Groups:
                 self._partials[key] = len(self._columns)
             places.append(column(self._partials[key]))
         return final(call, self._scope, places)
+
+    def _distinct_place(self, value: Any) -> str:
+        """The column of the value whose distinct ones are wanted: the shards' groups are groups of it, too."""
+        key = self._signature(value)
+        if key in self._groups:
+            return column(self._groups[key])
+        if self._distinct_value is None:
+            self._columns.append(value)
+            self._distinct_value, self._distinct_column = key, len(self._columns)
+        elif self._distinct_value != key:
+            raise _Unfit("distinct values of several expressions cannot be put together from partial results")
+        return column(self._distinct_column)
 
     def _order_by(self, targets: Sequence[Any]) -> str:
         keys = sortings(self._tree, self._analysis.top)
@@ -315,7 +333,7 @@ class _Groups:
             del items[:]
         for value in self._columns:
             put(tree.target_list.add().res_target.val, value)
-        for number in range(1, groups + 1):
+        for number in (*range(1, groups + 1), *filter(None, (self._distinct_column,))):
             tree.group_clause.add().CopyFrom(expression(str(number)))
         if not self._columns:
             raise _Unfit("there is nothing to put together")

@@ -20,6 +20,9 @@ _MEANING = {
 }
 
 
+_TIMED = "time of the transaction: told to all by one shard"
+
+
 def describe(bound: Bound) -> str:
     """The plan, one fact on each line."""
     return "\n".join(_lines(bound))
@@ -51,6 +54,8 @@ def _steps(bound: Bound) -> Iterator[str]:
                 yield f"add: {', '.join(plan.add)}"
             if plan.limit is not None or plan.offset is not None:
                 yield f"cut: limit {plan.limit or 'none'}, offset {plan.offset or 0}"
+            if plan.timed is not None:
+                yield _TIMED
         case Shipped() as plan:
             for ship in plan.ships:
                 where = "".join(f" AND ({found})" for found in ship.filters).replace(" AND", " WHERE", 1)
@@ -60,6 +65,8 @@ def _steps(bound: Bound) -> Iterator[str]:
         case Split() as plan:
             yield f"rows: {len(plan.keys)}, by their key in keyspace {plan.keyspace}"
             yield f"SQL: {bound.plan.sql}"
+            if plan.timed is not None:
+                yield _TIMED
 
 
 def as_dict(bound: Bound) -> dict[str, Any]:

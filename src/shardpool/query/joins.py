@@ -71,7 +71,7 @@ def _merged(one: Origin | None, other: Origin | None, *, right: bool) -> Origin 
     if found.type and found.type == beside.type and found.collation == beside.collation:
         return found
     is_key = found.part == beside.part and found.node.keyspace == beside.node.keyspace
-    return Origin(found.node, found.part if is_key else -1)
+    return Origin(found.node, found.part if is_key else -1, nullable=found.nullable or beside.nullable)
 
 
 def _side(analysis: Analysis, item: Any, scope: Scope, ctes: Ctes) -> tuple[list[Node], dict[str, Origin | None]]:
@@ -92,14 +92,15 @@ def _full(
             equal += [(one[0], other[0], "") for one, other in hits if one[1] == other[1] == 0]
     for one in left:
         for other in right:
-            names = {a.part: name for a, b, name in equal if {a.node, b.node} == {one, other} and a.part == b.part >= 0}
+            tied = [found for found in equal if {found[0].node, found[1].node} == {one, other}]
+            names = {a.part: name for a, b, name in tied if a.part == b.part >= 0}
             if one.has_key and one.keyspace == other.keyspace and len(names) == len(one.pins):
                 node = analysis.virtual(one.keyspace, len(one.pins))
                 for part, name in names.items():
                     node.tie(one, part)
                     node.tie(other, part)
                     if name:
-                        merged[name] = Origin(node, part)
+                        merged[name] = Origin(node, part, nullable=any(a.nullable or b.nullable for a, b, _ in tied))
                 return [node], merged
     return [], merged
 

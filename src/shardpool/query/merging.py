@@ -22,7 +22,14 @@ _INVERTED = bytes(255 - value for value in range(256))
 
 
 class NotHere(ShardpoolError):
-    """The values are of a form that is not put together here: the statement has to be pulled."""
+    """The values are of a form that is not put together here: a server has to do it.
+
+    `lasting`: so it will be the next time, whatever the parameters are.
+    """
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 def bound_value(const: Const | None, params: Sequence[Any]) -> int | None:
@@ -45,7 +52,7 @@ def row_keys(pgresult: Any, keys: Sequence[SortKey], binary: bool) -> list[Any]:
     for key in keys:
         number = key.column if key.column >= 0 else width + key.column
         if pgresult.ftype(number) not in _TYPES.get(key.decoder, _BYTEA):
-            raise NotHere("the values are of another type than was thought")
+            raise NotHere("the values are of another type than was thought", lasting=True)
         columns.append(_column_keys([get(row, number) for row in range(count)], key, binary))
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
@@ -117,7 +124,7 @@ def added(pgresults: Sequence[Any], ways: Sequence[str]) -> list[bytes | None]:
 
 def _added(values: Sequence[bytes | None], way: str, oid: int) -> bytes | None:
     if oid not in _ADDED:
-        raise NotHere("the values are of another type than was thought")
+        raise NotHere("the values are of another type than was thought", lasting=True)
     present = [int(value) for value in values if value is not None]
     if not present:
         return None

@@ -15,7 +15,7 @@ from itertools import product
 from typing import Any
 from uuid import UUID
 
-from ..errors import InvalidKey, KeyNotCovered
+from ..errors import InvalidKey, KeyNotCovered, UnsupportedQuery
 from ..keys import KeyType
 from ..partitioning import Partitioning, Range
 
@@ -25,6 +25,8 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _INT64 = range(-(2**63), 2**63)
 # Keys that a composite pin may be multiplied out to; above it every bucket is asked.
 _COMBINATIONS_MAX = 10_000
+
+Values = Sequence[Any]
 
 
 class _Unknown:
@@ -37,12 +39,24 @@ NOTHING = object()
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """The key column that a value is stored in: the length of a varchar(n), 0 for none, and whether it takes NULL."""
+
+    length: int = 0
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Const:
-    """A literal, or the parameter `$n`; `cast` is the type that it is cast to, if any."""
+    """A literal, or the parameter `$n`; `cast` is the type that it is cast to, if any.
+
+    `holder` is where a value that is stored, not compared, is put.
+    """
 
     value: Any = None
     param: int = 0
     cast: str = ""
+    holder: Holder = Holder()
 
     def __str__(self) -> str:
         return f"${self.param}" if self.param else repr(self.value)
@@ -109,8 +123,34 @@ class Stored:
         return f"becomes {', '.join(map(str, self.consts))}"
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A part of the key of a table that is assigned a value: it has to be the one that the rows have already."""
+
+    table: str
+    keyspace: str
+    part: int
+    column: str
+    assigned: Const
+    pinned: tuple[Const, ...]
+
+    def holds(self, key_type: KeyType, params: Values) -> bool:
+        """Whether it is, with these parameters."""
+        try:
+            value = stored_value(self.assigned, key_type, params)
+        except InvalidKey:
+            return False
+        return value is not NOTHING and any(key_value(const, key_type, params) == value for const in self.pinned)
+
+    def refusal(self) -> UnsupportedQuery:
+        return UnsupportedQuery(
+            f"the partition key {self.column} of {self.table.removeprefix('public.')} cannot be changed in place",
+            detail="The row may belong to another shard then.",
+            hint="Insert it with the new key and delete the old one.",
+        )
+
+
 Pin = In | AnyOf | Bound | Either | Both | Stored
-Values = Sequence[Any]
 
 
 def buckets(pins: Sequence[Sequence[Pin]], partitioning: Partitioning, params: Values) -> set[int] | None:
@@ -243,15 +283,20 @@ def key_value(const: Const, key_type: KeyType, params: Values) -> Any:
 def stored_value(const: Const, key_type: KeyType, params: Values) -> Any:
     """The key that a column holds when this value is assigned to it, NOTHING for NULL.
 
-    Raises `InvalidKey` where only the server could tell: it rounds numbers, and reads texts in many forms.
+    Raises `InvalidKey` where only the server could tell: it rounds numbers, and reads texts in many forms. What is too
+    long for a varchar(n) is an error of the server but for spaces, which it cuts off.
     """
     plain = _plain(const, params)
+    if plain is None and const.holder.nullable:
+        raise InvalidKey("NULL is the key of no shard", hint="Give the row a key, and make the column NOT NULL.")
     value = UNKNOWN if type(plain) is Decimal else key_value(const, key_type, params)
     if value is UNKNOWN or (value is NOTHING and plain is not None):
         raise InvalidKey(
             f"cannot tell the shard of a new row by a {key_type} key of type {type(plain).__name__}",
             hint="Pass the value as the Python type of the key.",
         )
+    if const.holder.length and type(value) is str:
+        return value if value[const.holder.length :].strip(" ") else value[: const.holder.length]
     return value
 
 

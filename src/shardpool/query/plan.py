@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UnsupportedQuery
 from ..topology import Reference, Sharded, Single, Topology
-from .pins import Both, Const, In, Pin, Stored, buckets
+from .pins import Both, Const, In, Kept, Pin, Stored, buckets
 from .scopes import Node
 from .statement import inner, kind, strings, walk
 from .template import Template
@@ -49,7 +49,8 @@ class Ship:
     """Rows that are brought to one shard, into a temporary table, before the final statement is run there.
 
     `query` is what each shard answers; each of the `filters` may be left out. `uses` are the numbers of the uses that
-    need it. `key` are columns that are unique in it, `columns` new names for all of them.
+    need it. `key` are columns that are unique in it, `columns` new names for all of them. `definition` defines the
+    columns of a table that a shard may not have at all.
     """
 
     temp: str
@@ -59,6 +60,7 @@ class Ship:
     uses: tuple[int, ...]
     key: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    definition: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ class Gathered:
 
     `sort` is empty when they only follow one another; the last `hidden` columns are for sorting only.
     `limit` and `offset` cut the whole. With `add` each column is one value made of the shards' values. `everywhere`: a
-    reference table is written, on every shard there is.
+    reference table is written, on every shard there is. `timed` is the statement with places for the time of the
+    transaction, where it is the same for all.
     """
 
     name: str
@@ -100,14 +103,20 @@ class Gathered:
     offset: Const | None = None
     add: tuple[str, ...] = ()
     everywhere: bool = False
+    timed: Template | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Divide the rows of `INSERT … VALUES` among the shards; `keys` are those of the rows, by part."""
+    """Divide the rows of `INSERT … VALUES` among the shards; `keys` are those of the rows, by part.
+
+    `sql` is the statement, in which one more parameter is the time of the transaction where it is `timed`.
+    """
 
     keyspace: str
     keys: tuple[tuple[Const, ...], ...]
+    sql: str
+    timed: Template | None = None
     name: str = "split"
 
 
@@ -122,7 +131,7 @@ class Plan:
     shard can answer for itself. `scattered` is what is done when it concerns several shards; `refusal` why nothing is.
     `reasons` say why no faster way was taken. Of a SELECT all this is made when it first concerns several shards;
     before that it is not complete. The values of `loose` parameters are texts that the server may read as another type
-    than the key's: see `loose_params`.
+    than the key's: see `loose_params`. `kept` are keys that are assigned, and must not change.
     """
 
     sql: str
@@ -135,12 +144,13 @@ class Plan:
     reasons: tuple[str, ...] = ()
     is_complete: bool = True
     loose: frozenset[int] = frozenset()
+    kept: tuple[Kept, ...] = ()
 
     @cached_property
     def key_param(self) -> tuple[str, int] | None:
         """The keyspace and the place of the parameter that is the key of all tables, when it is that simple."""
         keyspaces = {use.keyspace for use in self.uses}
-        if len(keyspaces) != 1 or "" in keyspaces or any(len(use.pins) != 1 for use in self.uses):
+        if self.kept or len(keyspaces) != 1 or "" in keyspaces or any(len(use.pins) != 1 for use in self.uses):
             return None
         common = set.intersection(*(set(_params(use.pins[0])) for use in self.uses)) - self.loose
         return (keyspaces.pop(), min(common) - 1) if common else None
@@ -190,8 +200,10 @@ def _params(pins: Sequence[Pin]) -> Iterator[int]:
     for pin in pins:
         if isinstance(pin, Both):
             yield from _params(pin.pins)
-        elif isinstance(pin, In | Stored) and len(pin.consts) == 1 and pin.consts[0].param and not pin.consts[0].cast:
-            yield pin.consts[0].param
+        elif isinstance(pin, In | Stored) and len(pin.consts) == 1:
+            const = pin.consts[0]
+            if const.param and not const.cast and not const.holder.length:
+                yield const.param
 
 
 def _consts(value: Any) -> Iterator[Const]:

@@ -47,7 +47,7 @@ def plan(sql: str, topology: Topology, catalog: Catalog) -> Plan:
 def completed(sql: str, topology: Topology, catalog: Catalog, *, strategy: str | None = None) -> Plan:
     """The plan of a SELECT with what is done when it concerns several shards, or why nothing is.
 
-    `strategy="pull"` takes the slow, surely right way.
+    `strategy="pull"` takes the slow, surely right way, `"combine"` one in which a server puts the rows together.
     """
     tree = parse(sql)[0]
     analysis = Analysis(topology, catalog)
@@ -70,6 +70,7 @@ def completed(sql: str, topology: Topology, catalog: Catalog, *, strategy: str |
         _root(analysis, scattered),
         reasons,
         loose=loose_params(tree, analysis.key_columns),
+        kept=tuple(analysis.kept),
     )
 
 
@@ -88,7 +89,8 @@ def _plan_select(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> P
 
         raise writing_with(analysis)
     loose = loose_params(tree, analysis.key_columns)
-    return Plan(sql, "SELECT", uses, bool(analysis.writes), is_complete=not uses, loose=loose)
+    kept = tuple(analysis.kept)
+    return Plan(sql, "SELECT", uses, bool(analysis.writes), is_complete=not uses, loose=loose, kept=kept)
 
 
 def _scattered(
@@ -104,16 +106,19 @@ def _scattered(
             "rows of several shards cannot be locked by one SELECT",
             hint="Filter on the partition key, or lock them shard by shard on connections of your own.",
         )
+    if analysis.disguised:
+        row, function = analysis.disguised.split(".", 1)
+        raise UnsupportedQuery(
+            f"{analysis.disguised} is no column but a call of {function}()",
+            hint=f"Write it as one: {function}({row}).",
+        )
     reasons: list[str] = []
     if strategy != "pull":
         why_not = _why_not_local(tree, analysis, catalog)
         if why_not is not None:
             reasons.append(why_not)
         else:
-            time = first_impurity(tree, catalog)
-            found = (
-                gathered(sql, tree, analysis.top, catalog) if time is None else f"{time} has to be told to all shards"
-            )
+            found = _why_not_here(tree, catalog, strategy) or gathered(sql, tree, analysis.top, catalog)
             if not isinstance(found, str):
                 return found, ()
             reasons.append(found)
@@ -142,6 +147,14 @@ def _why_not_local(tree: Any, analysis: Analysis, catalog: Catalog) -> str | Non
         return "a subquery holds an aggregate of the outer statement"
     impurity = first_impurity(tree, catalog, timeless=False)
     return None if impurity is None else f"{impurity} may differ from shard to shard"
+
+
+def _why_not_here(tree: Any, catalog: Catalog, strategy: str | None) -> str | None:
+    """Why a server has to put the rows together, whatever they are; None when they may be put together here."""
+    if strategy == "combine":
+        return "the values are of a form that only a server puts together"
+    time = first_impurity(tree, catalog)
+    return None if time is None else f"{time} has to be told to all shards"
 
 
 def _locked_references(analysis: Analysis) -> UnsupportedQuery:

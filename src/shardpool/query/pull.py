@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UnsupportedQuery
-from ..topology import Topology
+from ..topology import Single, Topology
 from .analysis import Analysis
 from .catalog import Catalog, Table
 from .operations import walk_own
@@ -89,7 +89,20 @@ def _ship(
     listed = ", ".join(map(quoted, columns))
     query = f"SELECT {listed} FROM {'' if inherits else 'ONLY '}{quoted(schema)}.{quoted(name)}"
     key = table.key if table.key and set(table.key) <= set(columns) else ()
-    return Ship(temp, table.name, Template((query,)), _filters(uses, catalog), numbers, key)
+    definition = _definition(table, columns) if isinstance(uses[0].placement, Single) else ""
+    return Ship(temp, table.name, Template((query,)), _filters(uses, catalog), numbers, key, definition=definition)
+
+
+def _definition(table: Table, names: Sequence[str]) -> str:
+    """The columns as CREATE TABLE defines them."""
+    found = []
+    for column in table.columns:
+        if column.name in names:
+            collate = (
+                f" COLLATE {quoted(column.collation)}" if column.collation and column.collation != "default" else ""
+            )
+            found.append(f"{quoted(column.name)} {column.type}{collate}")
+    return ", ".join(found)
 
 
 def _filters(uses: Sequence[Node], catalog: Catalog) -> tuple[Template, ...]:

@@ -91,7 +91,7 @@ def refuse_server_bound(tree: Any, catalog: Catalog) -> None:
     for found in walk(tree):
         match kind(found):
             case "FuncCall":
-                _check_function(strings(found.funcname), catalog)
+                _check_function(found, catalog)
                 if strings(found.funcname)[-1] == "pg_typeof" and _has_whole_row(tree):
                     raise UnsupportedQuery(
                         "pg_typeof() of a whole row names the type of one server's table",
@@ -136,10 +136,13 @@ def _is_star(node: Any) -> bool:
     return any(field.WhichOneof("node") == "a_star" for field in fields)
 
 
-def _check_function(parts: list[str], catalog: Catalog) -> None:
+def _check_function(call: Any, catalog: Catalog) -> None:
+    parts = strings(call.funcname)
     name = parts[-1]
     function = catalog.functions.get(name)
     if function is None:
+        if len(parts) == len(call.args) == 1 and any(table.column(name) for table in catalog.tables.values()):
+            return  # `name(t)` is the column t.name
         raise psycopg.errors.UndefinedFunction(f"function {'.'.join(parts)}() does not exist")
     if not function.built_in and function.volatility != "i":
         raise _may_read_tables(f"{name}()")

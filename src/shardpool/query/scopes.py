@@ -70,6 +70,8 @@ class Origin:
     collation: str | None = None
     # Whether the server orders its values as the key's own order is.
     is_ordered: bool = False
+    # Whether a key column may be NULL in the table itself.
+    nullable: bool = False
 
 
 Columns = list[tuple[str, Origin | None]]
@@ -130,6 +132,16 @@ class Scope:
                 return (None if found is _UNKNOWN else found[0]), depth
             scope, depth = scope.parent, depth + 1
         return None
+
+    def has_no_column(self, fields: list[str]) -> bool:
+        """Whether the first name is one in FROM whose columns are all known, and the second is none of them."""
+        scope: Scope | None = self
+        while scope is not None:
+            items = [item for item in scope.items if item.name == fields[0]]
+            if items:
+                return len(items) == 1 and not items[0].is_open and not items[0].find(fields[1])
+            scope = scope.parent
+        return False
 
     def _unqualified(self, name: str) -> Any:
         if name in self.merged:

@@ -128,16 +128,52 @@ def children(message: Any) -> Iterator[tuple[str, Any]]:
                 yield descriptor.name, found
 
 
+# Below these nothing is of interest to anybody.
+_LEAVES = frozenset(("A_Const", "ParamRef", "String", "Integer", "Float", "Boolean", "A_Star"))
+
+
 def walk(message: Any) -> Iterator[Any]:
     """A message and everything below it, unwrapped."""
-    yield message
-    for _, child in children(message):
-        yield from walk(child)
+    left = [message]
+    while left:
+        found = left.pop()
+        yield found
+        if type(found).__name__ not in _LEAVES:
+            left.extend(reversed([child for _, child in children(found)]))
 
 
 def strings(nodes: Iterable[Any]) -> list[str]:
     """The texts of a list of String nodes, such as the parts of a name."""
     return [node.string.sval for node in nodes if node.WhichOneof("node") == "string"]
+
+
+def values_places(sql: bytes) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Where in a text the rows of its first VALUES outside of parentheses stand, and where its parameters do."""
+    import postgast
+
+    token_of = postgast.pg_query_pb2.Token
+    opening, closing, comma = token_of.ASCII_40, token_of.ASCII_41, token_of.ASCII_44
+    remarks = (token_of.SQL_COMMENT, token_of.C_COMMENT)
+    rows: list[tuple[int, int]] = []
+    params: list[tuple[int, int]] = []
+    depth, start, state = 0, 0, "before"
+    for found in postgast.scan(sql.decode()).tokens:
+        token = found.token
+        if token == token_of.PARAM:
+            params.append((found.start, found.end))
+        elif token == opening:
+            start = found.start if not depth else start
+            depth += 1
+        elif token == closing:
+            depth -= 1
+            if not depth and state == "row":
+                rows.append((start, found.end))
+                state = "behind"
+        elif not depth and token == token_of.VALUES and state == "before":
+            state = "row"
+        elif not depth and state in ("row", "behind") and token not in remarks:
+            state = "row" if token == comma else "after"
+    return rows, params
 
 
 def quoted(name: str) -> str:

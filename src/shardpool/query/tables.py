@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UnsupportedQuery
+from ..keys import column_problems
 from ..topology import Sharded, Single, Topology, qualified
-from .catalog import Catalog, NeedsShard
+from .catalog import Catalog, NeedsShard, Table
 
 
 def table_name(relation: Any, catalog: Catalog, topology: Topology) -> str:
@@ -42,4 +43,22 @@ def table_name(relation: Any, catalog: Catalog, topology: Topology) -> str:
             detail="What it gives depends on more than its rows.",
             hint="Pass key=…, or name the shard: shard(name).execute().",
         )
+    _check_key(table, written, topology)
     return name
+
+
+def _check_key(table: Table, written: str, topology: Topology) -> None:
+    """Raise `UnsupportedQuery` for key columns whose values do not say on which shard a row is."""
+    placement = topology.placement(table.name)
+    if not isinstance(placement, Sharded):
+        return
+    for name, key_type in zip(placement.key_columns, topology.keyspaces[placement.keyspace].key_types, strict=True):
+        column = table.column(name)
+        if column is None:
+            raise UnsupportedQuery(f'the key column "{name}" of {written} is not on the shards', hint="Add it.")
+        for problem in column_problems(name, column.type, key_type, deterministic=column.deterministic):
+            raise UnsupportedQuery(
+                f"{problem}: {written} cannot be asked across shards",
+                detail="Values that are equal on the server may be of different shards.",
+                hint="Change the column as check() says; or pass key=…, or name the shard: shard(name).execute().",
+            )

@@ -23,6 +23,10 @@ class Template:
         """The SQL with `literal(n)` in the place of `$n`."""
         return "".join(part if isinstance(part, str) else literal(part) for part in self.parts)
 
+    def numbered(self, time: int) -> str:
+        """The SQL with its parameters, and with `$time` where the time of the transaction is."""
+        return self.fill(lambda number: f"${number or time}")
+
     @property
     def params(self) -> frozenset[int]:
         """The numbers of the parameters that are used."""

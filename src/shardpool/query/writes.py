@@ -6,7 +6,9 @@ that reads the rows of the same keys, run on each shard for its own rows. The ro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -17,14 +19,17 @@ from .analysis import Analysis, Ctes
 from .catalog import Catalog
 from .conditions import constant
 from .levels import Level
-from .pins import Const, In, Stored
+from .names import NAMELESS, output_name
+from .pins import Const, Holder, In, Kept, Stored
 from .plan import Gathered, Plan, Split, Use, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
-from .statement import copy, deparse, expression, inner, is_star, kind, parse, strings, verb, walk
+from .statement import copy, expression, inner, is_star, kind, strings, verb, walk
+from .template import Template, template, time_type
 
 _CMD_INSERT = 4
 _NOT_MATCHED_BY_SOURCE = 2
+_MATCHED = 1
 
 
 def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Plan:
@@ -41,13 +46,15 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Pla
     if kind(tree) == "InsertStmt" and isinstance(target.placement, Sharded):
         keys = _keys_of_values(tree, target, catalog)
         if keys is not None and _is_divisible(tree):
-            split = Split(target.keyspace, keys)
+            timed = _timed(tree)
+            highest = max((found.number for found in walk(tree) if kind(found) == "ParamRef"), default=0)
+            split = Split(target.keyspace, keys, sql if timed is None else timed.numbered(highest + 1), timed)
             return Plan(sql, "INSERT", uses, True, split, _split_refusal(tree, analysis, catalog))
         refusal = _insert_refusal(tree, target, analysis, keys is not None)
     refusal = refusal or _refusal(tree, target, analysis, catalog)
-    scattered = None if refusal is not None else Gathered("write", sql)
+    scattered = None if refusal is not None else Gathered("write", sql, timed=_timed(tree))
     loose = loose_params(tree, analysis.key_columns)
-    return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0, loose=loose)
+    return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0, loose=loose, kept=tuple(analysis.kept))
 
 
 def analyse_write(analysis: Analysis, tree: Any, parent: Scope | None, ctes: Ctes) -> Level:
@@ -83,11 +90,14 @@ def _analyse_change(analysis: Analysis, tree: Any, node: Node, item: Item, scope
         analysis.condition(inner(tree.where_clause), scope, ctes, lambda node: True, scope.anchors)
     if kind(tree) == "UpdateStmt":
         analysis.visit_all(tree.target_list, scope, ctes)
-        _check_assigned(tree.target_list, node)
+        analysis.kept += _check_assigned(tree.target_list, node, may_be_kept=True)
 
 
-def _check_assigned(targets: Sequence[Any], node: Node, *, excluded: bool = False) -> None:
-    """The partition key may only be set to what it is already."""
+def _check_assigned(
+    targets: Sequence[Any], node: Node, *, excluded: bool = False, may_be_kept: bool = False
+) -> list[Kept]:
+    """The partition key may only be set to what it is already; gives what only the parameters can tell."""
+    kept = []
     for target in targets:
         name, value = target.res_target.name, inner(target.res_target.val)
         if name not in node.key_columns:
@@ -95,20 +105,22 @@ def _check_assigned(targets: Sequence[Any], node: Node, *, excluded: bool = Fals
         part = node.key_columns.index(name)
         const = constant(value)
         same = const is not None and any(
-            isinstance(pin, In | Stored) and pin.consts == (const,) for pin in node.pins[part]
+            isinstance(pin, In | Stored)
+            and len(pin.consts) == 1
+            and replace(pin.consts[0], holder=const.holder) == const
+            for pin in node.pins[part]
         )
-        if (
-            excluded
-            and kind(value) == "ColumnRef"
-            and strings(value.fields) in (["excluded", name], [node.alias, name])
-        ):
-            same = True
-        if not same:
-            raise UnsupportedQuery(
-                f"the partition key {name} of {node.table.removeprefix('public.')} cannot be changed in place",
-                detail="The row may belong to another shard then.",
-                hint="Insert it with the new key and delete the old one.",
-            )
+        if kind(value) == "ColumnRef":
+            itself = [[node.alias, name], ["excluded", name]] if excluded else [[node.alias, name], [name]]
+            same |= strings(value.fields) in itself
+        if same:
+            continue
+        pinned = [pin.consts[0] for pin in node.pins[part] if isinstance(pin, In) and len(pin.consts) == 1]
+        found = Kept(node.table, node.keyspace, part, name, const or Const(), tuple(pinned))
+        if const is None or not pinned or not may_be_kept:
+            raise found.refusal()
+        kept.append(found)
+    return kept
 
 
 # -- INSERT --------------------------------------------------------------------------------------------------------
@@ -119,7 +131,7 @@ def _analyse_insert(analysis: Analysis, tree: Any, node: Node, item: Item, scope
     select = inner(tree.select_stmt) if tree.HasField("select_stmt") else None
     if select is not None:
         level = analysis.query(select, scope.parent, ctes)
-        _tie_inserted(select, level, node, columns)
+        _tie_inserted(select, level, node, columns, _holders(node, analysis.catalog))
     scope.items.append(item)
     if tree.HasField("on_conflict_clause"):
         _analyse_conflict(analysis, tree.on_conflict_clause, node, item, scope, ctes)
@@ -129,12 +141,33 @@ def _insert_columns(tree: Any, item: Item) -> list[str]:
     return [column.res_target.name for column in tree.cols] or [name for name, _ in item.columns]
 
 
-def _tie_inserted(select: Any, level: Level, node: Node, columns: Sequence[str]) -> None:
+def _holders(node: Node, catalog: Catalog) -> dict[str, Holder]:
+    """By the name of the key column, what becomes of a value that is stored there."""
+    found = {}
+    for name in node.key_columns:
+        column = catalog.tables[node.table].column(name)
+        assert column is not None
+        length = _LENGTH.fullmatch(column.type)
+        found[name] = Holder(int(length[1]) if length else 0, not column.not_null)
+    return found
+
+
+_LENGTH = re.compile(r"character varying\(([0-9]+)\)")
+
+
+def _stored(expression: Any, holder: Holder) -> Const | None:
+    const = constant(expression)
+    return None if const is None else replace(const, holder=holder)
+
+
+def _tie_inserted(select: Any, level: Level, node: Node, columns: Sequence[str], holders: dict[str, Holder]) -> None:
     """What the SELECT of an INSERT says about the keys of the new rows."""
     if select.values_lists:
         rows = [row.list.items for row in select.values_lists]
         for part, name in enumerate(node.key_columns):
-            consts = [constant(inner(row[columns.index(name)])) for row in rows] if name in columns else []
+            consts = (
+                [_stored(inner(row[columns.index(name)]), holders[name]) for row in rows] if name in columns else []
+            )
             if consts and all(const is not None for const in consts):
                 node.pins[part].append(Stored(tuple(const for const in consts if const is not None)))
         return
@@ -147,7 +180,7 @@ def _tie_inserted(select: Any, level: Level, node: Node, columns: Sequence[str])
             node.tie(origin.node, part)
         const = _selected_constant(select, columns.index(name))
         if const is not None:
-            node.pins[part].append(Stored((const,)))
+            node.pins[part].append(Stored((replace(const, holder=holders[name]),)))
 
 
 def _selected_constant(select: Any, number: int) -> Const | None:
@@ -192,11 +225,11 @@ def _keys_of_values(tree: Any, node: Node, catalog: Catalog) -> tuple[tuple[Cons
         return None
     if len({len(row.list.items) for row in select.values_lists}) > 1:
         raise psycopg.errors.SyntaxError("VALUES lists must all be the same length")
-    rows = []
+    rows, holders = [], _holders(node, catalog)
     for number, row in enumerate(select.values_lists, 1):
         items = row.list.items
         consts = [
-            constant(inner(items[columns.index(name)])) if columns.index(name) < len(items) else None
+            _stored(inner(items[columns.index(name)]), holders[name]) if columns.index(name) < len(items) else None
             for name in node.key_columns
         ]
         if any(const is None for const in consts):
@@ -246,7 +279,7 @@ def _split_refusal(tree: Any, analysis: Analysis, catalog: Catalog) -> Unsupport
             "the rows of one INSERT that read other tables cannot be divided among shards",
             hint="Insert the rows of each partition key by themselves.",
         )
-    impurity = first_impurity(tree, catalog)
+    impurity = first_impurity(tree, catalog, timeless=False)
     return None if impurity is None else _impure(impurity)
 
 
@@ -260,7 +293,7 @@ def _refusal(tree: Any, target: Node, analysis: Analysis, catalog: Catalog) -> U
         return UnsupportedQuery(
             "a WITH clause that writes runs on one shard only", hint="Filter each of its parts on the partition key."
         )
-    if kind(tree) == "MergeStmt":
+    if kind(tree) == "MergeStmt" and not _matched_only(tree):
         return UnsupportedQuery(
             "MERGE runs on one shard only", hint="Compare the target's partition key with a constant in ON."
         )
@@ -270,7 +303,7 @@ def _refusal(tree: Any, target: Node, analysis: Analysis, catalog: Catalog) -> U
             detail="Each shard can do it when all tables are joined by the partition key, or are reference tables.",
             hint="Read what it needs first, or filter on the partition key.",
         )
-    impurity = first_impurity(tree, catalog)
+    impurity = first_impurity(tree, catalog, timeless=False)
     if impurity is not None:
         return _impure(impurity)
     try:
@@ -278,6 +311,20 @@ def _refusal(tree: Any, target: Node, analysis: Analysis, catalog: Catalog) -> U
     except UnsupportedQuery as error:
         return error
     return None
+
+
+def _timed(tree: Any) -> Template | None:
+    """The statement with places for the time of the transaction, which all shards are told; None without any."""
+    if not any(time_type(found) for found in walk(tree)):
+        return None
+    timed = copy(tree)
+    targets = [target for found in walk(timed) if kind(found) == "SelectStmt" for target in found.target_list]
+    for target in (*targets, *timed.returning_clause.exprs):
+        # A column that is named after what is replaced keeps its name.
+        if not target.res_target.name and not is_star(target.res_target):
+            name = output_name(target.res_target)
+            target.res_target.name = "" if name == NAMELESS else name
+    return template(timed)
 
 
 def _impure(what: str) -> UnsupportedQuery:
@@ -306,7 +353,8 @@ def _plan_reference(sql: str, tree: Any, analysis: Analysis, uses: tuple[Use, ..
             f"{what} reads rows that are not on every shard",
             hint="Read them first, and write their values.",
         )
-    impurity = first_impurity(tree, analysis.catalog) or _impure_default(tree, analysis)
+    tree = _with_times(tree, analysis)
+    impurity = first_impurity(tree, analysis.catalog, timeless=False) or _impure_default(tree, analysis)
     if impurity is not None:
         raise UnsupportedQuery(
             f"{what} would give each shard its own {impurity}",
@@ -320,7 +368,7 @@ def _plan_reference(sql: str, tree: Any, analysis: Analysis, uses: tuple[Use, ..
             detail="Its copies would differ.",
             hint="Read the rows first, and write their values.",
         )
-    return Plan(sql, verb(tree), (), True, Gathered("write", sql, everywhere=True))
+    return Plan(sql, verb(tree), (), True, Gathered("write", sql, everywhere=True, timed=_timed(tree)))
 
 
 def _choice(tree: Any) -> str | None:
@@ -347,6 +395,40 @@ def _choice(tree: Any) -> str | None:
 _BY_ORDER = frozenset(
     "string_agg array_agg json_agg jsonb_agg json_object_agg jsonb_object_agg any_value xmlagg".split()
 )
+
+
+def _with_times(tree: Any, analysis: Analysis) -> Any:
+    """A copy of an INSERT of VALUES in which defaults that are the time of the transaction are written out."""
+    select = inner(tree.select_stmt) if kind(tree) == "InsertStmt" and tree.HasField("select_stmt") else None
+    if select is None or not select.values_lists:
+        return tree
+    found = copy(tree)
+    rows = [row.list.items for row in inner(found.select_stmt).values_lists]
+    columns = analysis.catalog.tables[analysis.writes[0].table].columns
+    names = [column.res_target.name for column in found.cols] or [column.name for column in columns[: len(rows[0])]]
+    for column in columns:
+        if not column.default or column.default == "identity" or not _is_timed(column.default, analysis.catalog):
+            continue
+        default = expression(column.default)
+        if column.name in names:
+            for row in rows:
+                item = row[names.index(column.name)] if names.index(column.name) < len(row) else None
+                if item is not None and item.WhichOneof("node") == "set_to_default":
+                    item.CopyFrom(default)
+            continue
+        for name in () if found.cols else names:
+            found.cols.add().res_target.name = name
+        found.cols.add().res_target.name = column.name
+        for row in rows:
+            row.add().CopyFrom(default)
+        names.append(column.name)
+    return found
+
+
+def _is_timed(default: str, catalog: Catalog) -> bool:
+    """Whether an expression hangs on the time of the transaction, and on nothing else that may differ."""
+    value = inner(expression(default))
+    return first_impurity(value, catalog) is not None and first_impurity(value, catalog, timeless=False) is None
 
 
 def _impure_default(tree: Any, analysis: Analysis) -> str | None:
@@ -394,46 +476,38 @@ def _given(tree: Any, names: Sequence[str]) -> set[str]:
 def _analyse_merge(analysis: Analysis, tree: Any, node: Node, item: Item, scope: Scope, ctes: Ctes) -> None:
     scope.items.append(item)
     analysis.from_item(inner(tree.source_relation), scope, ctes)
-    # ON leaves out rows of the target only: a row of the source that matches none may be inserted. And where rows of
-    # the target that match none are written, it leaves out none.
+    # Where only rows that match are written, ON leaves out rows of both. Else a row of the source that matches none may
+    # be inserted; and where rows of the target that match none are written, ON leaves out none.
     clauses = [clause.merge_when_clause for clause in tree.merge_when_clauses]
     everything = any(when.match_kind == _NOT_MATCHED_BY_SOURCE for when in clauses)
-    analysis.condition(inner(tree.join_condition), scope, ctes, lambda found: found is node and not everything, [])
+    both = _matched_only(tree)
+    analysis.condition(
+        inner(tree.join_condition), scope, ctes, lambda found: both or (found is node and not everything), []
+    )
     for clause in tree.merge_when_clauses:
         when = clause.merge_when_clause
         analysis.visit(when, scope, ctes)
         names = [target.res_target.name for target in when.target_list]
         if when.command_type == _CMD_INSERT:
-            node_ = _inserted(when, node, names, item)
+            node_ = _inserted(when, node, names, item, _holders(node, analysis.catalog))
             analysis.nodes.append(node_)
         else:
             _check_assigned(when.target_list, node)
 
 
-def _inserted(when: Any, node: Node, names: Sequence[str], item: Item) -> Node:
+def _matched_only(tree: Any) -> bool:
+    """Whether a MERGE writes rows only that match: like an UPDATE … FROM, or a DELETE … USING."""
+    return all(clause.merge_when_clause.match_kind == _MATCHED for clause in tree.merge_when_clauses)
+
+
+def _inserted(when: Any, node: Node, names: Sequence[str], item: Item, holders: dict[str, Holder]) -> Node:
     """A use for the rows that MERGE inserts, pinned by the constants of their key."""
     columns = list(names) or [name for name, _ in item.columns]
     found = Node(node.table, node.placement, node.relation, node.alias, node.keyspace, node.key_columns)
     found.pins = [[] for _ in node.key_columns]
     for part, name in enumerate(node.key_columns):
         if name in columns and columns.index(name) < len(when.values):
-            const = constant(inner(when.values[columns.index(name)]))
+            const = _stored(inner(when.values[columns.index(name)]), holders[name])
             if const is not None:
                 found.pins[part].append(Stored((const,)))
     return found
-
-
-def rows_of(sql: str, rows: Sequence[int]) -> tuple[str, list[int]]:
-    """The INSERT of only these of its rows of VALUES (from 0), and the old numbers of its parameters in their order."""
-    tree = parse(sql)[0]
-    lists = inner(tree.select_stmt).values_lists
-    kept = [copy(lists[number]) for number in rows]
-    del lists[:]
-    lists.extend(kept)
-    numbers: list[int] = []
-    for found in walk(tree):
-        if kind(found) == "ParamRef":
-            if found.number not in numbers:
-                numbers.append(found.number)
-            found.number = numbers.index(found.number) + 1
-    return deparse(tree), numbers
