@@ -171,6 +171,24 @@ def test_prepared_statements_outlive_ddl_that_others_have_run(
                 conn.execute("alter table ledger drop column if exists more")
 
 
+def test_a_procedure_that_has_committed_is_not_called_again(fleet: FaultFleet, calls: Calls) -> None:
+    key = fleet.keys(1)["s1"][0]
+    with fleet.connect("s1") as conn:
+        conn.execute(
+            "create procedure twice(key bigint) language plpgsql as $$ begin"
+            " insert into ledger values (key, (select count(*) from ledger)); commit;"
+            " execute 'prepare outdated as select * from ledger'; execute 'alter table ledger add column more int';"
+            " execute 'execute outdated'; end $$"
+        )
+    try:
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match="cached plan"):
+            calls.go(calls.execute(key, "call twice(%s)", (key,)))
+        assert calls.go(calls.execute(key, "select count(*) from ledger where tenant_id = %s", (key,))) == [(1,)]
+    finally:
+        with fleet.connect("s1") as conn:
+            conn.execute("drop procedure twice; alter table ledger drop column if exists more")
+
+
 def test_a_write_meets_no_connection_that_was_ended_before_anybody_used_it(
     fleet: FaultFleet, open_calls: Callable[..., Calls]
 ) -> None:

@@ -349,6 +349,8 @@ class AsyncHandle(ABC):
         outdated = is_outdated(failure)
         if outdated:
             await pool.drain()
+            # A procedure may have committed before a statement in it failed so.
+            outdated = moving.is_repeatable(query)
         if (outdated or (lost and not cut and not wrote)) and self._router._retries.spend():
             pool.retried(failure)
             try:
