@@ -161,7 +161,8 @@ def test_answers_come_before_the_input_ends(cli: Cli) -> None:
         for number in range(2):
             process.stdin.write(f"select {number} as n;\n")
             process.stdin.flush()
-            assert [process.stdout.readline() for _ in range(2)] == ["n\n", f"{number}\n"]
+            told = [process.stdout.readline() for _ in range(2)]
+            assert told == ["n\n", f"{number}\n"], process.communicate()
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, timer)

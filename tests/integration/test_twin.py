@@ -396,8 +396,9 @@ def test_install_refuses_an_older_epoch_and_other_owners_of_the_same_epoch(conn:
     assert conn.execute(
         "SELECT first_bucket, last_bucket, shard, epoch FROM shardpool.owner ORDER BY 1"
     ).fetchall() == [
-        (0, 0, "s0", 6),
-        (1, 4095, "s1", 6),
+        (0, 0, "s0", 5),
+        (1, 2047, "s1", 6),
+        (2048, 4095, "s1", 5),
     ]
 
 

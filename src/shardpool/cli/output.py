@@ -29,6 +29,8 @@ def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([[_value(value) for value in row] for row in rows])
+    # As click.echo() does: who reads a pipe gets each answer when it is there.
+    sys.stdout.flush()
 
 
 def print_table(
