@@ -12,6 +12,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import RowFactory
 
@@ -288,9 +289,12 @@ class AsyncRouter:
             options: dict[str, Any] = {"readonly": readonly, "binary": binary, "row_factory": row_factory}
             while True:
                 state = self._state
+                route = self.for_key(key, keyspace=keyspace, table=table)
                 try:
-                    route = self.for_key(key, keyspace=keyspace, table=table)
-                    return await route._execute_following(query, params, deadline, **options)
+                    try:
+                        return await route._execute_until(query, params, deadline, **options)
+                    except psycopg.DatabaseError as error:
+                        return await route._execute_elsewhere(error, query, params, deadline, **options)
                 except StaleTopology:
                     # Its bucket was divided since the look-up.
                     if state is self._state:

@@ -220,34 +220,40 @@ class Handle(ABC):
         deadline = self._router._deadline(timeout)
         if hedge and readonly:
             return self._hedged(query, params, deadline, prepare, binary, row_factory, after)
-        return self._execute_following(
-            query,
-            params,
-            deadline,
-            readonly=readonly,
-            prepare=prepare,
-            binary=binary,
-            row_factory=row_factory,
-            after=after,
-        )
+        try:
+            return self._execute_until(
+                query,
+                params,
+                deadline,
+                readonly=readonly,
+                prepare=prepare,
+                binary=binary,
+                row_factory=row_factory,
+                after=after,
+            )
+        except (StaleTopology, psycopg.DatabaseError) as error:
+            options: dict[str, Any] = {"prepare": prepare, "binary": binary, "row_factory": row_factory, "after": after}
+            return self._execute_elsewhere(error, query, params, deadline, readonly=readonly, **options)
 
-    def _execute_following(self, query: Any, params: Params | None, deadline: float, **options: Any) -> Result:
-        """Where the keys are by now, when the shard has given them away."""
-        handle: Handle = self
+    def _execute_elsewhere(
+        self, error: Exception, query: Any, params: Params | None, deadline: float, **options: Any
+    ) -> Result:
+        """Where the keys are by now, after an error that says that they are there no more; any other is raised."""
         while True:
-            try:
-                return handle._execute_until(query, params, deadline, **options)
-            except StaleTopology:
+            handle: Handle = self
+            if isinstance(error, StaleTopology):
                 found = self._divided(query, params, deadline)
                 if found is None:
-                    raise
+                    raise error
                 handle = found
-            except psycopg.DatabaseError as error:
-                if not self._follows_keys or not moving.is_given_away(error) or not moving.is_repeatable(query):
-                    raise
-                if not moving.followed(self._router, error, deadline):
-                    raise
-                handle = self
+            elif not (
+                self._follows_keys and moving.is_given_away(error) and moving.is_repeatable(query)
+            ) or not moving.followed(self._router, error, deadline):
+                raise error
+            try:
+                return handle._execute_until(query, params, deadline, **options)
+            except (StaleTopology, psycopg.DatabaseError) as again:
+                error = again
 
     def _divided(self, query: Any, params: Params | None, deadline: float) -> Handle | None:
         """The shard of the statement's own keys, when those of the handle were divided; None when it does not tell."""

@@ -13,6 +13,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg import Connection
 from psycopg.rows import RowFactory
 
@@ -289,9 +290,12 @@ class Router:
             options: dict[str, Any] = {"readonly": readonly, "binary": binary, "row_factory": row_factory}
             while True:
                 state = self._state
+                route = self.for_key(key, keyspace=keyspace, table=table)
                 try:
-                    route = self.for_key(key, keyspace=keyspace, table=table)
-                    return route._execute_following(query, params, deadline, **options)
+                    try:
+                        return route._execute_until(query, params, deadline, **options)
+                    except psycopg.DatabaseError as error:
+                        return route._execute_elsewhere(error, query, params, deadline, **options)
                 except StaleTopology:
                     # Its bucket was divided since the look-up.
                     if state is self._state:
