@@ -68,11 +68,12 @@ async def stream(
             break
     given = False
     while True:
-        rows = _answer(router, found, bound, query, params, deadline, size, readonly, binary, row_factory)
+        blocks = _answer(router, found, bound, query, params, deadline, size, readonly, binary, row_factory)
         try:
-            async for row in rows:
-                given = True
-                yield row
+            async for rows in blocks:
+                given = given or bool(rows)
+                for row in rows:
+                    yield row
             return
         except (NotHere, TypesDiffer, *shipping.UNFIT_FOR_A_TABLE) as reason:
             # Before the first row: later the shards' answers have been seen to fit.
@@ -84,7 +85,7 @@ async def stream(
                 raise shipping.unlike(reason) from reason
             again = reason
         finally:
-            await rows.aclose()
+            await blocks.aclose()
         found, bound = await planning.otherwise(router, query, params, deadline(), again)
 
 
@@ -99,8 +100,8 @@ async def _answer(
     readonly: bool,
     binary: bool,
     row_factory: RowFactory[Any] | None,
-) -> AsyncGenerator[Any, None]:
-    """The rows by one plan. Raises what says that it has to be another one before it gives a row."""
+) -> AsyncGenerator[list[Any], None]:
+    """The rows by one plan, some at a time. Raises what says that it has to be another one before it gives any."""
     limit, offset = None, 0
     if isinstance(bound.scattered, Gathered):
         values = found.arrange(params)
@@ -127,8 +128,7 @@ async def _answer(
             conns = await reader.bring(router, found, query, params, conns)
         statements = [reader.statement(conn, query, params) for conn in conns.values()]
         async for rows in reader.read(conns, statements, offset, limit):
-            for row in rows:
-                yield row
+            yield rows
     except Overdue:
         shipping.tell(taken, None)
         raise DeadlineExceeded(
