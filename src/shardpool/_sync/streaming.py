@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .router import Router
 
 Conns = dict[str, Connection[Any]]
+# Rows of each shard that are decoded first, so that the first ones come soon.
+_FIRST_ROWS = 32
 Deadline = Callable[[], float]
 
 
@@ -214,16 +216,24 @@ class _Reader:
     def _merged(self, conns: Sequence[Connection[Any]], loaders: list[_Loader], *, lazily: bool) -> Iterator[list[Any]]:
         """Lists of rows in their common order; `lazily`, of functions that decode them."""
         merger = Merger(len(conns))
+        left: dict[int, tuple[Any, slice]] = {}
+        most = dict.fromkeys(range(len(conns)), _FIRST_ROWS)
         while True:
             while wanted := merger.wanted:
-                found = drive_flow(chunks([conns[number] for number in wanted]), self._deadline())
-                for number, chunk in zip(wanted, found, strict=True):
+                asked = [number for number in wanted if number not in left]
+                found = drive_flow(chunks([conns[number] for number in asked]), self._deadline())
+                for number, chunk in zip(asked, found, strict=True):
                     if chunk is None:
                         merger.finish(number)
-                    elif chunk.ntuples:
-                        loader = loaders[number]
-                        rows = loader.later(chunk) if lazily else loader.rows(chunk, slice(0, chunk.ntuples))
-                        merger.feed(number, loader.keys(chunk), rows)
+                    else:
+                        left[number] = chunk, slice(0, chunk.ntuples)
+                for number in wanted:
+                    if number in left:
+                        chunk, part = left.pop(number)
+                        cut = min(part.stop, part.start + most.pop(number, part.stop))
+                        if cut < part.stop:
+                            left[number] = chunk, slice(cut, part.stop)
+                        loaders[number].feed(merger, number, chunk, slice(part.start, cut), lazily)
             ready = merger.next()
             if not ready:
                 return
@@ -269,9 +279,14 @@ class _Loader:
         self._binary = binary
         self._make_row: Any = None
 
-    def later(self, chunk: Any) -> list[Any]:
-        """For each row a function that decodes it."""
-        return [partial(self._row, chunk, number) for number in range(chunk.ntuples)]
+    def feed(self, merger: Merger, number: int, chunk: Any, part: slice, lazily: bool) -> None:
+        """Give a part of the chunk to the merger, as rows or as functions that decode them."""
+        if part.start < part.stop:
+            rows = self._later(chunk, part) if lazily else self.rows(chunk, part)
+            merger.feed(number, row_keys(chunk, self._sort, self._binary, part), rows)
+
+    def _later(self, chunk: Any, part: slice) -> list[Any]:
+        return [partial(self._row, chunk, number) for number in range(part.start, part.stop)]
 
     def _row(self, chunk: Any, number: int) -> Any:
         return self.rows(chunk, slice(number, number + 1))[0]
@@ -289,6 +304,3 @@ class _Loader:
             self._make_row = _narrow(make_row, width) if self._hidden else make_row
         rows: list[Any] = self._transformer.load_rows(part.start, part.stop, self._make_row)
         return rows
-
-    def keys(self, chunk: Any) -> list[Any]:
-        return row_keys(chunk, self._sort, self._binary)
