@@ -45,8 +45,8 @@ from (
 
 MARK_QUERY = f"{_NAMED}select ({_MARK})::text"
 
-# One JSON text per server. Expanded by format_type() and the like, since oids differ from server to server. A default names
-# no column: pg_get_expr() is told of no table, which it would lock to name one of its columns, and waits for nobody.
+# One JSON text per server. Expanded by format_type() and the like, since oids differ from server to server. A default
+# names no column: pg_get_expr() is told of no table, which it would lock to name its columns, and waits for nobody.
 CATALOG_QUERY = f"""
 {_NAMED}select pg_catalog.json_build_object(
     'mark', ({_MARK}),
