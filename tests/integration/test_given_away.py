@@ -236,3 +236,35 @@ def test_a_router_whose_file_stays_behind_is_refused_at_once_after_a_moment(topo
         with pytest.raises(ShardUnavailable, match="newer epoch"):
             behind.shard("s1").execute("select 1", timeout=10)
         in_time(monotonic() - begun, 0.5)
+
+
+async def test_many_calls_that_are_held_leave_the_shard_time_for_others(topology_path: str) -> None:
+    async with AsyncRouter(topology_path) as router:
+        key = next(key for key in range(1000) if router.for_key(key, table="orders").shard == "s1")
+        shard = router.shard("s1")
+        await shard.execute(
+            "create function no() returns trigger language plpgsql as"
+            " $$begin raise exception 'given away' using errcode = 'RS001'; end$$"
+        )
+        await shard.execute("create trigger no before insert on orders for each row execute function no()")
+
+        async def write(number: int) -> str:
+            try:
+                await router.execute(INSERT, (key, number), timeout=2.0)
+            except Exception as error:
+                return str(getattr(error, "sqlstate", error))
+            return ""
+
+        def used() -> int:
+            return int(router.stats()["shards"]["s1"]["primary"]["calls"])
+
+        before, begun = used(), monotonic()
+        ended = await asyncio.gather(*[write(number) for number in range(300)])
+        in_time(monotonic() - begun, 2.1)
+        # Each is told by the shard why it was held, and has asked it a few times only.
+        assert ended.count("RS001") > 250
+        assert used() - before < 12 * 300
+        calls = [asyncio.create_task(write(number)) for number in range(300)]
+        await asyncio.sleep(0.5)
+        await shard.execute("drop trigger no on orders")
+        assert set(await asyncio.gather(*calls)) == {""}
