@@ -59,7 +59,7 @@ def up(
         _print_status(name)
         click.echo(f"topology: {fleet.topology_path}")
         if not any(keyspace.tables for keyspace in router.topology.keyspaces.values()):
-            click.echo("Name your tables in it, under `tables:`, and create them with: shardpool query --all-shards '…'")
+            click.echo("Name your tables in it, under `tables:`, and make them with: shardpool query --all-shards '…'")
 
 
 @local.command("down")

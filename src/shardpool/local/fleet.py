@@ -64,9 +64,9 @@ class LocalFleet:
         """Start a fleet of shards `s0`, `s1`, … and give it; one that is up already is given as it is.
 
         `replicas` is a number for each shard, or {shard: number}. `directory` is where data lies (default: in memory
-        where there is room, unless `durable`), `port` the first of consecutive ports (default: free ones). `settings` go into each
-        server's configuration. Data is lost when the machine stops, unless `durable`. Blocks for about 2 s; raises
-        `LocalError`.
+        where there is room, unless `durable`), `port` the first of consecutive ports (default: free ones). `settings`
+        go into each server's configuration. Data is lost when the machine stops, unless `durable`. Blocks for about
+        2 s; raises `LocalError`.
         """
         if not _NAME.fullmatch(name) or not 1 <= shards <= 64:
             raise LocalError("a fleet has a name like my-fleet, and 1 to 64 shards")
