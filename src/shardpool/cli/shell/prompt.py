@@ -65,7 +65,9 @@ def converse(session: Session) -> None:
 
 
 def _command(text: str) -> str:
-    """What was typed, or the command that a word alone stands for, as it does in psql."""
+    """What was typed, or the command that it stands for in psql: a word alone, or \\q where a statement goes on."""
+    if not is_complete(text) and text.rstrip().endswith("\n\\q"):
+        return "\\q"
     return _WORDS.get(text.strip().rstrip(";").rstrip().lower(), text)
 
 
