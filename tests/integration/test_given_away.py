@@ -23,14 +23,14 @@ from tests.timing import in_time, not_after
 _HELD = """
 import sys, time
 from pathlib import Path
-import shardpool.cli.topology_edit as edit
+import shardpool.cli.edit.running as edit
 held = Path(sys.argv.pop(1))
 class Held(dict):
     def __getitem__(self, step):
         while step == "file" and not held.exists():
             time.sleep(0.01)
         return step
-edit._DONE = Held()
+edit._SAID = Held()
 from shardpool.cli import main; main()
 """
 INSERT = "insert into orders values (%s, %s, 'new')"

@@ -246,14 +246,14 @@ def test_a_link_in_the_place_of_the_file_or_of_the_new_one_is_not_followed(edito
 
 def test_a_file_that_is_changed_by_hand_in_between_is_left_alone(editor: Editor) -> None:
     script = (
-        "import sys, pathlib, shardpool.cli.topology_edit as edit\n"
+        "import sys, pathlib, shardpool.cli.edit.running as edit\n"
         "FILE = sys.argv.pop(1)\n"
         "class ByHand(dict):\n"
         "    def __getitem__(self, step):\n"
         "        if step == 'file':\n"
         "            path = pathlib.Path(FILE); path.write_text(path.read_text() + '# by hand\\n')\n"
         "        return step\n"
-        "edit._DONE = ByHand()\n"
+        "edit._SAID = ByHand()\n"
         "from shardpool.cli import main; main()\n"
     )
     arguments = [str(editor.path), "topology", "set", "shards.s2.pool.max_size", "20"]
@@ -269,14 +269,14 @@ def test_a_file_that_is_changed_by_hand_in_between_is_left_alone(editor: Editor)
 
 _KILLED_AT = """
 import os, sys
-import shardpool.cli.topology_edit as edit
+import shardpool.cli.edit.running as edit
 STEP = sys.argv.pop(1)
 class Killed(dict):
     def __getitem__(self, step):
         if step == STEP:
             os.kill(os.getpid(), 9)
         return step
-edit._DONE = Killed()
+edit._SAID = Killed()
 from shardpool.cli import main
 main()
 """
@@ -611,7 +611,7 @@ def test_a_router_with_an_older_file_is_told_and_writes_nothing_to_the_old_owner
 def test_rows_that_come_between_the_count_and_the_fence_end_the_edit(editor: Editor, router: Router) -> None:
     free = next(key for key in range(1000, 2000) if router.for_key(key, table="orders").shard == "s0")
     script = (
-        "import shardpool.cli.topology_edit as edit, psycopg, sys\n"
+        "import shardpool.cli.edit.running as edit, psycopg, sys\n"
         "from shardpool import Router\n"
         "PATH, KEY = sys.argv.pop(1), int(sys.argv[3])\n"
         "class Late(dict):\n"
@@ -621,7 +621,7 @@ def test_rows_that_come_between_the_count_and_the_fence_end_the_edit(editor: Edi
         "                route = router.for_key(KEY, table='orders')\n"
         "                route.execute('insert into orders values (%s, 1, %s)', (KEY, 'x'))\n"
         "        return step\n"
-        "edit._DONE = Late()\n"
+        "edit._SAID = Late()\n"
         "from shardpool.cli import main; main()\n"
     )
     before = editor.text

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .router import AsyncRouter
 
 Conns = dict[str, AsyncConnection[Any]]
+# Rows of each shard that are decoded first, so that the first ones come soon.
+_FIRST_ROWS = 32
 Deadline = Callable[[], float]
 
 
@@ -68,11 +70,12 @@ async def stream(
             break
     given = False
     while True:
-        rows = _answer(router, found, bound, query, params, deadline, size, readonly, binary, row_factory)
+        blocks = _answer(router, found, bound, query, params, deadline, size, readonly, binary, row_factory)
         try:
-            async for row in rows:
-                given = True
-                yield row
+            async for rows in blocks:
+                given = given or bool(rows)
+                for row in rows:
+                    yield row
             return
         except (NotHere, TypesDiffer, *shipping.UNFIT_FOR_A_TABLE) as reason:
             # Before the first row: later the shards' answers have been seen to fit.
@@ -84,7 +87,7 @@ async def stream(
                 raise shipping.unlike(reason) from reason
             again = reason
         finally:
-            await rows.aclose()
+            await blocks.aclose()
         found, bound = await planning.otherwise(router, query, params, deadline(), again)
 
 
@@ -99,8 +102,8 @@ async def _answer(
     readonly: bool,
     binary: bool,
     row_factory: RowFactory[Any] | None,
-) -> AsyncGenerator[Any, None]:
-    """The rows by one plan. Raises what says that it has to be another one before it gives a row."""
+) -> AsyncGenerator[list[Any], None]:
+    """The rows by one plan, some at a time. Raises what says that it has to be another one before it gives any."""
     limit, offset = None, 0
     if isinstance(bound.scattered, Gathered):
         values = found.arrange(params)
@@ -127,8 +130,7 @@ async def _answer(
             conns = await reader.bring(router, found, query, params, conns)
         statements = [reader.statement(conn, query, params) for conn in conns.values()]
         async for rows in reader.read(conns, statements, offset, limit):
-            for row in rows:
-                yield row
+            yield rows
     except Overdue:
         shipping.tell(taken, None)
         raise DeadlineExceeded(
@@ -217,16 +219,24 @@ class _Reader:
     ) -> AsyncIterator[list[Any]]:
         """Lists of rows in their common order; `lazily`, of functions that decode them."""
         merger = Merger(len(conns))
+        left: dict[int, tuple[Any, slice]] = {}
+        most = dict.fromkeys(range(len(conns)), _FIRST_ROWS)
         while True:
             while wanted := merger.wanted:
-                found = await async_drive_flow(chunks([conns[number] for number in wanted]), self._deadline())
-                for number, chunk in zip(wanted, found, strict=True):
+                asked = [number for number in wanted if number not in left]
+                found = await async_drive_flow(chunks([conns[number] for number in asked]), self._deadline())
+                for number, chunk in zip(asked, found, strict=True):
                     if chunk is None:
                         merger.finish(number)
-                    elif chunk.ntuples:
-                        loader = loaders[number]
-                        rows = loader.later(chunk) if lazily else loader.rows(chunk, slice(0, chunk.ntuples))
-                        merger.feed(number, loader.keys(chunk), rows)
+                    else:
+                        left[number] = chunk, slice(0, chunk.ntuples)
+                for number in wanted:
+                    if number in left:
+                        chunk, part = left.pop(number)
+                        cut = min(part.stop, part.start + most.pop(number, part.stop))
+                        if cut < part.stop:
+                            left[number] = chunk, slice(cut, part.stop)
+                        loaders[number].feed(merger, number, chunk, slice(part.start, cut), lazily)
             ready = merger.next()
             if not ready:
                 return
@@ -274,9 +284,14 @@ class _Loader:
         self._binary = binary
         self._make_row: Any = None
 
-    def later(self, chunk: Any) -> list[Any]:
-        """For each row a function that decodes it."""
-        return [partial(self._row, chunk, number) for number in range(chunk.ntuples)]
+    def feed(self, merger: Merger, number: int, chunk: Any, part: slice, lazily: bool) -> None:
+        """Give a part of the chunk to the merger, as rows or as functions that decode them."""
+        if part.start < part.stop:
+            rows = self._later(chunk, part) if lazily else self.rows(chunk, part)
+            merger.feed(number, row_keys(chunk, self._sort, self._binary, part), rows)
+
+    def _later(self, chunk: Any, part: slice) -> list[Any]:
+        return [partial(self._row, chunk, number) for number in range(part.start, part.stop)]
 
     def _row(self, chunk: Any, number: int) -> Any:
         return self.rows(chunk, slice(number, number + 1))[0]
@@ -294,6 +309,3 @@ class _Loader:
             self._make_row = _narrow(make_row, width) if self._hidden else make_row
         rows: list[Any] = self._transformer.load_rows(part.start, part.stop, self._make_row)
         return rows
-
-    def keys(self, chunk: Any) -> list[Any]:
-        return row_keys(chunk, self._sort, self._binary)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .app import FAILURE
+from .edit import COMMANDS
 from .fleet import _print_report, _versions
 from .options import json_option, topology_option, topology_path
 from .output import print_json, print_table
-from .topology_edit import COMMANDS
 
 if TYPE_CHECKING:
     from ..topology import Topology

@@ -44,16 +44,17 @@ def bound_value(const: Const | None, params: Sequence[Any]) -> int | None:
     return value
 
 
-def row_keys(pgresult: Any, keys: Sequence[SortKey], binary: bool) -> list[Any]:
-    """What the rows of a result are compared by, row by row."""
-    width, count = pgresult.nfields, pgresult.ntuples
+def row_keys(pgresult: Any, keys: Sequence[SortKey], binary: bool, part: slice | None = None) -> list[Any]:
+    """What the rows of a result, or of a part of it, are compared by, row by row."""
+    width = pgresult.nfields
+    rows = range(pgresult.ntuples) if part is None else range(part.start, part.stop)
     get = pgresult.get_value
     columns = []
     for key in keys:
         number = key.column if key.column >= 0 else width + key.column
         if pgresult.ftype(number) not in _TYPES.get(key.decoder, _BYTEA):
             raise NotHere("the values are of another type than was thought", lasting=True)
-        columns.append(_column_keys([get(row, number) for row in range(count)], key, binary))
+        columns.append(_column_keys([get(row, number) for row in rows], key, binary))
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
