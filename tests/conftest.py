@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 
 from tests.timing import Late
 
 # The commands that are tested write to pipes, and whoever reads those has not set it.
 os.environ.pop("PYTHONUNBUFFERED", None)
+# What a shell starts in the background ignores interrupts, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_set_filtered_exceptions() -> Sequence[type[Exception]]:

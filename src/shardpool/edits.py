@@ -333,11 +333,12 @@ def pin(data: Any, topology: Topology, keyspace: Keyspace, key: object, shard: s
         return [Remove((*path, at))]
     if at is not None:
         return [Put((*path, at) if isinstance(pinned, Mapping) else (*path, at, "shard"), shard)]
-    if isinstance(pinned, list) or len(keyspace.key_types) > 1:
-        entry = {"key": _written_key(value), "shard": shard}
-        return [Insert(path, len(pinned), entry)] if pinned is not None else [Put(path, [entry])]
     written = _written_key(value)
-    return [Put((*path, written), shard)] if pinned is not None else [Put(path, {written: shard})]
+    # Nothing can be put between the braces that the last pin leaves empty: they are written anew.
+    if len(keyspace.key_types) > 1 or (pinned and isinstance(pinned, list)):
+        entry = {"key": written, "shard": shard}
+        return [Insert(path, len(pinned), entry)] if pinned else [Put(path, [entry])]
+    return [Put((*path, written), shard)] if pinned else [Put(path, {written: shard})]
 
 
 def _pins(pinned: Any) -> Iterator[tuple[Any, Any]]:

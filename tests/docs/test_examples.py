@@ -23,10 +23,11 @@ from shardpool import errors, parse_topology
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+INDEX = ROOT / "docs" / "index.md"
 TESTING = ROOT / "docs" / "howto" / "testing.md"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # These start servers of their own; the others find a topology.yaml with the tables below.
-SELF_CONTAINED = [ROOT / "README.md", TUTORIAL]
+SELF_CONTAINED = [ROOT / "README.md", TUTORIAL, INDEX]
 HOWTOS = [page for page in sorted((ROOT / "docs" / "howto").glob("*.md")) if page != TESTING]
 NEEDS = {
     "fastapi.md": ("fastapi", "httpx"),
@@ -34,23 +35,6 @@ NEEDS = {
     "sqlalchemy.md": ("sqlalchemy",),
     "observe.md": ("prometheus_client", "opentelemetry.sdk"),
 }
-
-KEYSPACES = """\
-keyspaces:
-  tenants:
-    key: bigint
-    hash: {buckets: 4096, owners: {owners}}
-    tables: {customers: id, orders: tenant_id}
-reference_tables: [countries]
-single_tables: {audit_log: s0}
-"""
-SCHEMA = """
-create table customers (id bigint primary key, name text not null);
-create table orders (tenant_id bigint not null, id uuid not null default gen_random_uuid(), total numeric not null,
-                     primary key (tenant_id, id));
-create table countries (code text primary key, name text not null);
-"""
-AUDIT_LOG = "create table audit_log (id bigint primary key, entry text not null)"
 
 _PRELUDE = (
     "import subprocess as _s; _sh = lambda text: (print(end='', flush=True), "
@@ -72,6 +56,10 @@ def blocks(page: Path, *languages: str) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     found = (Block(match[1], match[2], text.count("\n", 0, match.start(2))) for match in _BLOCK.finditer(text))
     return [block for block in found if block.language in languages]
+
+
+# What the page on the fleet of the how-tos makes.
+KEYSPACES, SCHEMA, AUDIT_LOG = re.findall(r'"""(?:\\\n)?(.*?)"""', blocks(INDEX, "python")[0].text, re.S)
 
 
 def script(page: Path) -> str:

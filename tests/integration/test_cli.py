@@ -58,6 +58,11 @@ def test_init_check_and_stats(cli: Cli) -> None:
     assert "s2/countries" in cli("topology", "check", code=1)
 
 
+def test_a_file_that_is_not_there_is_the_callers_mistake(cli: Cli) -> None:
+    cli("load", "orders", "nowhere.csv", code=2)
+    assert "'nowhere.csv' does not exist" in cli.stderr
+
+
 def test_route_reads_the_file_alone(cli: Cli) -> None:
     told = cli.json("route", "17", "42", "--table", "orders")["routes"]
     assert [(route["key"], route["shard"]) for route in told] == [("17", "s3"), ("42", "s0")]

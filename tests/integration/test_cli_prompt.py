@@ -137,6 +137,20 @@ def test_a_session(terminal: Terminal) -> None:
     assert terminal.wait() == 0
 
 
+def test_words_that_psql_knows(terminal: Terminal) -> None:
+    terminal.type("help\r")
+    assert "\\timing" in terminal.expect(r"FILE .*=>\s*$")
+    terminal.type("exit\r")
+    assert terminal.wait() == 0
+
+
+def test_a_statement_that_goes_on_can_be_left(terminal: Terminal) -> None:
+    terminal.type("select 1\r")
+    terminal.expect(r"->\s*$")
+    terminal.type("\\q\r")
+    assert terminal.wait() == 0
+
+
 def test_interrupts(terminal: Terminal) -> None:
     terminal.type("select 'half\r")
     terminal.expect(r"->\s*$")

@@ -16,6 +16,12 @@ def test_explain_and_query_want_one_statement(cli: Cli, arguments: tuple[str, ..
     cli("explain", *arguments, code=2)
 
 
+@pytest.mark.parametrize("refused", ["select ctid from orders", "select 1; select 2"])
+def test_a_refusal_says_what_can_be_done_on_the_command_line(cli: Cli, refused: str) -> None:
+    cli("query", refused, code=2)
+    assert "()" in cli.stderr and cli.stderr.endswith("that is --key, --shard NAME or --all-shards.\n")
+
+
 def test_explain_runs_nothing(cli: Cli) -> None:
     cli("query", ROWS)
     told = cli("explain", "delete from orders")

@@ -77,6 +77,9 @@ def test_a_server_without_the_schema_is_refused_unless_the_topology_says_so(rout
     with Router(router.topology) as strict, pytest.raises(ShardUnavailable, match="carries no shardpool schema") as e:
         strict.shard("s1").execute("select 1")
     assert e.value.hint == "Run: shardpool init"
+    with Router(router.topology) as strict, pytest.raises(ScatterError, match="nothing was begun") as all_shards:
+        strict.scatter("select 1")
+    assert all_shards.value.hint == "Run: shardpool init"
     with Router(replace(router.topology, control="none")) as loose:
         assert loose.shard("s1").execute("select 1").rows == [(1,)]
 

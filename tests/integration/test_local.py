@@ -38,6 +38,13 @@ def wait_until(condition: object, seconds: float = 20.0) -> None:
         Event().wait(0.02)
 
 
+def test_durable_data_lies_where_it_outlasts_the_machine(home: Path) -> None:
+    fleet = LocalFleet.up("kept", shards=1, durable=True)
+    assert not fleet.server("s0").data.is_relative_to("/dev/shm")
+    with fleet.server("s0").connect() as conn:
+        assert conn.execute("show fsync").fetchone() == ("on",)
+
+
 def test_four_shards_are_up_in_under_five_seconds_and_serve_a_router(home: Path) -> None:
     started = monotonic()
     fleet = LocalFleet.up("four")

@@ -122,6 +122,13 @@ def test_a_pin_is_added_changed_and_taken_away() -> None:
         edited(pin(18, None))
 
 
+@pytest.mark.parametrize("empty", ["{}", "[]"])
+def test_a_pin_is_added_where_the_last_was_taken_away(empty: str) -> None:
+    text = TEXT.replace("pinned: {17: s3} ", f"pinned: {empty} ")
+    lines, _ = edited(lambda data, old: e.pin(data, old, old.keyspaces["tenants"], 42, "s1"), text)
+    assert lines[-1].startswith("+     pinned: {42: s1}")
+
+
 def test_a_range_is_split_at_a_key() -> None:
     lines, topology = edited(lambda d, old: e.split(d, old, old.keyspaces["events"], "2027-01-01", "s3"))
     assert lines[0] == "+       - {below: 2027-01-01, shard: s2}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
 import pytest
+from rich.console import Console
 
 from shardpool._sync.sampling import Sample
-from shardpool.cli.top.samples import lag, quantile, rate
-from shardpool.cli.top.screen import fitting
+from shardpool.cli.top.samples import Row, lag, quantile, rate
+from shardpool.cli.top.screen import fitting, table
 
 
 def places(*written: tuple[float, int | None]) -> list[Sample]:
@@ -53,3 +56,12 @@ def test_a_narrow_terminal_leaves_out_what_is_less_needed() -> None:
     assert fitting(rows, 90) == list(range(11))
     assert fitting(rows, 80) == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
     assert {0, 2} <= set(fitting(rows, 20))
+
+
+@pytest.mark.parametrize("width", range(50, 140))
+def test_what_is_drawn_is_drawn_in_full(width: int) -> None:
+    row = Row("s0", "replica-1", "127.0.0.1:5432/shop", "ok", "replica", 2, 100, 0, 0, 12.5, 0.1, 0.00031, 0.00035)
+    console = Console(width=width, file=StringIO())
+    console.print(table([row], "fleet shop", width))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert not [line for line in lines if "…" in line or len(line) > width]

@@ -424,10 +424,12 @@ def _explained(leg: Leg, pool: EndpointPool, conn: Connection[Any], may_be_appli
 
 
 def _nothing_begun(failures: dict[str, BaseException]) -> ScatterError:
+    # What mends a shard is told first: the others can only be left out.
+    mended = next((hint for error in failures.values() if (hint := getattr(error, "hint", None))), None)
     return ScatterError(
         f"nothing was begun: {len(failures)} of the shards gave no connection",
         failures=failures,
-        hint="Name the shards that are well with shards=[…] to leave the others out.",
+        hint=mended or "Name the shards that are well with shards=[…] to leave the others out.",
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("table", shell_complete=tables)
-@click.argument("file", type=click.Path(allow_dash=True, dir_okay=False))
+@click.argument("file", type=click.Path(exists=True, allow_dash=True, dir_okay=False))
 @click.option(
     "--null",
     default="",
@@ -64,7 +64,7 @@ def load(
     """Load FILE (.csv, .csv.gz, .zip with one file, or - for standard input) into TABLE.
 
     Each row goes to the shard of its key, those of a reference table to every shard. All of the file is loaded, or
-    nothing: an error names the line that is to blame.
+    nothing: an error names the line that is to blame, or the value that a server has refused.
     """
     if on_null_key == "collect" and collect is None:
         raise click.UsageError("--on-null-key collect needs --collect FILE")

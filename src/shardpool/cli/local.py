@@ -17,8 +17,8 @@ _name = click.option("--name", default="default", show_default=True, help="The n
 def local() -> None:
     """Run a fleet of real PostgreSQL servers on this machine, for trying out and developing.
 
-    The servers keep running when the command has ended, and lose data only in a power failure. Other commands find the
-    fleet `default` by themselves; for another, pass the topology file that `up` prints.
+    The servers keep running when the command has ended, and lose data only when the machine stops. Other commands find
+    the fleet `default` by themselves; for another, pass the topology file that `up` prints.
     """
 
 
@@ -27,8 +27,12 @@ def local() -> None:
 @click.option("--shards", type=click.IntRange(1, 64), default=4, show_default=True, help="How many primaries.")
 @click.option("--replicas", type=click.IntRange(0, 4), default=0, show_default=True, help="Streaming replicas of each.")
 @click.option("--port", type=click.IntRange(1024, 65000), help="The first of consecutive ports. [default: free ones]")
-@click.option("--directory", type=click.Path(file_okay=False), help="Where data lies. [default: in memory if it fits]")
-@click.option("--durable", is_flag=True, help="Keep data over a power failure: slower.")
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False),
+    help="Where data lies. [default: in memory if it fits and is not --durable]",
+)
+@click.option("--durable", is_flag=True, help="Keep data when the machine stops: slower.")
 @json_option
 def up(
     name: str, shards: int, replicas: int, port: int | None, directory: str | None, durable: bool, as_json: bool
@@ -54,7 +58,8 @@ def up(
     else:
         _print_status(name)
         click.echo(f"topology: {fleet.topology_path}")
-        click.echo("Name your tables in it, under `tables:`, and create them with: shardpool query --all-shards '…'")
+        if not any(keyspace.tables for keyspace in router.topology.keyspaces.values()):
+            click.echo("Name your tables in it, under `tables:`, and make them with: shardpool query --all-shards '…'")
 
 
 @local.command("down")

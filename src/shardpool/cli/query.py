@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -81,7 +83,21 @@ def query(
             route = router.for_key(_key(router, key, keyspace, table), keyspace=keyspace, table=table)
             printer.result(route.execute(text, values, **options))
         else:
-            printer.result(execute(router, text, values, plan, fanout=fanout, **options))
+            with _named_for_here():
+                printer.result(execute(router, text, values, plan, fanout=fanout, **options))
+
+
+@contextmanager
+def _named_for_here() -> Iterator[None]:
+    """A refusal that names verbs of the library says what they are on the command line."""
+    from ..errors import UnsupportedQuery
+
+    try:
+        yield
+    except UnsupportedQuery as error:
+        if "()" in (error.hint or ""):
+            error.add_note("HINT:  On the command line that is --key, --shard NAME or --all-shards.")
+        raise
 
 
 def _key(router: Router, text: str, keyspace: str | None, table: str | None) -> Any:

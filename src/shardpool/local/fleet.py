@@ -64,9 +64,9 @@ class LocalFleet:
         """Start a fleet of shards `s0`, `s1`, … and give it; one that is up already is given as it is.
 
         `replicas` is a number for each shard, or {shard: number}. `directory` is where data lies (default: in memory
-        where there is room), `port` the first of consecutive ports (default: free ones). `settings` go into each
-        server's configuration. Servers lose data in a power failure unless `durable`. Blocks for about 2 s; raises
-        `LocalError`.
+        where there is room, unless `durable`), `port` the first of consecutive ports (default: free ones). `settings`
+        go into each server's configuration. Data is lost when the machine stops, unless `durable`. Blocks for about
+        2 s; raises `LocalError`.
         """
         if not _NAME.fullmatch(name) or not 1 <= shards <= 64:
             raise LocalError("a fleet has a name like my-fleet, and 1 to 64 shards")
@@ -78,7 +78,8 @@ class LocalFleet:
             if written is not None:  # its starter did not get to the end
                 cls(written)._remove()
             found = {**SETTINGS, **({} if durable else NOT_DURABLE), **(settings or {})}
-            return cls._new(name, options, directory, port, found, control, progress or (lambda line: None))
+            root = state.data_root(directory, durable=durable)
+            return cls._new(name, options, root, port, found, control, progress or (lambda line: None))
 
     @classmethod
     def _again(cls, written: State, options: dict[str, object], progress: Progress | None) -> LocalFleet:
@@ -101,14 +102,14 @@ class LocalFleet:
         cls,
         name: str,
         options: dict[str, object],
-        directory: str | None,
+        folder: Path,
         port: int | None,
         settings: dict[str, str],
         control: str,
         progress: Progress,
     ) -> LocalFleet:
         binaries = find_binaries()
-        root = state.make_private(state.data_root(directory), for_servers=True)
+        root = state.make_private(folder, for_servers=True)
         data = state.make_private(root / f"{name}-{secrets.token_hex(3)}", for_servers=True)
         servers = _servers(name, options, data, port)
         fleet = cls(State(name, str(options["database"]), str(data), servers, options))

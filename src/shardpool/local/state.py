@@ -28,12 +28,12 @@ def home() -> Path:
     return Path(state) / "shardpool"
 
 
-def data_root(folder: str | os.PathLike[str] | None) -> Path:
-    """Where data may lie: in memory where there is room for it, since nothing of it has to last."""
+def data_root(folder: str | os.PathLike[str] | None, *, durable: bool = False) -> Path:
+    """Where data may lie: on disk where it has to last, else in memory where there is room for it."""
     if folder is not None:
         return Path(folder)
     memory = Path("/dev/shm")
-    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= _ROOM:
+    if not durable and memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= _ROOM:
         return memory / f"shardpool-{os.geteuid()}"
     return Path("/var/tmp") / f"shardpool-{os.geteuid()}"
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings
 
 
+_WORDS = {"help": "\\?", "exit": "\\q", "quit": "\\q"}
+
+
 def require_prompt_toolkit() -> None:
     """Raise a `ShardpoolError` that says how to install it, when it is missing."""
     if find_spec("prompt_toolkit") is None:
@@ -49,7 +52,7 @@ def converse(session: Session) -> None:
         except EOFError:
             return
         try:
-            session.run(entries(StringIO(text)))
+            session.run(entries(StringIO(_command(text))))
         except Leave:
             return
         except KeyboardInterrupt as error:
@@ -59,6 +62,13 @@ def converse(session: Session) -> None:
             if exit_code(error) is None:
                 raise
             print_error(error)
+
+
+def _command(text: str) -> str:
+    """What was typed, or the command that it stands for in psql: a word alone, or \\q where a statement goes on."""
+    if not is_complete(text) and text.rstrip().endswith("\n\\q"):
+        return "\\q"
+    return _WORDS.get(text.strip().rstrip(";").rstrip().lower(), text)
 
 
 def _name(session: Session) -> str:
@@ -88,7 +98,7 @@ def _key_bindings() -> KeyBindings:
     @bindings.add("enter")
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
-        if is_complete(buffer.text):
+        if is_complete(_command(buffer.text)):
             buffer.validate_and_handle()
         else:
             buffer.insert_text("\n")

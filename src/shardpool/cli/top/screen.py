@@ -38,6 +38,7 @@ _COLUMNS = (
 _STATE = _COLUMNS.index("state")
 # Left out on a narrow terminal, in this order.
 _LESS_NEEDED = ("address", "role", "p99 ms", "waiting", "conns", "endpoint")
+_GAP = 2
 _NUMERIC = (False,) * 4 + (True,) * 7 + (False,)
 _COLOURS = {"ok": "green", "down": "bold red", "silent": "bold red", "other role": "yellow"}
 
@@ -58,7 +59,7 @@ def watch(fleet: Fleet) -> None:
     console = Console()
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(_table(fleet, console.width), refresh=True)
+            live.update(table(fleet.rows(), _title(fleet), console.width), refresh=True)
             if pressed(_REDRAW) in ("q", "Q", "\x1b", "\x04"):
                 return
 
@@ -89,43 +90,47 @@ class _Pressed:
         return os.read(self._descriptor, 1).decode(errors="replace") or "q"
 
 
-def _table(fleet: Fleet, width: int) -> Table:
+def _title(fleet: Fleet) -> str:
+    topology = fleet.topology
+    return f"fleet {topology.fleet}, epoch {topology.epoch}"
+
+
+def table(rows: Sequence[Row], title: str, width: int) -> Table:
+    """What is drawn: the columns that a terminal of that width has room for, each in full."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
-    rows = fleet.rows()
     well = sum(row.state == "ok" for row in rows)
     errors = "\n".join(f"{row.shard}/{row.endpoint}: {row.error}" for row in rows if row.error is not None)
-    table = Table(
-        title=f"fleet {fleet.topology.fleet}, epoch {fleet.topology.epoch}: {well} of {len(rows)} endpoints well, "
-        f"{strftime('%H:%M:%S')}",
+    drawn = Table(
+        title=f"{title}: {well} of {len(rows)} endpoints well, {strftime('%H:%M:%S')}",
         caption=escape(errors) + ("\n" if errors else "") + "q leaves",
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),  # with the blank that the box has between two columns, `_GAP`
         pad_edge=False,
+        show_edge=False,
         expand=False,
     )
     texts = [["" if cell is None else str(cell) for cell in _cells(row)] for row in rows]
     shown = fitting(texts, width)
     for place in shown:
-        table.add_column(_COLUMNS[place], justify="right" if _NUMERIC[place] else "left", no_wrap=True)
+        drawn.add_column(_COLUMNS[place], justify="right" if _NUMERIC[place] else "left", no_wrap=True)
     for row, cells in zip(rows, texts, strict=True):
         colour = _COLOURS.get(row.state, "dim")
         coloured = [escape(cell) if place != _STATE else f"[{colour}]{cell}[/]" for place, cell in enumerate(cells)]
-        table.add_row(*[coloured[place] for place in shown])
-    return table
+        drawn.add_row(*[coloured[place] for place in shown])
+    return drawn
 
 
 def fitting(rows: Sequence[Sequence[str]], width: int) -> list[int]:
     """The places of the columns that a terminal of that width has room for, the less needed ones left out."""
     shown = list(range(len(_COLUMNS)))
-    # Two blanks between two columns, of which the first has none before it.
-    taken = {place: 2 + max(len(_COLUMNS[place]), *(len(row[place]) for row in rows)) for place in shown}
+    taken = {place: _GAP + max(len(_COLUMNS[place]), *(len(row[place]) for row in rows)) for place in shown}
     for name in _LESS_NEEDED:
-        if sum(taken[place] for place in shown) <= width:
+        if sum(taken[place] for place in shown) - _GAP <= width:
             break
         shown.remove(_COLUMNS.index(name))
     return shown
