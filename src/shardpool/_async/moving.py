@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from .._concurrency import async_sleep
+from .._concurrency import async_is_cancelled, async_sleep
 from ..control import GIVEN_AWAY
 from ..query.statement import kind
 from .planning import trees_of
@@ -71,9 +71,9 @@ async def followed(router: AsyncRouter, error: BaseException, deadline: float) -
 
 async def _paused(reloader: AsyncReloader, deadline: float) -> bool:
     reloader.look_now()
-    left = deadline - monotonic()
-    pause = min(_LONGEST, left / 2, random.uniform(_SOONEST, _LATEST) * max(1.0, reloader.held / _FEW))
-    if left < _SOONEST:
+    pause = min(_LONGEST, random.uniform(_SOONEST, _LATEST) * max(1.0, reloader.held / _FEW))
+    # No last attempt at the deadline: of many that came together it would be cut, and the shard would look sick.
+    if monotonic() + pause >= deadline or async_is_cancelled():
         return False
     reloader.held += 1
     try:

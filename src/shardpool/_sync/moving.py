@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from .._concurrency import sleep
+from .._concurrency import is_cancelled, sleep
 from ..control import GIVEN_AWAY
 from ..query.statement import kind
 from .planning import trees_of
@@ -72,9 +72,9 @@ def followed(router: Router, error: BaseException, deadline: float) -> bool:
 
 def _paused(reloader: Reloader, deadline: float) -> bool:
     reloader.look_now()
-    left = deadline - monotonic()
-    pause = min(_LONGEST, left / 2, random.uniform(_SOONEST, _LATEST) * max(1.0, reloader.held / _FEW))
-    if left < _SOONEST:
+    pause = min(_LONGEST, random.uniform(_SOONEST, _LATEST) * max(1.0, reloader.held / _FEW))
+    # No last attempt at the deadline: of many that came together it would be cut, and the shard would look sick.
+    if monotonic() + pause >= deadline or is_cancelled():
         return False
     reloader.held += 1
     try:
