@@ -355,6 +355,17 @@ def async_is_contended(pool: Any) -> bool:
     return bool(pool._lock.locked() or pool._lock._waiters or pool._waiting)
 
 
+def is_cancelled() -> bool:
+    """Whether the caller was cancelled and does not know it; a thread is not cancelled."""
+    return False
+
+
+def async_is_cancelled() -> bool:
+    """Whether the task was cancelled: `wait_for` of Python 3.11 does not tell when what it waits for has come."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def uninterrupted(function: Callable[[Any], None], argument: Any) -> None:
     """Call a function; a thread is not cancelled."""
     function(argument)

@@ -222,9 +222,28 @@ def _is_drained(pgconn: Any) -> bool:
         found = pgconn.get_result()
         if found is None:
             return True
-        if found.status in (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH):
+        if found.status == ExecStatus.COPY_IN:
+            # A server that waits for rows hears no request to cancel: it is told that none will come.
+            pgconn.put_copy_end(b"given up")
+            pgconn.flush()
+            return False
+        if found.status == ExecStatus.COPY_OUT and not _is_read_away(pgconn):
+            return False
+        if found.status == ExecStatus.COPY_BOTH:
             return False
     return False
+
+
+def _is_read_away(pgconn: Any) -> bool:
+    """Throw away the rows of a COPY that have come; whether those were all. Until then there is no other result."""
+    while True:
+        try:
+            size, _ = pgconn.get_copy_data(1)
+        except psycopg.Error:
+            # The result that follows tells why.
+            return True
+        if size <= 0:
+            return bool(size < 0)
 
 
 def begun(conns: Sequence[Any], statements: Sequence[Statement], rows: int) -> Flow[None]:

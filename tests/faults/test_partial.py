@@ -13,7 +13,8 @@ from tests.timing import in_time
 
 from .calls import Calls
 from .fleet import FaultFleet
-from .processes import FAULTS
+from .processes import FAULTS, network
+from .proxy import Cut
 
 SICK = "s1"
 WELL = {"s0", "s2", "s3"}
@@ -71,6 +72,32 @@ def test_a_partial_answer_has_the_rows_of_the_others_and_names_the_missing(
         assert found.rows == rows
         assert set(found.missing) == {SICK} and isinstance(found.missing[SICK], ShardError)
         assert set(found.shards) == WELL
+
+
+@pytest.mark.parametrize(
+    "sql", ["select count(distinct tenant_id) from ledger", "select count(*) from ledger a, ledger b"]
+)
+def test_a_shard_that_is_lost_while_its_rows_are_brought_is_missing_too(
+    sql: str, fleet: FaultFleet, calls: Calls
+) -> None:
+    _write_one_row_each(fleet)
+    calls.go(calls.result(sql, partial=True))
+    with network(Cut(b"copy ("))(fleet, SICK):
+        # Each shard is the one to which rows are brought in turn, and sends none then.
+        for _ in fleet.servers:
+            begun = monotonic()
+            found = calls.go(calls.result(sql, partial=True))
+            in_time(monotonic() - begun, 0.5)
+            if found.missing:
+                break
+        assert set(found.missing) == {SICK} and isinstance(found.missing[SICK], ShardError)
+        assert set(found.shards) == WELL
+        with pytest.raises(ScatterError) as raised:
+            for _ in fleet.servers:
+                begun = monotonic()
+                calls.go(calls.result(sql))
+        in_time(monotonic() - begun, 0.5)
+        assert set(raised.value.failures) == {SICK}
 
 
 def test_a_write_is_never_partial(fleet: FaultFleet, calls: Calls) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from threading import Barrier, Thread
 from time import monotonic, sleep
 
 import pytest
 
-from shardpool import Router, UnsupportedQuery
+from shardpool import AsyncRouter, Router, UnsupportedQuery
 
 # What a look at a shard holds, and some more.
 NOTICED = 2.1
@@ -92,3 +94,58 @@ def test_looks_are_few(router: Router) -> None:
         calls += 1
     assert calls > 100
     assert calls + 1 <= used() - before <= calls + 3
+
+
+def test_a_lock_on_a_table_holds_up_nobody_who_asks_another_one(
+    router: Router, topology_path: str, other: Callable[[str], None]
+) -> None:
+    other("alter table orders alter note set default 'none'")
+    with Router(topology_path) as holder, holder.shard("s1").transaction() as conn:
+        conn.execute("lock table orders in access exclusive mode")
+        # A catalog is read of each shard first, in which the default is told.
+        assert router.execute("select count(*) from events", timeout=2.0).one() == (0,)
+        assert router.execute("select count(*) from stores", timeout=2.0).one() == (0,)
+
+
+STORM = 100
+
+
+@pytest.mark.parametrize("query", ["select * from orders where tenant_id = %s", "select * from orders where n = %s"])
+def test_many_who_come_at_once_ask_for_the_catalog_once(topology_path: str, query: str) -> None:
+    with Router(topology_path) as router:
+        errors: list[BaseException] = []
+        go = Barrier(STORM)
+
+        def call(number: int) -> None:
+            go.wait()
+            try:
+                router.execute(query, (number,), timeout=10.0)
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [Thread(target=call, args=(number,)) for number in range(STORM)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors
+        assert catalog_calls(router, query) <= 40
+
+
+async def test_many_tasks_that_come_at_once_ask_for_the_catalog_once_and_so_they_do_after_ddl(
+    topology_path: str, other: Callable[[str], None]
+) -> None:
+    query = "select * from orders where tenant_id = %s"
+    async with AsyncRouter(topology_path) as router:
+        for calls in (1, 2):
+            await asyncio.gather(*[router.execute(query, (number,), timeout=10.0) for number in range(STORM)])
+            assert catalog_calls(router, query, calls) <= 40 * calls
+            await asyncio.to_thread(other, "create function twice(n int) returns int language sql as 'select 2 * n'")
+            await asyncio.sleep(NOTICED)
+            await asyncio.to_thread(other, "drop function twice")
+
+
+def catalog_calls(router: Router | AsyncRouter, query: str, rounds: int = 1) -> int:
+    """How many statements were run beside those that were asked for."""
+    used = sum(int(shard["primary"]["calls"]) for shard in router.stats()["shards"].values())
+    return used - rounds * STORM * (1 if "tenant_id" in query else len(router.shards))

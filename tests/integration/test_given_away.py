@@ -34,6 +34,11 @@ edit._SAID = Held()
 from shardpool.cli import main; main()
 """
 INSERT = "insert into orders values (%s, %s, 'new')"
+# Refuses every row as a shard does that has given it away.
+NO = """
+create function no() returns trigger language plpgsql as
+$$begin raise exception 'given away' using errcode = 'RS001'; end$$
+"""
 FENCES = "select count(*) from pg_trigger where tgname = 'shardpool_fence'"
 
 
@@ -236,3 +241,47 @@ def test_a_router_whose_file_stays_behind_is_refused_at_once_after_a_moment(topo
         with pytest.raises(ShardUnavailable, match="newer epoch"):
             behind.shard("s1").execute("select 1", timeout=10)
         in_time(monotonic() - begun, 0.5)
+
+
+async def test_many_calls_that_are_held_leave_the_shard_time_for_others(topology_path: str) -> None:
+    async with AsyncRouter(topology_path) as router:
+        key = next(key for key in range(1000) if router.for_key(key, table="orders").shard == "s1")
+        shard = router.shard("s1")
+        await shard.execute(NO)
+        await shard.execute("create trigger no before insert on orders for each row execute function no()")
+
+        async def write(number: int) -> str:
+            try:
+                await router.execute(INSERT, (key, number), timeout=2.0)
+            except Exception as error:
+                return str(getattr(error, "sqlstate", error))
+            return ""
+
+        def used() -> int:
+            return int(router.stats()["shards"]["s1"]["primary"]["calls"])
+
+        before, begun = used(), monotonic()
+        ended = await asyncio.gather(*[write(number) for number in range(300)])
+        in_time(monotonic() - begun, 2.1)
+        # Each has asked the shard a few times only, and is told by it why it was held, or that its time was over.
+        assert set(ended) <= {"RS001", "None"}
+        assert used() - before < 12 * 300
+        calls = [asyncio.create_task(write(number)) for number in range(300)]
+        await asyncio.sleep(0.5)
+        await shard.execute("drop trigger no on orders")
+        assert set(await asyncio.gather(*calls)) == {""}
+
+
+async def test_calls_that_are_cancelled_while_they_are_held_end_at_once(topology_path: str) -> None:
+    async with AsyncRouter(topology_path) as router:
+        key = next(key for key in range(1000) if router.for_key(key, table="orders").shard == "s1")
+        shard = router.shard("s1")
+        await shard.execute(NO)
+        await shard.execute("create trigger no before insert on orders for each row execute function no()")
+        calls = [asyncio.create_task(router.execute(INSERT, (key, number), timeout=5.0)) for number in range(300)]
+        await asyncio.sleep(0.5)
+        begun = monotonic()
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        in_time(monotonic() - begun, 1.0)

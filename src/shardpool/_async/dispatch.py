@@ -46,7 +46,7 @@ async def execute(
         route = _routed(found, params) if found.lookup is not None else None
         if route is not None:
             handle = route
-            seen = router._knowledge.seen.get(route.shard)
+            seen = router._knowledge.seen.get((route.shard, readonly))
             is_due = seen is None or monotonic() >= seen.until
             if is_due and not await freshness.is_fresh(router, (route.shard,), deadline, readonly=readonly):
                 continue

@@ -3,6 +3,9 @@
 A catalog is read once and plans are kept. So each shard that is asked is looked at again every two seconds, before the
 statement is sent: one short query for a number that changes with the rows of the system catalogs that were read. An
 answer can so be planned by a catalog that is two seconds old, and not older.
+
+A look runs beside the call that has begun it, and is waited for a moment only: one that is late holds nothing up, costs
+no connection, and tells the later calls.
 """
 
 from __future__ import annotations
@@ -14,15 +17,17 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from .._concurrency import async_run_all
+from .._joint import own
 from ..errors import ShardError
 from . import planning
+from .planning import SEEN_SECONDS, Seen
 
 if TYPE_CHECKING:
     from .router import AsyncRouter
 
-# The longest that a look may hold up a call, in seconds.
+# The longest that a look may hold up a call, and that it may take, in seconds.
 _PATIENCE = 0.5
+_LONGEST = 1.0
 
 
 async def is_fresh(router: AsyncRouter, names: Sequence[str], deadline: float, *, readonly: bool = False) -> bool:
@@ -30,30 +35,41 @@ async def is_fresh(router: AsyncRouter, names: Sequence[str], deadline: float, *
 
     A shard that does not answer is none that has changed: the call itself will find what is wrong with it.
     """
-    seen = router._knowledge.seen
-    now = monotonic()
-    due = [name for name in names if name not in seen or now >= seen[name].until]
-    if not due:
-        return True
-    until = min(deadline, now + min(_PATIENCE, (deadline - now) / 3))
-    outcomes = await async_run_all([bind_arguments(_has_changed, router, name, until, readonly) for name in due])
-    for _, error in outcomes:
-        if error is not None and not isinstance(error, ShardError | psycopg.Error):
-            raise error
-    if not any(changed for changed, _ in outcomes):
-        return True
-    planning.forget_catalog(router)
-    return False
-
-
-async def _has_changed(router: AsyncRouter, name: str, until: float, readonly: bool) -> bool:
     known = router._knowledge
-    before = known.seen.get(name)
-    if before is not None:
-        # Written first: of those who come meanwhile, or after one who gets no answer, nobody looks again.
-        known.seen[name] = planning.Seen(monotonic() + planning.SEEN_SECONDS, before.mark)
+    now = monotonic()
+    runs = []
+    for name in names:
+        before = known.seen.get((name, readonly))
+        if before is not None:
+            if now < before.until:
+                continue
+            # Written first: of those who come meanwhile, or after one who gets no answer, nobody looks again.
+            known.seen[name, readonly] = Seen(now + SEEN_SECONDS, before.mark)
+        look = bind_arguments(_has_changed, router, name, readonly, None if before is None else before.mark)
+        runs.append(known.joint.run(("look", name, readonly, router._state), look))
+    until = min(deadline, now + min(_PATIENCE, (deadline - now) / 3))
+    has_changed = False
+    for run in runs:
+        changed, error = await run.wait(until) or (False, None)
+        if error is not None and not isinstance(error, ShardError | psycopg.Error):
+            raise own(error) from error
+        has_changed = has_changed or changed
+    return not has_changed
+
+
+async def _has_changed(router: AsyncRouter, name: str, readonly: bool, before: str | None) -> bool:
+    until = monotonic() + _LONGEST
+    if before is None:
+        # Nothing to compare with but the catalog of another shard, which may be older.
+        try:
+            changed = not await planning.is_like(router, name, until, readonly)
+        except (ShardError, psycopg.Error):
+            router._knowledge.seen[name, readonly] = Seen(monotonic() + SEEN_SECONDS, None)
+            raise
+    else:
         mark = await planning.mark_of(router, name, until, readonly)
-        known.seen[name] = planning.Seen(monotonic() + planning.SEEN_SECONDS, mark)
-        return mark != before.mark
-    # Nothing to compare with but the catalog of another shard, which may be older.
-    return not await planning.is_like(router, name, until, readonly)
+        router._knowledge.seen[name, readonly] = Seen(monotonic() + SEEN_SECONDS, mark)
+        changed = mark != before
+    if changed:
+        planning.forget_catalog(router)
+    return changed

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from .._concurrency import async_sleep
+from .._concurrency import async_is_cancelled, async_sleep
 from ..control import GIVEN_AWAY
 from ..query.statement import kind
 from .planning import trees_of
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from .router import AsyncRouter
     from .state import AsyncState
 
-# Seconds between two attempts, jittered between the two.
+# Seconds between two attempts, jittered between the two. Of more than a few calls that are held each comes later: else
+# the shard, and the loop, would be kept from all other work.
 _SOONEST, _LATEST = 0.02, 0.06
+_FEW = 20
+_LONGEST = 0.5
 # What is one transaction whatever it calls: CALL and DO may have committed before they failed.
 _REPEATABLE = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
 
@@ -68,8 +71,13 @@ async def followed(router: AsyncRouter, error: BaseException, deadline: float) -
 
 async def _paused(reloader: AsyncReloader, deadline: float) -> bool:
     reloader.look_now()
-    pause = random.uniform(_SOONEST, _LATEST)
-    if monotonic() + pause >= deadline:
+    pause = min(_LONGEST, random.uniform(_SOONEST, _LATEST) * max(1.0, reloader.held / _FEW))
+    # No last attempt at the deadline: of many that came together it would be cut, and the shard would look sick.
+    if monotonic() + pause >= deadline or async_is_cancelled():
         return False
-    await async_sleep(pause)
+    reloader.held += 1
+    try:
+        await async_sleep(pause)
+    finally:
+        reloader.held -= 1
     return True

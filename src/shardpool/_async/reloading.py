@@ -50,6 +50,8 @@ class AsyncReloader:
         self._newest = 0
         self._ahead: frozenset[str] = frozenset()
         self._held_until = 0.0
+        # How many calls are held now; not locked: one too many or too few does no harm.
+        self.held = 0
         self._file_epoch: int | None = router.topology.epoch
         self._background = AsyncBackground("shardpool-reload", interval, self._step)
 

@@ -132,6 +132,7 @@ class AsyncRouter:
             await self._reloader.stop(timeout)
         pools = [pool for shard in self._state.pools.values() for pool in shard.endpoints]
         await async_run_all([functools.partial(pool.close, timeout) for pool in pools])
+        self._knowledge.joint.stop()
         self._watchdog.close()
 
     async def __aenter__(self) -> AsyncRouter:
@@ -575,6 +576,7 @@ def _start_afresh() -> None:
         router._watchdog = AsyncWatchdog()
         router._swapping = threading.Lock()
         router._meters.reset()
+        router._knowledge.start_afresh()
         for shard in router._state.pools.values():
             _inherited.extend(pool.start_afresh(router._watchdog) for pool in shard.endpoints)
             shard.start_afresh()

@@ -47,7 +47,7 @@ def execute(
         route = _routed(found, params) if found.lookup is not None else None
         if route is not None:
             handle = route
-            seen = router._knowledge.seen.get(route.shard)
+            seen = router._knowledge.seen.get((route.shard, readonly))
             is_due = seen is None or monotonic() >= seen.until
             if is_due and not freshness.is_fresh(router, (route.shard,), deadline, readonly=readonly):
                 continue

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from .._concurrency import sleep
+from .._concurrency import is_cancelled, sleep
 from ..control import GIVEN_AWAY
 from ..query.statement import kind
 from .planning import trees_of
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from .router import Router
     from .state import State
 
-# Seconds between two attempts, jittered between the two.
+# Seconds between two attempts, jittered between the two. Of more than a few calls that are held each comes later: else
+# the shard, and the loop, would be kept from all other work.
 _SOONEST, _LATEST = 0.02, 0.06
+_FEW = 20
+_LONGEST = 0.5
 # What is one transaction whatever it calls: CALL and DO may have committed before they failed.
 _REPEATABLE = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
 
@@ -69,8 +72,13 @@ def followed(router: Router, error: BaseException, deadline: float) -> bool:
 
 def _paused(reloader: Reloader, deadline: float) -> bool:
     reloader.look_now()
-    pause = random.uniform(_SOONEST, _LATEST)
-    if monotonic() + pause >= deadline:
+    pause = min(_LONGEST, random.uniform(_SOONEST, _LATEST) * max(1.0, reloader.held / _FEW))
+    # No last attempt at the deadline: of many that came together it would be cut, and the shard would look sick.
+    if monotonic() + pause >= deadline or is_cancelled():
         return False
-    sleep(pause)
+    reloader.held += 1
+    try:
+        sleep(pause)
+    finally:
+        reloader.held -= 1
     return True

@@ -7,14 +7,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial as bind_arguments
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from .._concurrency import run_all
-from ..errors import RoutingError, ScatterError, ShardError, UnsupportedQuery
+from .._concurrency import run_all, sleep
+from .._joint import Joint, own
+from ..errors import DeadlineExceeded, RoutingError, ScatterError, ShardError, UnsupportedQuery
 from ..keys import KeyType
 from ..query import catalog as catalogs
 from ..query import purity
@@ -34,11 +35,15 @@ if TYPE_CHECKING:
     from .router import Router
     from .state import State
 
+T = TypeVar("T")
+
 PLANS_MAX = 2048
 # Seconds after which a catalog is read again before something is refused: DDL may have made it possible.
 _FRESH = 1.0
 # The longest that one shard is waited for when another could tell as much.
-_PATIENCE = 1.0
+_PATIENCE = 0.5
+# Seconds between two attempts to learn what one who had less time has not learned.
+_PAUSE = 0.02
 # Seconds for which a look at a shard holds.
 SEEN_SECONDS = 2.0
 # For these the fast look-up of a key is right whatever the statement compares it with.
@@ -69,10 +74,13 @@ class Planned:
 
 
 class Seen(NamedTuple):
-    """A number that changes when the catalog of a shard does; until when that is believed, in monotonic seconds."""
+    """A number that changes when the catalog of a shard does; until when that is believed, in monotonic seconds.
+
+    None of a shard that has not told yet.
+    """
 
     until: float
-    mark: str
+    mark: str | None
 
 
 class Knowledge:
@@ -85,8 +93,19 @@ class Knowledge:
         self.read_at = float("-inf")
         self.built_in: list[Any] | None = None
         self.alike: set[str] = set()
-        # What the shards were like when they were last looked at: see freshness.
-        self.seen: dict[str, Seen] = {}
+        # The shard that was asked last for its catalog.
+        self.asked = ""
+        # How often the catalog was forgotten: what was begun to be read before is not believed after.
+        self.changes = 0
+        # What the shards were like when they were last looked at, for statements that may be read from a replica and
+        # for others: see freshness.
+        self.seen: dict[tuple[str, bool], Seen] = {}
+        # Hundreds of callers may want to know the same thing at once: when a router begins, and after DDL.
+        self.joint = Joint()
+
+    def start_afresh(self) -> None:
+        """In a forked child, which has not got the threads."""
+        self.joint = Joint()
 
 
 def planned(router: Router, query: Any, params: Params | None, deadline: float, strategy: str | None = None) -> Planned:
@@ -98,9 +117,14 @@ def planned(router: Router, query: Any, params: Params | None, deadline: float, 
         if found is not None:
             return found
     text, converted = _text(query, params is not None)
+    _catalog(router, deadline)
+    if type(query) is str and (found := state.plans.get(key)) is not None:
+        # Made by another who has waited for the catalog, too.
+        return found
+    changes = router._knowledge.changes
     made = _made(router, text, state.topology, deadline)
     found = Planned(made, converted, state)
-    if type(query) is str:
+    if type(query) is str and changes == router._knowledge.changes:
         if len(state.plans) >= PLANS_MAX:
             state.plans.pop(next(iter(state.plans)), None)
         state.plans[key] = found
@@ -202,20 +226,50 @@ def trees_of(query: Any) -> list[Any] | None:
 
 def forget_catalog(router: Router) -> None:
     """Read it again before the next statement is planned: DDL was run, or what it says turned out to be wrong."""
+    router._knowledge.changes += 1
     router._knowledge.catalog = None
     router._state.plans.clear()
 
 
+def _together(router: Router, key: tuple[Any, ...], function: Callable[[float], T], deadline: float) -> T:
+    """What `function(deadline)` gives, asked once for all who ask at the same time, each within its own deadline."""
+    while True:
+        # Not less than what is usual: of callers who have little time each none would ever get to the end of it.
+        until = max(deadline, router._deadline(None))
+        run = router._knowledge.joint.run((*key, router._state), bind_arguments(function, until))
+        outcome = run.wait(deadline)
+        router._check_usable()
+        if outcome is None:
+            shard = router._knowledge.asked
+            raise DeadlineExceeded(f"the deadline passed before shard {shard} told of its tables", shard=shard)
+        value, error = outcome
+        if error is None:
+            return cast("T", value)
+        if not isinstance(error, DeadlineExceeded) or monotonic() + _PAUSE >= deadline:
+            raise own(error) from error
+        # It was begun by one who had less time.
+        sleep(_PAUSE)
+
+
 def _refreshed(router: Router, deadline: float) -> bool:
     """Read the catalog again; not when that has just been done and nothing has changed since."""
-    known = router._knowledge
-    if monotonic() - known.read_at < _FRESH and known.by in router._state.pools:
-        before = known.seen[known.by].mark
+    asked, changed = monotonic(), False
+    while True:
+        begun, has_changed = _together(router, ("refresh",), bind_arguments(_refresh, router), deadline)
+        changed = changed or has_changed
+        if begun >= asked:
+            return changed
+
+
+def _refresh(router: Router, deadline: float) -> tuple[float, bool]:
+    known, begun = router._knowledge, monotonic()
+    if begun - known.read_at < _FRESH and known.by in router._state.pools:
+        before = known.seen[known.by, False].mark
         if mark_of(router, known.by, deadline, False) == before:
-            return False
+            return begun, False
     forget_catalog(router)
     _catalog(router, deadline)
-    return True
+    return begun, True
 
 
 def _catalog(router: Router, deadline: float) -> Catalog:
@@ -223,12 +277,19 @@ def _catalog(router: Router, deadline: float) -> Catalog:
     known = router._knowledge
     if known.catalog is not None and set(router._state.topology.placements) == known.told.get("asked"):
         return known.catalog
+    key = ("catalog", known.changes)
+    return _together(router, key, bind_arguments(_read_catalog, router), deadline)
+
+
+def _read_catalog(router: Router, deadline: float) -> Catalog:
+    known = router._knowledge
+    changes = known.changes
     names = any_order(router)
     for number, name in enumerate(names):
         left = deadline - monotonic()
         until = deadline if number == len(names) - 1 else monotonic() + min(_PATIENCE, left / 3)
         try:
-            told = _told(router, name, until)
+            told = _ask_told(router, name, False, until)
             if known.built_in is None:
                 known.built_in = _asked(router, name, catalogs.BUILT_IN_QUERY, None, until)
         except ShardError:
@@ -241,8 +302,9 @@ def _catalog(router: Router, deadline: float) -> Catalog:
         # Else what was prepared on them for other columns fails, in blocks that cannot be made again.
         run_all([pool.drain for pools in router._state.pools.values() for pool in pools.endpoints])
     known.told, known.by, known.alike, known.read_at = told, name, {name}, monotonic()
-    known.catalog = catalogs.make_catalog(name, told, known.built_in, router._state.topology)
-    return known.catalog
+    catalog = catalogs.make_catalog(name, told, known.built_in, router._state.topology)
+    known.catalog = catalog if changes == known.changes else None
+    return catalog
 
 
 def are_alike(router: Router, names: Sequence[str], deadline: float, *, partial: bool = False) -> bool:
@@ -266,13 +328,13 @@ def are_alike(router: Router, names: Sequence[str], deadline: float, *, partial:
             iter(failures.values())
         )
     for name, (told, _) in zip(unknown, outcomes, strict=True):
-        if name in failures:
+        if name in failures or name in known.alike:
             continue
         differing = list(catalogs.differences(router._state.topology, known.told, told))
         if differing:
             by, before = known.by, known.told
             known.catalog = None
-            if any(catalogs.differences(router._state.topology, before, _told(router, by, deadline))):
+            if any(catalogs.differences(router._state.topology, before, _ask_told(router, by, False, deadline))):
                 # The one that it was compared with has changed since.
                 forget_catalog(router)
                 return False
@@ -293,17 +355,24 @@ def mark_of(router: Router, name: str, deadline: float, readonly: bool) -> str:
 
 def is_like(router: Router, name: str, deadline: float, readonly: bool) -> bool:
     """Whether the tables and functions of a shard are those of the catalog in use."""
-    told = _told(router, name, deadline, readonly=readonly)
+    told = _ask_told(router, name, readonly, deadline)
     known = router._knowledge
     return known.catalog is None or not any(catalogs.differences(router._state.topology, known.told, told))
 
 
-def _told(router: Router, name: str, deadline: float, *, readonly: bool = False) -> Any:
+def _told(router: Router, name: str, deadline: float) -> Any:
+    """What a shard says of its tables, to all who ask at the same time."""
+    key = ("told", name, router._knowledge.changes)
+    return _together(router, key, bind_arguments(_ask_told, router, name, False), deadline)
+
+
+def _ask_told(router: Router, name: str, readonly: bool, deadline: float) -> Any:
+    router._knowledge.asked = name
     tables = list(router._state.topology.placements)
     until = monotonic() + SEEN_SECONDS
     told = _asked(router, name, catalogs.CATALOG_QUERY, [tables], deadline, readonly=readonly)
     told["asked"] = set(tables)
-    router._knowledge.seen[name] = Seen(until, told.pop("mark"))
+    router._knowledge.seen[name, readonly] = Seen(until, told.pop("mark"))
     return told
 
 

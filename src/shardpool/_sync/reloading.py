@@ -51,6 +51,8 @@ class Reloader:
         self._newest = 0
         self._ahead: frozenset[str] = frozenset()
         self._held_until = 0.0
+        # How many calls are held now; not locked: one too many or too few does no harm.
+        self.held = 0
         self._file_epoch: int | None = router.topology.epoch
         self._background = Background("shardpool-reload", interval, self._step)
 

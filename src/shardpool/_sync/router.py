@@ -133,6 +133,7 @@ class Router:
             self._reloader.stop(timeout)
         pools = [pool for shard in self._state.pools.values() for pool in shard.endpoints]
         run_all([functools.partial(pool.close, timeout) for pool in pools])
+        self._knowledge.joint.stop()
         self._watchdog.close()
 
     def __enter__(self) -> Router:
@@ -576,6 +577,7 @@ def _start_afresh() -> None:
         router._watchdog = Watchdog()
         router._swapping = threading.Lock()
         router._meters.reset()
+        router._knowledge.start_afresh()
         for shard in router._state.pools.values():
             _inherited.extend(pool.start_afresh(router._watchdog) for pool in shard.endpoints)
             shard.start_afresh()

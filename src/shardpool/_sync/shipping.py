@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from ..result import Result
 from . import gather
 from .cancelling import give_up
 from .lease import Params, is_lost
-from .planning import Planned, any_shard
+from .planning import Planned, any_shard, may_write
 from .pools import give_all
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ _LAST_SECONDS = 0.04
 _FIRST_NORMAL_OID = 16384
 
 
+class _Lost(ScatterError):
+    """Shards were lost while rows were brought together."""
+
+
 def execute(
     router: Router,
     found: Planned,
@@ -59,7 +63,37 @@ def execute(
     binary: bool,
     row_factory: RowFactory[Any] | None,
 ) -> Result:
-    """Bring the rows to one shard and run the final statement there."""
+    """Bring the rows to one shard and run the final statement there; again without those that are lost meanwhile, when
+    they may be `missing`."""
+    without: gather.Missing = {}
+    while True:
+        try:
+            asked = replace(bound, shards=tuple(name for name in bound.shards if name not in without))
+            options: dict[str, Any] = {"missing": missing, "binary": binary, "row_factory": row_factory}
+            return _execute(router, found, asked, query, params, deadline, without=without, **options)
+        except _Lost as error:
+            may_be_missing = missing is not None and gather.may_be_missing(error.failures, len(asked.shards))
+            if missing is None or not may_be_missing or may_write(router, query):
+                raise ScatterError(error.message, failures=error.failures) from error.__cause__
+            without.update(error.failures)
+            missing.clear()
+
+
+def _execute(
+    router: Router,
+    found: Planned,
+    bound: Bound,
+    query: Any,
+    params: Params | None,
+    deadline: float,
+    *,
+    missing: gather.Missing | None,
+    binary: bool,
+    row_factory: RowFactory[Any] | None,
+    without: gather.Missing,
+) -> Result:
+    if missing is not None:
+        missing.update(without)
     taken = gather.take_all(router, bound.shards, deadline, readonly=False, topology=found.topology, missing=missing)
     conns: dict[str, Connection[Any]] = {}
     prepared: Prepared | None = None
@@ -92,7 +126,7 @@ def execute(
         tell(taken, error)
         failures = {name: lost(name, error) for name, conn in conns.items() if is_lost(conn)}
         if failures:
-            raise ScatterError(f"{len(failures)} of {len(conns)} shards failed", failures=failures) from error
+            raise _Lost(f"{len(failures)} of {len(conns)} shards failed", failures=failures) from error
         raise
     finally:
         rolled_back(conns.values(), deadline)

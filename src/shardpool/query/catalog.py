@@ -45,7 +45,8 @@ from (
 
 MARK_QUERY = f"{_NAMED}select ({_MARK})::text"
 
-# One JSON text per server. Expanded by format_type() and the like, since oids differ from server to server.
+# One JSON text per server. Expanded by format_type() and the like, since oids differ from server to server. A default
+# names no column: pg_get_expr() is told of no table, which it would lock to name its columns, and waits for nobody.
 CATALOG_QUERY = f"""
 {_NAMED}select pg_catalog.json_build_object(
     'mark', ({_MARK}),
@@ -56,7 +57,7 @@ CATALOG_QUERY = f"""
                             a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull,
                             l.collname, coalesce(l.collisdeterministic, true),
                             case when a.attidentity <> '' then 'identity'
-                                 when a.attgenerated = '' then pg_catalog.pg_get_expr(d.adbin, d.adrelid) end)
+                                 when a.attgenerated = '' then pg_catalog.pg_get_expr(d.adbin, 0) end)
                             order by a.attnum)
                         from pg_catalog.pg_attribute a left join pg_catalog.pg_collation l on l.oid = a.attcollation
                         left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
