@@ -43,7 +43,7 @@ UNFIT_FOR_A_TABLE = (
 _TEXT_OID = 25
 _ROLLBACK_SECONDS = 1.0
 # What a last attempt may take when the deadline has passed.
-_LAST_SECONDS = 0.04
+_LAST_SECONDS = 0.03
 _FIRST_NORMAL_OID = 16384
 
 
