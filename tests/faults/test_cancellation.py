@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from shardpool import AsyncRouter, Router, ShardpoolError
-from tests.timing import in_time
+from tests.timing import in_time, not_after
 
 from .fleet import FaultFleet
 
@@ -240,14 +240,14 @@ def _status(child: int) -> int:
 
 
 _SYNC = """
-    import sys, threading, time
+    import sys, threading
     from shardpool import Router
     router = Router(sys.argv[1])
     router.open()
     router.scatter("select 1")
     for name in router.shards:
         threading.Thread(target=router.shard(name).execute, args=("select pg_sleep(8)",), daemon=True).start()
-    time.sleep(0.3)
+    sys.stdin.readline()
     print("ends", flush=True)
 """
 _ASYNC = """
@@ -258,7 +258,7 @@ _ASYNC = """
         await router.open()
         await router.scatter("select 1")
         tasks = [asyncio.create_task(router.shard(name).execute("select pg_sleep(8)")) for name in router.shards]
-        await asyncio.sleep(0.3)
+        await asyncio.to_thread(sys.stdin.readline)
         print("ends", flush=True)
     asyncio.run(main())
 """
@@ -272,13 +272,19 @@ def test_an_interpreter_that_exits_with_calls_under_way_is_gone_soon(
     file = tmp_path / "topology.yaml"
     file.write_text(fleet.text(timeout=6.0))
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program), str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", textwrap.dedent(program), str(file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
-        assert process.stdout is not None
+        assert process.stdin is not None and process.stdout is not None
+        for name in fleet.servers:
+            _wait_for_sleepers(fleet, name)
         if frozen:
-            _wait_for_sleepers(fleet, "s1")
             fleet.servers["s1"].pause()
+        process.stdin.write(b"\n")
+        process.stdin.flush()
         assert process.stdout.readline() == b"ends\n", process.stderr and process.stderr.read()
         begun = monotonic()
         process.wait(8)
@@ -290,5 +296,6 @@ def test_an_interpreter_that_exits_with_calls_under_way_is_gone_soon(
 
 def _wait_for_sleepers(fleet: FaultFleet, name: str) -> None:
     end = monotonic() + 5
-    while monotonic() < end and not any("pg_sleep" in session[2] for session in fleet.sessions(name)):
+    while not any("pg_sleep" in session[2] for session in fleet.sessions(name)):
+        not_after(end)
         threading.Event().wait(0.01)

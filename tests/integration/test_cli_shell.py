@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from shardpool import Router
+from tests.timing import not_after
+
 from .test_cli import COMMAND, Cli, cli
 
 __all__ = ["cli"]
@@ -170,6 +173,15 @@ def test_answers_come_before_the_input_ends(cli: Cli) -> None:
     assert process.returncode == 0
 
 
+def _wait_until_it_sleeps(cli: Cli) -> None:
+    asked = "select count(*) from pg_stat_activity where query = 'select pg_sleep(50)' and state = 'active'"
+    end = time.monotonic() + 20
+    with Router(cli.environment["SHARDPOOL_TOPOLOGY"]) as router:
+        while not any(result.one() != (0,) for result in router.scatter(asked).values()):
+            not_after(end, "it does not sleep")
+            time.sleep(0.02)
+
+
 def test_an_interrupted_script_ends(cli: Cli) -> None:
     process = subprocess.Popen(
         [
@@ -192,7 +204,7 @@ def test_an_interrupted_script_ends(cli: Cli) -> None:
     assert process.stdout is not None
     try:
         assert process.stdout.readline()
-        time.sleep(0.5)
+        _wait_until_it_sleeps(cli)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     finally:

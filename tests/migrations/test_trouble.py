@@ -173,6 +173,7 @@ def test_what_is_built_concurrently_does_not_end_by_the_lock_timeout(fleet: Flee
     for line in process.stderr:
         if "waits for pid" in line:
             break
+    # Five times the lock timeout: it would have ended it by now.
     time.sleep(0.5)
     holder.rollback()
     holder.close()

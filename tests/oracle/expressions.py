@@ -8,6 +8,7 @@ rest as in SQL. What is generated gives the same on every run: `canon` says that
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -134,7 +135,7 @@ def by_text(e: E) -> str:
     return e.sql if e.canon else f"({e.sql})::text"
 
 
-class Expressions:
+class Expressions(ABC):
     """Random expressions. Parameters are noted as they are made, by name."""
 
     def __init__(self, seed: int | str) -> None:
@@ -534,8 +535,9 @@ class Expressions:
         chosen: Callable[[Sequence[Rel]], str] = self.weighted(options)
         return chosen(rels)
 
+    @abstractmethod
     def subquery_predicate(self, rels: Sequence[Rel]) -> str:
-        raise NotImplementedError
+        """A condition with a query in it."""
 
     def _type(self, rels: Sequence[Rel], among: Sequence[str] = TYPES) -> str:
         there = [e.type for rel in rels for e in rel.columns.values() if e.exact and e.type in among]

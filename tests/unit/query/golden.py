@@ -7,7 +7,7 @@ A case has `sql`, perhaps `params` and `pull: true` (which asks for that strateg
   SQL is compared as the parser reads it
 - or `refused`, the error's first line, and `error`, its class where that is not UnsupportedQuery
 
-`bug` says what is wrong of a case that fails; an item with only `group` is a heading for `tools/limits.py`.
+An item with only `group` is a heading for `tools/limits.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from shardpool.query.planner import completed, plan
 
 from .catalog import catalog, topology
 
-KEYS = frozenset(
-    "sql params pull strategy shards shard_sql ships final merge add cut refused error bug group note".split()
-)
+KEYS = frozenset("sql params pull strategy shards shard_sql ships final merge add cut refused error group note".split())
 
 
 class _Loader(yaml.SafeLoader):
