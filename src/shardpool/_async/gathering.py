@@ -21,6 +21,7 @@ from .cancelling import give_up
 from .lease import Params, is_idle
 from .planning import Planned
 from .pools import give_all
+from .statements import Statements
 
 if TYPE_CHECKING:
     from .router import AsyncRouter
@@ -51,7 +52,7 @@ async def execute(
     taken = await gather.take_all(router, bound.shards, deadline, readonly, topology=found.topology, missing=missing)
     legs: list[Leg] = []
     try:
-        statements = gather.Statements(query, params, binary)
+        statements = Statements(query, params, binary)
         for name, (pool, conn) in taken.items():
             if not conn.autocommit:
                 await conn.set_autocommit(True)

@@ -22,6 +22,7 @@ from .cancelling import give_up
 from .lease import Params, is_idle
 from .planning import Planned
 from .pools import give_all
+from .statements import Statements
 
 if TYPE_CHECKING:
     from .router import Router
@@ -52,7 +53,7 @@ def execute(
     taken = gather.take_all(router, bound.shards, deadline, readonly, topology=found.topology, missing=missing)
     legs: list[Leg] = []
     try:
-        statements = gather.Statements(query, params, binary)
+        statements = Statements(query, params, binary)
         for name, (pool, conn) in taken.items():
             if not conn.autocommit:
                 conn.set_autocommit(True)

@@ -29,6 +29,7 @@ from .cancelling import give_up
 from .lease import Params, is_lost
 from .planning import Planned, any_shard, may_write
 from .pools import give_all
+from .statements import FIRST_NORMAL_OID, statement_on
 
 if TYPE_CHECKING:
     from .router import Router
@@ -44,7 +45,6 @@ _TEXT_OID = 25
 _ROLLBACK_SECONDS = 1.0
 # What a last attempt may take when the deadline has passed.
 _LAST_SECONDS = 0.03
-_FIRST_NORMAL_OID = 16384
 
 
 class _Lost(ScatterError):
@@ -159,7 +159,7 @@ def prepare(
     assert isinstance(plan, Shipped)
     homes = {use.shard for use in bound.plan.uses if use.shard}
     at = next(iter(homes)) if len(homes) == 1 else _middle(router, list(conns))
-    original = gather.statement_on(conns[at], query, params, binary)
+    original = statement_on(conns[at], query, params, binary)
     literals = _literals(conns[at], found, params, original.types)
     sources = [
         Sources(ship, literals, frozenset(conns) & frozenset().union(*(bound.shards_by_use[use] for use in ship.uses)))
@@ -228,7 +228,7 @@ def _literals(conn: Connection[Any], found: Planned, params: Params | None, type
 def _type_name(conn: Connection[Any], oid: int) -> str | None:
     """The name of a type of PostgreSQL itself; None for others, whose oids differ from server to server."""
     info = conn.adapters.types.get(oid)
-    if info is None or oid >= _FIRST_NORMAL_OID:
+    if info is None or oid >= FIRST_NORMAL_OID:
         return None
     # By its own name, quoted: the SQL names `character` and `bit` mean a length of one.
     name = info.name.strip('"')

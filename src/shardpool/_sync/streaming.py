@@ -29,6 +29,7 @@ from .gathering import local
 from .lease import Params, is_lost
 from .planning import Planned
 from .pools import give_all
+from .statements import statement_on
 
 if TYPE_CHECKING:
     from .router import Router
@@ -176,7 +177,7 @@ class _Reader:
     def statement(self, conn: Connection[Any], query: Any, params: Params | None) -> Statement:
         if self._final is not None:
             return self._final
-        original = gather.statement_on(conn, query, params, self._binary)
+        original = statement_on(conn, query, params, self._binary)
         plan = self._bound.scattered
         return local(plan, self._bound, original) if isinstance(plan, Gathered) else original
 

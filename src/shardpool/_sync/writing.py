@@ -24,6 +24,7 @@ from . import gather, moving
 from .lease import Params
 from .planning import Planned
 from .pools import give_all
+from .statements import statement_on
 
 if TYPE_CHECKING:
     from .router import Router
@@ -49,7 +50,7 @@ def execute(
     """Write on every shard of the bound plan; on none when one of them refuses."""
     taken = gather.take_all(router, bound.shards, deadline, readonly=False, topology=found.topology)
     try:
-        statements = {name: gather.statement_on(conn, query, params, binary) for name, (_, conn) in taken.items()}
+        statements = {name: statement_on(conn, query, params, binary) for name, (_, conn) in taken.items()}
         plan = bound.plan.scattered
         assert isinstance(plan, Gathered | Split)
         if plan.timed is not None:
