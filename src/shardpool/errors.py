@@ -52,6 +52,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return "Known: " + ", ".join(names[:10]) + more + "."
 
 
+def check_choice(name: str, value: object, choices: Sequence[str | None]) -> None:
+    """Raise `ValueError` unless the value of an argument is one of the choices, which it lists."""
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise ValueError(f"{name}={value!r} is none of its values: {', '.join(others)} or {last}")
+
+
 class ShardpoolError(Exception):
     """Base of everything that shardpool raises itself.
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 from collections import Counter
 from time import monotonic
+from typing import Any
 
 import psycopg
 import pytest
@@ -339,3 +342,31 @@ def test_a_borrowed_connection_is_given_back_by_hand(router: Router) -> None:
     assert router.stats()["shards"]["s0"]["primary"]["in_flight"] == 0
     with pytest.raises(RouterMisuse, match="not lent"):
         shard.putconn(conn)
+
+
+def test_scatter_reads_no_sql_as_long_as_no_shard_fails(topology_path: str) -> None:
+    program = f"""if True:
+        import sys
+        from shardpool import Router
+        with Router({topology_path!r}) as router:
+            router.scatter("select 1")
+            router.scatter("insert into orders values (%s, 1, 'x')", (1,))
+        print("postgast" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_an_option_with_another_value_than_there_is_lists_its_values(topology_path: str) -> None:
+    one: Any = "every"
+    with pytest.raises(ValueError, match="^fanout='every' is none of its values: 'one', 'some' or 'all'$"):
+        Router(topology_path, fanout=one)
+    with Router(topology_path) as router:
+        for call in (router.execute, router.stream):
+            with pytest.raises(ValueError, match="fanout='every' is none of its values: None, 'one', 'some' or 'all'"):
+                call("select 1", fanout=one)
+        for call in (router.execute, router.stream, router.explain):
+            with pytest.raises(ValueError, match="strategy='every' is none of its values: None, 'combine' or 'pull'"):
+                call("select 1", strategy=one)
+        with pytest.raises(ValueError, match="per='every' is none of its values: 'item' or 'shard'"):
+            router.map(lambda conn, item: None, [1], key=int, table="orders", per=one)

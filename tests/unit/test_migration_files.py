@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import process_time
+from typing import Any
 
 import pytest
 
@@ -204,6 +205,9 @@ def test_the_canary_goes_first_and_alone() -> None:
     assert Rollout("").waves(["s0", "s1"]) == (("s0", "s1"),)
     with pytest.raises(BadMigration):
         Rollout("s9").check(["s0"])
+    typo: Any = "carry on"
+    with pytest.raises(ValueError, match="on_error='carry on' is none of its values: 'stop' or 'continue'"):
+        Rollout(on_error=typo).check(["s0"])
 
 
 def test_a_url_holds_what_needs_quoting() -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from importlib import import_module
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import psycopg
 from psycopg import AsyncConnection
@@ -21,10 +21,10 @@ from .._budget import Budget
 from .._concurrency import AsyncHome, async_run_all
 from .._meter import Meters
 from .._watchdog import AsyncWatchdog
-from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology
+from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology, check_choice
 from ..events import Log, Observer, Observers, Reloaded
 from ..partitioning import Range
-from ..query.bound import Bound, Fanout
+from ..query.bound import Bound, Fanout, Strategy, check_options
 from ..query.counts import Counts
 from ..report import Report
 from ..result import ByShard, Result
@@ -82,6 +82,7 @@ class AsyncRouter:
         reload_interval: float | None = 5.0,
         passwords: Callable[[str, str], Awaitable[str | None]] | None = None,
     ) -> None:
+        check_choice("fanout", fanout, get_args(Fanout))
         self._path = None if isinstance(topology, Topology) else os.fspath(topology)
         seen = look(self._path) if self._path is not None else ()
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
@@ -267,7 +268,7 @@ class AsyncRouter:
         binary: bool = False,
         row_factory: RowFactory[Any] | None = None,
         fanout: Fanout | None = None,
-        strategy: str | None = None,
+        strategy: Strategy | None = None,
         atomic: bool = False,
         partial: bool = False,
     ) -> Result:
@@ -285,6 +286,8 @@ class AsyncRouter:
 
         psycopg's errors pass through; when shards fail, `ScatterError`. See `AsyncHandle.execute` for the rest.
         """
+        if fanout is not None or strategy is not None:
+            check_options(fanout, strategy)
         if key is not None:
             deadline = self._deadline(timeout)
             options: dict[str, Any] = {"readonly": readonly, "binary": binary, "row_factory": row_factory}
@@ -330,7 +333,7 @@ class AsyncRouter:
         binary: bool = False,
         row_factory: RowFactory[Any] | None = None,
         fanout: Fanout | None = None,
-        strategy: str | None = None,
+        strategy: Strategy | None = None,
     ) -> AsyncGenerator[Any, None]:
         """The rows of a SELECT as they come, in its order: the answer of `execute` with bounded memory.
 
@@ -341,6 +344,7 @@ class AsyncRouter:
         When you leave the loop early, close the iterator (`contextlib.closing`): what still runs is cancelled then.
         """
         self._check_usable()
+        check_options(fanout, strategy)
         return streaming.stream(
             self,
             query,
@@ -360,13 +364,14 @@ class AsyncRouter:
         params: Params | None = None,
         *,
         timeout: float | None = None,
-        strategy: str | None = None,
+        strategy: Strategy | None = None,
     ) -> Bound:
         """How `execute` would run a statement, without running it: print it, or see `describe()` and `as_dict()`.
 
         Asks a shard for its catalog when that is not known yet. Raises what `execute` would refuse.
         """
         self._check_usable()
+        check_options(None, strategy)
         deadline = self._deadline(timeout)
         found = await planning.planned(self, query, params, deadline, strategy)
         return await planning.bound(self, found, params, deadline, strategy)

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import psycopg
 from psycopg import Connection
 
 from .._concurrency import run_all
-from ..errors import BatchError, ItemFailure, ItemRolledBack, StaleTopology, first_line
+from ..errors import BatchError, ItemFailure, ItemRolledBack, StaleTopology, check_choice, first_line
 from . import moving
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ def run(
     progress: Callable[[int], None] | None,
 ) -> list[Any]:
     """See `Router.map`; `until` is in monotonic seconds."""
-    if concurrency < 1 or per not in ("item", "shard"):
-        raise ValueError("map() takes concurrency >= 1, and per='item' or per='shard'")
+    check_choice("per", per, get_args(Per))
+    if concurrency < 1:
+        raise ValueError(f"concurrency={concurrency!r} is less than 1")
     batch = _Batch(items, progress)
     items_by_shard = _items_by_shard(batch, router._state.lookup_named(keyspace, table), key)
 

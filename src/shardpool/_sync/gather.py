@@ -109,7 +109,9 @@ def execute(
             if name not in reusable:
                 conn.close()
         give_all(taken.values())
-    failures = failures_of(legs, taken, may_be_applied=may_write(router, query))
+    # Only what has failed is worth reading the SQL for.
+    failed = [leg for leg in legs if leg.error is not None]
+    failures = failures_of(failed, taken, may_be_applied=bool(failed) and may_write(router, query))
     found = {name: results[name] for name in names if name in results}
     return _all_or_raise(names, found, failures, missing)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from ..errors import UnsupportedQuery
+from ..errors import UnsupportedQuery, check_choice
 from ..topology import Topology
 from .pins import NOTHING, stored_value
 from .plan import Gathered, Plan, Shipped, Split
 
 Fanout = Literal["one", "some", "all"]
+Strategy = Literal["combine", "pull"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,12 @@ def row_shards(split: Split, topology: Topology, params: Sequence[Any]) -> list[
 def again(error: UnsupportedQuery) -> UnsupportedQuery:
     """A refusal to be raised: a shared one would collect the tracebacks of all callers."""
     return UnsupportedQuery(error.message, detail=error.detail, hint=error.hint)
+
+
+def check_options(fanout: Fanout | None, strategy: Strategy | None) -> None:
+    """Raise `ValueError` for one that there is not."""
+    check_choice("fanout", fanout, (None, *get_args(Fanout)))
+    check_choice("strategy", strategy, (None, *get_args(Strategy)))
 
 
 def check_atomic(bound: Bound) -> None:

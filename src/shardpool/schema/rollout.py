@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from ..errors import nearest
+from ..errors import check_choice, nearest
 from .errors import BadMigration
 
 OnError = Literal["stop", "continue"]
@@ -41,6 +41,7 @@ class Rollout:
             raise BadMigration(f"no shard {self.canary} to go first", hint=nearest(self.canary, shards))
         if self.parallel < 1:
             raise BadMigration("parallel is at least 1")
+        check_choice("on_error", self.on_error, get_args(OnError))
 
 
 async def roll_out(rollout: Rollout, shards: Sequence[str], work: Callable[[str], Awaitable[bool]]) -> bool:
