@@ -359,7 +359,7 @@ def test_scatter_reads_no_sql_as_long_as_no_shard_fails(topology_path: str) -> N
 
 def test_an_option_with_another_value_than_there_is_lists_its_values(topology_path: str) -> None:
     one: Any = "every"
-    with pytest.raises(ValueError, match="^fanout='every' is none of its values: 'one', 'some' or 'all'$"):
+    with pytest.raises(ValueError, match="fanout='every' is none of its values: 'one', 'some' or 'all'"):
         Router(topology_path, fanout=one)
     with Router(topology_path) as router:
         for call in (router.execute, router.stream):
