@@ -7,7 +7,7 @@ of the others that are tied to it by their keys. Where this cannot be shown, it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..topology import Reference, Sharded, Topology
 from .catalog import Catalog, Column
 from .conditions import CASTS, conjuncts, equality, pins_of
 from .joins import join
-from .levels import NOWHERE, Level, Top, is_key_of, part_of, renamed, shared_key, typed
+from .levels import NOWHERE, Aggregate, Level, Top, is_key_of, part_of, renamed, shared_key, typed
 from .names import output_name
 from .operations import Operations, is_aggregate
 from .pins import Kept
@@ -46,10 +46,13 @@ class Analysis:
     writes: list[Node] = field(default_factory=list)
     # Assignments to keys that are no changes if the parameters say so.
     kept: list[Kept] = field(default_factory=list)
-    outer_aggregates: bool = False
+    # Whether there is an aggregate of which it is not known whose level it belongs to.
+    unclear_aggregates: bool = False
     # A function that is written as if it were a column, `t.count` for `count(t)`.
     disguised: str = ""
     top: Top = field(default_factory=Top)
+    # The aggregates in whose arguments is what is being looked at.
+    _around: list[Aggregate] = field(default_factory=list)
 
     @property
     def tables(self) -> list[Node]:
@@ -83,14 +86,21 @@ class Analysis:
         if tree.larg.ByteSize() or tree.rarg.ByteSize():
             level = self._set_operation(tree, parent, ctes, top)
         elif tree.values_lists:
-            self.visit_all(tree.values_lists, Scope(parent), ctes)
-            width = len(tree.values_lists[0].list.items)
-            level = Level([(f"column{n + 1}", None) for n in range(width)], False, True, [], None)
+            level = self._values(tree, parent, ctes)
         else:
             level = self._select(tree, parent, ctes, top)
         self.unused(own)
         level.nodes = self.nodes[first:]
         return level
+
+    def _values(self, tree: Any, parent: Scope | None, ctes: Ctes) -> Level:
+        width = len(tree.values_lists[0].list.items)
+        columns: Columns = [(f"column{number + 1}", None) for number in range(width)]
+        self.visit_all(tree.values_lists, Scope(parent), ctes)
+        scope = Scope(parent, [Item("*VALUES*", columns)])
+        self.visit_all(tree.sort_clause, scope, ctes)
+        self._limits(tree, scope, ctes)
+        return Level(columns, False, True, [], None)
 
     def with_clause(self, tree: Any, parent: Scope | None, ctes: Ctes) -> tuple[Ctes, list[dict[str, Any]]]:
         own: list[dict[str, Any]] = []
@@ -108,6 +118,7 @@ class Analysis:
                 "recursive": clause.recursive,
                 "ctes": everyone if clause.recursive else dict(seen),
                 "busy": False,
+                "around": list(self._around),
             }
             seen[cte.ctename] = everyone[cte.ctename] = entry
             own.append(entry)
@@ -118,13 +129,19 @@ class Analysis:
         for entry in own:
             if not entry["used"]:
                 entry["used"] = True
-                self.query(inner(entry["tree"].ctequery), entry["parent"], entry["ctes"])
+                self._cte_level(entry)
+
+    def _cte_level(self, entry: dict[str, Any]) -> Level:
+        """What a WITH clause defines, as it is seen where it stands."""
+        around, self._around = self._around, entry["around"]
+        level = self.query(inner(entry["tree"].ctequery), entry["parent"], entry["ctes"])
+        self._around = around
+        return level
 
     def _set_operation(self, tree: Any, parent: Scope | None, ctes: Ctes, top: Top | None) -> Level:
         arms = [self.query(tree.larg, parent, ctes), self.query(tree.rarg, parent, ctes)]
-        scope = Scope(parent)
-        self.visit_all([*tree.sort_clause], scope, ctes)
-        self._limits(tree, scope, ctes)
+        # ORDER BY names output columns only.
+        self._limits(tree, Scope(parent), ctes)
         anchors = [arm.anchor for arm in arms]
         node = None
         columns: Columns = [(name, None) for name, _ in arms[0].columns]
@@ -162,13 +179,15 @@ class Analysis:
         scope.anchors = anchors
         if tree.HasField("where_clause"):
             self.condition(inner(tree.where_clause), scope, ctes, lambda node: True, anchors)
-        expressions = [*tree.target_list, *tree.group_clause, *tree.sort_clause, *tree.window_clause]
-        self.visit_all([*expressions, *tree.distinct_clause], scope, ctes)
+        self.visit_all([*tree.target_list, *tree.window_clause], scope, ctes)
+        names = {output_name(target.res_target) for target in tree.target_list}
+        self._visit_keys([*tree.sort_clause, *tree.distinct_clause], names, scope, ctes)
+        self._visit_keys(tree.group_clause, {name for name in names if not scope.has_column(name)}, scope, ctes)
         if tree.HasField("having_clause"):
             self.visit(inner(tree.having_clause), scope, ctes)
         self._limits(tree, scope, ctes)
         self.locks |= bool(tree.locking_clause)
-        found = Operations(self.catalog, tree, scope, anchors)
+        found = Operations(tree, scope, anchors)
         root = anchor(anchors, (node for node in self.nodes[first:]))
         if top is not None:
             found.describe(top, root)
@@ -181,6 +200,17 @@ class Analysis:
         else:
             columns = [(name, typed(origin)) for name, origin in columns]
         return Level(columns, not is_whole, is_whole, [], node)
+
+    def _visit_keys(self, keys: Iterable[Any], names: Set[str], scope: Scope, ctes: Ctes) -> None:
+        """Keys of ORDER BY, GROUP BY, DISTINCT ON; a bare name among the `names` is that of an output column."""
+        for key in keys:
+            value = inner(key.sort_by.node) if key.WhichOneof("node") == "sort_by" else inner(key)
+            if kind(value) == "GroupingSet":
+                self._visit_keys(value.content, names, scope, ctes)
+                continue
+            is_bare = kind(value) == "ColumnRef" and len(value.fields) == 1
+            if value is not None and not (is_bare and set(strings(value.fields)) <= names):
+                self.visit(value, scope, ctes)
 
     def _limits(self, tree: Any, scope: Scope, ctes: Ctes) -> None:
         for name in ("limit_count", "limit_offset"):
@@ -329,7 +359,7 @@ class Analysis:
             scope.items.append(Item(alias, [], is_open=True))
             return []
         entry["busy"] = True
-        level = self.query(inner(cte.ctequery), entry["parent"], entry["ctes"])
+        level = self._cte_level(entry)
         entry["busy"] = False
         if entry["recursive"] and names_itself(cte):
             level = Level([], True, False, level.nodes, None)
@@ -411,10 +441,37 @@ class Analysis:
             case "SelectStmt":
                 self.query(expression, scope, ctes)
                 return
-            case "ColumnRef" | "A_Indirection":
+            case "ColumnRef":
                 self._look_for_call(expression, scope)
+                self._look_for_level(expression, scope)
+                return
+            case "A_Indirection":
+                self._look_for_call(expression, scope)
+        if is_aggregate(expression, self.catalog):
+            self._aggregate(expression, scope, ctes)
+            return
         for _, child in children(expression):
             self.visit(child, scope, ctes)
+
+    def _aggregate(self, call: Any, scope: Scope, ctes: Ctes) -> None:
+        """The call of an aggregate; what is computed once, before WITHIN GROUP, has no say in where it belongs."""
+        direct = call.args if kind(call) == "FuncCall" and call.agg_within_group else ()
+        self.visit_all(direct, scope, ctes)
+        found = Aggregate(scope)
+        self._around.append(found)
+        for name, child in children(call):
+            if not (direct and name == "args"):
+                self.visit(child, scope, ctes)
+        self._around.pop()
+        self.unclear_aggregates |= found.is_unclear
+        found.level.has_aggregates = True
+
+    def _look_for_level(self, reference: Any, scope: Scope) -> None:
+        names = strings(reference.fields)
+        if self._around and names:
+            level = scope.level_of(names, is_row=len(names) < len(reference.fields))
+            for aggregate in self._around:
+                aggregate.holds(level)
 
     def _look_for_call(self, expression: Any, scope: Scope) -> None:
         """`t.f` and `(t).f` are the call f(t) when t has no column f."""
@@ -431,7 +488,6 @@ class Analysis:
         if link.HasField("testexpr"):
             self.visit(inner(link.testexpr), scope, ctes)
         level = self.query(inner(link.subselect), scope, ctes)
-        self._check_outer_aggregates(link, scope)
         if enum_name(link, "sub_link_type") == "ANY_SUBLINK" and strings(link.oper_name) in ([], ["="]):
             self._semi_join(inner(link.testexpr), level, scope)
 
@@ -451,25 +507,6 @@ class Analysis:
                 continue
             if hit[0].part == origin.part and not (hit[0].nullable or origin.nullable):
                 hit[0].node.tie(origin.node, origin.part)
-
-    def _check_outer_aggregates(self, link: Any, scope: Scope) -> None:
-        """An aggregate in a subquery over columns of this level only belongs to this level: rare, and not pushed."""
-        for call in walk(link.subselect):
-            if is_aggregate(call, self.catalog):
-                references = [found for found in walk(call) if kind(found) == "ColumnRef"]
-                if references and all(self._is_certainly_outer(ref, scope, link) for ref in references):
-                    self.outer_aggregates = True
-
-    def _is_certainly_outer(self, reference: Any, scope: Scope, link: Any) -> bool:
-        fields = strings(reference.fields)
-        if len(fields) > 1:
-            aliases = {
-                found.alias.aliasname or getattr(found, "relname", "")
-                for found in walk(link.subselect)
-                if kind(found) in ("RangeVar", "RangeSubselect", "RangeFunction")
-            }
-            return fields[-2] not in aliases
-        return scope.find(fields) is not None
 
 
 def _in_own_names(condition: Any, scope: Scope) -> Any:

@@ -42,6 +42,30 @@ class Top:
     columns: Columns | None = None
 
 
+class Aggregate:
+    """The call of an aggregate, and the level that it belongs to: of those around it the innermost of which there is a
+    column in its arguments, in subqueries in them too; its own when there is none (check_agg_arguments in PostgreSQL's
+    parse_agg.c).
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self._around = list(scope.outward())
+        self._depth: int | None = None
+        self.is_unclear = False
+
+    def holds(self, level: Scope | None) -> None:
+        """There is a column of that level in its arguments; None: of some level."""
+        if level is None:
+            self.is_unclear |= len(self._around) > 1
+        elif level in self._around:
+            depth = self._around.index(level)
+            self._depth = depth if self._depth is None else min(depth, self._depth)
+
+    @property
+    def level(self) -> Scope:
+        return self._around[self._depth or 0]
+
+
 def renamed(level: Level, names: list[str]) -> Level:
     """The level with new names for its first columns."""
     if not names:

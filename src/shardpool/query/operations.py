@@ -17,14 +17,14 @@ JSON_AGGREGATES = ("JsonArrayAgg", "JsonObjectAgg")
 class Operations:
     """The operations of one SELECT, whose rows each have a row of the `anchors`."""
 
-    def __init__(self, catalog: Catalog, tree: Any, scope: Scope, anchors: list[Node]) -> None:
+    def __init__(self, tree: Any, scope: Scope, anchors: list[Node]) -> None:
         self._tree = tree
         self._scope = scope
         self._anchors = anchors
         own = [found for part in _own_parts(tree) for found in walk_own(part)]
         calls = [found for found in own if kind(found) == "FuncCall"]
         self.grouped = bool(tree.group_clause) or tree.HasField("having_clause")
-        self.grouped |= any(is_aggregate(call, catalog) for call in own)
+        self.grouped |= scope.has_aggregates
         self.grouped_by_key = bool(tree.group_clause) and self._keyed(tree.group_clause)
         self.distinct_on = any(node.WhichOneof("node") for node in tree.distinct_clause)
         self.distinct = bool(tree.distinct_clause)

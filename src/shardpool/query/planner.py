@@ -143,8 +143,8 @@ def _why_not_local(tree: Any, analysis: Analysis, catalog: Catalog) -> str | Non
         return "it brings rows together that are on different shards"
     if any(isinstance(node.placement, Single) for node in analysis.tables):
         return "a single table is on one shard only"
-    if analysis.outer_aggregates:
-        return "a subquery holds an aggregate of the outer statement"
+    if analysis.unclear_aggregates:
+        return "an aggregate may belong to this statement or to a subquery of it"
     impurity = first_impurity(tree, catalog, timeless=False)
     return None if impurity is None else f"{impurity} may differ from shard to shard"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +102,7 @@ class Item:
         return Item(name, renamed, self.is_open)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Scope:
     """The names that expressions of one query level see, and the level around it."""
 
@@ -114,6 +114,15 @@ class Scope:
     merged: dict[str, Origin | None] = field(default_factory=dict)
     # The nodes of which each row of the level has a row that is not made up of NULLs.
     anchors: list[Node] = field(default_factory=list)
+    # Whether there are aggregates that belong to this level, here or in its subqueries.
+    has_aggregates: bool = False
+
+    def outward(self) -> Iterator[Scope]:
+        """The level itself and those around it."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
 
     def outer(self, depth: int) -> Scope:
         """The scope so many levels out."""
@@ -143,6 +152,29 @@ class Scope:
             scope = scope.parent
         return False
 
+    def level_of(self, names: list[str], *, is_row: bool = False) -> Scope | None:
+        """The level that the column, or with `is_row` the whole row, of that name is of; None: it cannot be told.
+
+        A single name is that of a column before it is that of a row.
+        """
+        table = names if is_row else names[:-1]
+        if table:
+            return next((scope for scope in self.outward() if scope.named(table)), None)
+        found = [scope for scope in self.outward() if scope._unqualified(names[0]) is not None]
+        if not found:
+            return self.level_of(names, is_row=True)
+        is_sure = len(found) == 1 and self.level_of(names, is_row=True) is None
+        return found[0] if is_sure or found[0].has_column(names[0]) else None
+
+    def has_column(self, name: str) -> bool:
+        """Whether a name is surely that of a column of this level."""
+        return name in self.merged or any(item.find(name) for item in self.items)
+
+    def named(self, table: list[str]) -> list[Item]:
+        """The items of this level that a name, perhaps with its schema, stands for."""
+        items = [item for item in self.items if item.name == table[-1]]
+        return [item for item in items if item.table == ".".join(table[-2:])] if len(table) > 1 else items
+
     def _unqualified(self, name: str) -> Any:
         if name in self.merged:
             return (self.merged[name],)
@@ -152,13 +184,11 @@ class Scope:
         return (hits[0],) if hits else None
 
     def _qualified(self, fields: list[str]) -> Any:
-        items = [item for item in self.items if item.name == fields[-2]]
-        if len(fields) > 2:
-            items = [item for item in items if item.table == ".".join(fields[:2])]
+        items = self.named(fields[:-1])
         if not items:
             return None
         hits = items[0].find(fields[-1])
-        return (hits[0],) if len(items) == len(hits) == 1 and len(fields) <= 3 else _UNKNOWN
+        return (hits[0],) if len(items) == len(hits) == 1 else _UNKNOWN
 
 
 _UNKNOWN: Any = object()

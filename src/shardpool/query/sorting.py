@@ -9,9 +9,10 @@ from .catalog import Catalog
 from .conditions import constant
 from .levels import Top
 from .names import output_name
+from .operations import walk_own
 from .pins import Const
 from .scopes import Scope
-from .statement import copy, inner, is_star, kind, strings, walk, without_places
+from .statement import copy, inner, is_star, kind, strings, without_places
 from .types import collation_of, plain, type_of
 
 # Types whose values are compared as this says, by what the server sends of them: see `merging`.
@@ -79,9 +80,9 @@ def meant(tree: Any, expression: Any, top: Top) -> tuple[int | None, Any]:
 
 
 def signature(value: Any, scope: Scope | None) -> bytes:
-    """An expression as bytes, the same for `t.x` and `x` when they are one column."""
+    """An expression as bytes, the same for `t.x` and `x` when they are one column, but not in subqueries."""
     found = copy(value)
-    for reference in walk(found):
+    for reference in walk_own(found):
         if kind(reference) == "ColumnRef" and len(strings(reference.fields)) == len(reference.fields):
             hit = scope.find(strings(reference.fields)) if scope is not None else None
             if hit is not None and hit[0] is not None and hit[0].column and hit[1] == 0:
