@@ -661,6 +661,34 @@ CASES["single tables of different shards"] = [
     "select l.nosuch from audit, ledger l",
     "with l as (select * from ledger where n > 2) select l.*, a.* from l left join audit a on a.id = l.n",
 ]
+CASES["sorted inner levels"] = [
+    "select * from (select tenant_id, id from orders order by placed, tenant_id, id) q limit 7 -- order: 0, 1",
+    "select id, tenant_id from (select * from orders order by total desc nulls last, tenant_id, id) q offset 4 -- order: 0, 1",
+    "select q.* from (select id, tenant_id from customers order by name, tenant_id, id) q limit 5 -- order: 0, 1",
+    "select * from (select * from customers order by grade desc, id, tenant_id) q limit 5 -- order: 0, 1, 2",
+    'select b.* from (select * from (select * from orders order by note collate "C", id, tenant_id) a where qty > 0) b limit 6 -- order: 0, 1',
+    "with q as (select id, tenant_id from orders order by abs(small), id, tenant_id) select id from q where id > 100 limit 9 -- order: 0",
+    "with q (a, b) as materialized (select * from notes order by stars, author, n) select r.z, b from q r (z) -- order: 0, 1",
+    "with a as (select * from events order by value, day, n), b as (select day, n from a where n > 1) select * from b limit 8 -- order: 0, 1",
+    (
+        "select * from (select tenant_id, id from orders order by qty %% %s, tenant_id, id) q limit %s offset %s -- order: 0, 1",
+        [5, 4, 3],
+    ),
+    "select * from (select tenant_id, count(*) from orders group by tenant_id order by count(*) desc, tenant_id) q limit 3 -- order: 0, 1",
+    "select * from (select tenant_id, id from orders union all select tenant_id, order_id from items order by 1, 2) q limit 9 -- order: 0, 1",
+    "(select id, tenant_id from orders order by id, tenant_id) union all (select id, tenant_id from customers order by id, tenant_id) -- order: 0, 1",
+    "select * from ((select id, tenant_id from orders order by 1, 2 limit 4) union all (select id, tenant_id from orders order by 1 desc, 2 limit 4)) q -- order: 0, 1",
+    "select * from (select * from (select id, tenant_id from orders order by id, tenant_id offset 3) a limit 9) b offset 2 -- order: 0, 1",
+    "select row_number() over (), id, tenant_id from (select * from orders order by placed, id, tenant_id) q -- order: 0, 1, 2",
+    "select lag(id) over (), first_value(id) over () from (select * from orders order by placed, id, tenant_id) q limit 9 -- order: 0, 1",
+    "select array_agg(id), string_agg(note, ','), json_agg(qty), any_value(id) from (select * from orders order by note, id, tenant_id) q",
+    "select q.id, unnest(q.tags) from (select * from customers order by name, id, tenant_id) q -- order: 0, 1",
+    "select unnest(tags) from customers order by name, id, tenant_id -- order: 0",
+    "select q from (select id from orders order by total, id, tenant_id) q limit 5 -- order: 0",
+    "select count(*), sum(id), max(qty) from (select * from orders order by total) q",
+    "select distinct qty from (select * from orders order by total) q",
+    "select q.id, c.name from (select * from orders order by total) q join customers c using (tenant_id)",
+]
 
 
 def _lines() -> Iterator[Any]:

@@ -10,10 +10,11 @@ from typing import Any
 
 from .aggregates import final, is_over_distinct, over_distinct, partials
 from .analysis import Analysis
+from .catalog import Catalog
 from .gathered import limited, put
 from .levels import Top
 from .names import output_name
-from .operations import is_aggregate
+from .operations import is_aggregate, walk_own
 from .plan import Ship, Shipped
 from .scopes import Scope
 from .sorting import Limits, Sorting, limits, meant, signature, sortings
@@ -40,7 +41,7 @@ def combine(tree: Any, analysis: Analysis, uses: int) -> Shipped | str:
             return "a window without the partition key spans rows of different shards"
         if top.grouped and not top.grouped_by_key:
             return _Groups(copy(tree), analysis).plan(uses)
-        return _rows(copy(tree), top, uses)
+        return _rows(copy(tree), analysis, uses)
     except _Unfit as reason:
         return str(reason)
 
@@ -54,8 +55,9 @@ def _shipped(partial: Template, columns: int, final_sql: str, uses: int) -> Ship
 # -- rows ----------------------------------------------------------------------------------------------------------
 
 
-def _rows(tree: Any, top: Top, uses: int) -> Shipped:
+def _rows(tree: Any, analysis: Analysis, uses: int) -> Shipped:
     """Rows that each shard makes for itself, sorted, made distinct and limited once more."""
+    top = analysis.top
     if top.columns is None:
         raise _Unfit("the columns of the statement are not known from its text")
     width = len(top.columns)
@@ -75,6 +77,7 @@ def _rows(tree: Any, top: Top, uses: int) -> Shipped:
             places[key] = width + len(added)
         return places[key]
 
+    _check_sets(tree, analysis)
     order = _order(tree, top, place)
     distinct = _distinct(tree, top, place)
     limit = _tail(tree)
@@ -91,37 +94,25 @@ def _rows(tree: Any, top: Top, uses: int) -> Shipped:
 
 
 def _order(tree: Any, top: Top, place: Any) -> str:
-    if top.is_set_operation:
-        keys = _set_operation_keys(tree, top)
-    else:
-        found = sortings(tree, top)
-        if found is None:
-            raise _Unfit("ORDER BY USING is done by pulling the rows")
-        keys = [(place(key.column, key.expression), key) for key in found]
-    if not keys:
-        return ""
-    return " ORDER BY " + ", ".join(f"{column(number)}{_direction(key)}" for number, key in keys)
+    found = sortings(tree, top)
+    if found is None:
+        raise _Unfit("ORDER BY USING, or what names no column, is done by pulling the rows")
+    keys = [f"{column(place(key.column, key.expression))}{_direction(key)}" for key in found]
+    return " ORDER BY " + ", ".join(keys) if keys else ""
 
 
-def _set_operation_keys(tree: Any, top: Top) -> list[tuple[int, Sorting]]:
-    """Over a set operation only output columns may be named."""
-    names = [name for name, _ in top.columns or []]
-    found = []
-    for item in tree.sort_clause:
-        clause = item.sort_by
-        value = inner(clause.node)
-        if kind(value) == "A_Const" and value.WhichOneof("val") == "ival" and 0 < value.ival.ival <= len(names):
-            number = value.ival.ival
-        elif kind(value) == "ColumnRef" and len(value.fields) == 1 and names.count(strings(value.fields)[0]) == 1:
-            number = names.index(strings(value.fields)[0]) + 1
-        else:
-            raise _Unfit("ORDER BY over a set operation names no output column")
-        if clause.sortby_dir == 4:
-            raise _Unfit("ORDER BY USING is done by pulling the rows")
-        descending = clause.sortby_dir == 3
-        nulls_first = clause.sortby_nulls == 2 or (clause.sortby_nulls != 3 and descending)
-        found.append((number, Sorting(value, None, descending, nulls_first, clause)))
-    return found
+def _check_sets(tree: Any, analysis: Analysis) -> None:
+    """Of one row a function may give several, which stay together in any order but one by that function itself."""
+    keys = sortings(tree, analysis.top)
+    if not keys or tree.distinct_clause or any(_gives_sets(key.expression, analysis.catalog) for key in keys):
+        return
+    if any(_gives_sets(target, analysis.catalog) for target in tree.target_list):
+        raise _Unfit("to sort once more would mix what a function gives for one row")
+
+
+def _gives_sets(tree: Any, catalog: Catalog) -> bool:
+    calls = (catalog.functions.get(strings(call.funcname)[-1]) for call in walk_own(tree) if kind(call) == "FuncCall")
+    return any(function is not None and function.gives_set for function in calls)
 
 
 def _direction(key: Sorting) -> str:

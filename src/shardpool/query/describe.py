@@ -36,7 +36,14 @@ def _lines(bound: Bound) -> Iterator[str]:
     if bound.strategy != "one":
         for reason in bound.plan.reasons:
             yield f"not faster because: {reason}"
+    lost = _lost_order(bound)
+    if lost:
+        yield f"order of the rows: none, as that of a sorted subquery ends at {lost}; ORDER BY outside gives them one"
     yield from _steps(bound)
+
+
+def _lost_order(bound: Bound) -> str:
+    return bound.scattered.lost_order if isinstance(bound.scattered, Gathered | Shipped) else ""
 
 
 def _steps(bound: Bound) -> Iterator[str]:
@@ -83,6 +90,8 @@ def as_dict(bound: Bound) -> dict[str, Any]:
         "reasons": list(bound.plan.reasons) if bound.strategy != "one" else [],
         "sql": bound.plan.sql,
     }
+    if lost := _lost_order(bound):
+        found["order_lost_by"] = lost
     match bound.scattered:
         case Gathered() as plan:
             found["shard_sql"] = plan.sql

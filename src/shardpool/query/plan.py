@@ -65,11 +65,15 @@ class Ship:
 
 @dataclass(frozen=True, slots=True)
 class Shipped:
-    """Bring rows to one shard, and run `final` there: `combine` brings partial results, `pull` rows of tables."""
+    """Bring rows to one shard, and run `final` there: `combine` brings partial results, `pull` rows of tables.
+
+    `lost_order` is what the order of a sorted subquery ends at.
+    """
 
     name: str
     ships: tuple[Ship, ...]
     final: str
+    lost_order: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class Gathered:
     `sort` is empty when they only follow one another; the last `hidden` columns are for sorting only.
     `limit` and `offset` cut the whole. With `add` each column is one value made of the shards' values. `everywhere`: a
     reference table is written, on every shard there is. `timed` is the statement with places for the time of the
-    transaction, where it is the same for all.
+    transaction, where it is the same for all. `lost_order` is what the order of a sorted subquery ends at.
     """
 
     name: str
@@ -104,6 +108,7 @@ class Gathered:
     add: tuple[str, ...] = ()
     everywhere: bool = False
     timed: Template | None = None
+    lost_order: str = ""
 
 
 @dataclass(frozen=True, slots=True)

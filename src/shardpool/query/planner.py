@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..errors import UnsupportedQuery
@@ -10,7 +11,8 @@ from .analysis import Analysis
 from .catalog import Catalog
 from .combine import combine
 from .gathered import gathered
-from .plan import Plan, Scattered, loose_params, uses_of
+from .inner_order import Unfit, carried
+from .plan import Gathered, Plan, Scattered, Shipped, loose_params, uses_of
 from .pull import pull
 from .purity import first_impurity, refuse_server_bound, refuse_system_columns
 from .statement import kind, parse, verb
@@ -114,19 +116,44 @@ def _scattered(
         )
     reasons: list[str] = []
     if strategy != "pull":
-        why_not = _why_not_local(tree, analysis, catalog)
-        if why_not is not None:
-            reasons.append(why_not)
-        else:
-            found = _why_not_here(tree, catalog, strategy) or gathered(sql, tree, analysis.top, catalog)
-            if not isinstance(found, str):
-                return found, ()
-            reasons.append(found)
-            combined = combine(tree, analysis, len(analysis.tables))
-            if not isinstance(combined, str):
-                return combined, tuple(reasons)
-            reasons.append(combined)
+        found = _in_parts(sql, tree, analysis, topology, catalog, strategy, reasons)
+        if found is not None:
+            return found, tuple(reasons)
     return pull(sql, topology, catalog), tuple(dict.fromkeys(reasons))
+
+
+def _in_parts(
+    sql: str,
+    tree: Any,
+    analysis: Analysis,
+    topology: Topology,
+    catalog: Catalog,
+    strategy: str | None,
+    reasons: list[str],
+) -> Gathered | Shipped | None:
+    """What is done when the shards make the rows each for itself; None when they cannot, with the `reasons`."""
+    why_not = _why_not_local(tree, analysis, catalog)
+    if why_not is not None:
+        reasons.append(why_not)
+        return None
+    try:
+        outside, lost = carried(tree, topology, catalog)
+    except Unfit as reason:
+        reasons.append(str(reason))
+        return None
+    if outside is not tree:
+        analysis = Analysis(topology, catalog)
+        analysis.statement(outside)
+    found: Gathered | Shipped | str = _why_not_here(outside, catalog, strategy) or gathered(
+        sql, outside, analysis.top, catalog
+    )
+    if isinstance(found, str):
+        reasons.append(found)
+        found = combine(outside, analysis, len(analysis.tables))
+    if isinstance(found, str):
+        reasons.append(found)
+        return None
+    return found if lost is None else replace(found, lost_order=lost.by)
 
 
 def _root(analysis: Analysis, scattered: Scattered | None) -> int | None:

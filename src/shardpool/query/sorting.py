@@ -49,7 +49,8 @@ def sortings(tree: Any, top: Top) -> list[Sorting] | None:
         if clause.sortby_dir == 4:
             return None
         nulls_first = clause.sortby_nulls == 2 or (clause.sortby_nulls != 3 and descending)
-        column, expression = meant(tree, inner(clause.node), top)
+        what = _of_set_operation if top.is_set_operation else meant
+        column, expression = what(tree, inner(clause.node), top)
         if expression is None:
             return None
         found.append(Sorting(expression, column, descending, nulls_first, clause))
@@ -77,6 +78,24 @@ def meant(tree: Any, expression: Any, top: Top) -> tuple[int | None, Any]:
         if signature(inner(target.val), top.scope) == signature(expression, top.scope):
             return number, expression
     return None, expression
+
+
+def _of_set_operation(tree: Any, expression: Any, top: Top) -> tuple[int | None, Any]:
+    """Over a set operation only output columns may be named."""
+    names = [name for name, _ in top.columns or []]
+    if (
+        kind(expression) == "A_Const"
+        and expression.WhichOneof("val") == "ival"
+        and 0 < expression.ival.ival <= len(names)
+    ):
+        return expression.ival.ival - 1, expression
+    if (
+        kind(expression) == "ColumnRef"
+        and len(expression.fields) == 1
+        and names.count(strings(expression.fields)[0]) == 1
+    ):
+        return names.index(strings(expression.fields)[0]), expression
+    return None, None
 
 
 def signature(value: Any, scope: Scope | None) -> bytes:

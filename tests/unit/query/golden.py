@@ -5,6 +5,7 @@ A case has `sql`, perhaps `params` and `pull: true` (which asks for that strateg
 - `strategy`, and `shards`: their names, `any` for none in particular, `all`, or how many
 - of scattered plans, where given, `shard_sql`, `ships`, `final`, `merge`, `add` and `cut`, as `describe()` prints them;
   SQL is compared as the parser reads it
+- `order_lost_by`: what the order of a sorted subquery ends at
 - or `refused`, the error's first line, and `error`, its class where that is not UnsupportedQuery
 
 An item with only `group` is a heading for `tools/limits.py`.
@@ -23,7 +24,9 @@ from shardpool.query.planner import completed, plan
 
 from .catalog import catalog, topology
 
-KEYS = frozenset("sql params pull strategy shards shard_sql ships final merge add cut refused error group note".split())
+KEYS = frozenset(
+    "sql params pull strategy shards shard_sql ships final merge add cut refused error group note order_lost_by".split()
+)
 
 
 class _Loader(yaml.SafeLoader):

@@ -35,6 +35,7 @@ def test_a_case(case: dict[str, Any]) -> None:
     described = found.describe()
     assert found.strategy == case["strategy"], described
     _check_shards(found, case.get("shards", "all" if found.strategy != "one" else None), described)
+    assert found.as_dict().get("order_lost_by") == case.get("order_lost_by"), described
     for name, expected in _steps(case).items():
         assert _told(found, name) == expected, described
 
