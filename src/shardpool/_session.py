@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from operator import itemgetter
+from sys import intern
 from types import MethodType
 from typing import Any
 from weakref import ref
@@ -71,10 +72,13 @@ class Session:
         "baseline",
         "marks",
         "pristine",
+        "settings",
         "watches",
     )
 
-    def __init__(self, conn: Any, reset: Reset) -> None:
+    def __init__(self, conn: Any, reset: Reset, settings: str) -> None:
+        # Those of the session, as `settings.TOLD` tells them, while nothing is left in it.
+        self.settings = intern(settings)
         self.watches = reset != "never"
         # What the marks are when the connection is clean.
         self._rest = STATE if reset == "always" else 0

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from . import settings
 from .bucket_sql import (
     bucket_expression,
     bucket_function,
@@ -22,6 +23,7 @@ from .bucket_sql import (
 )
 from .errors import KeyNotCovered
 from .keys import ENCODING_VERSION, KeyType, KeyValue, canonical_key, key_parts, key_text
+from .own_sql import qualified
 from .partitioning import Hash, List, Partitioning
 from .topology import Keyspace, Sharded, Single, Topology, succeed
 
@@ -43,16 +45,19 @@ NOT_INSTALLED_SQLSTATES = frozenset({"42P01", "3F000"})
 
 NOT_INSTALLED_HINT = "Run: shardpool init"
 
-IDENTITY_QUERY = """\
+IDENTITY_QUERY = qualified(f"""\
 SELECT self.fleet, self.shard, meta.version,
-  greatest((SELECT coalesce(max(owner.epoch), 0) FROM shardpool.owner), (to_jsonb(meta)->>'epoch')::bigint),
-  (SELECT coalesce(jsonb_object_agg(keyspace, contract - 'vectors'), '{}') FROM shardpool.hash_contract),
+  greatest((SELECT coalesce(pg_catalog.max(owner.epoch), 0) FROM shardpool.owner),
+    (pg_catalog.to_jsonb(meta) ->> 'epoch'::pg_catalog.text)::bigint),
+  (SELECT coalesce(pg_catalog.jsonb_object_agg(keyspace, contract - 'vectors'::pg_catalog.text), '{{}}')
+    FROM shardpool.hash_contract),
   pg_catalog.pg_is_in_recovery(),
-  (SELECT coalesce(max(owner.epoch), 0) FROM shardpool.owner),
-  to_jsonb(self)->>'also'
-FROM shardpool.self CROSS JOIN shardpool.meta"""
+  (SELECT coalesce(pg_catalog.max(owner.epoch), 0) FROM shardpool.owner),
+  pg_catalog.to_jsonb(self) ->> 'also'::pg_catalog.text,
+  {settings.TOLD}
+FROM shardpool.self CROSS JOIN shardpool.meta""")
 """One row: fleet, shard, control version, epoch of the topology, {keyspace: contract}, is it a standby, highest epoch
-of owners (0: none), other name of the shard.
+of owners (0: none), other name of the shard, the settings of the session as `settings.TOLD` tells them.
 
 The columns that came later are read through JSON, so that a server that has not got them yet is no other shard.
 """

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, cast
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import tuple_row
 
 from .. import control
@@ -20,6 +20,8 @@ from .._meter import Meters
 from .._watchdog import AsyncWatchdog
 from ..errors import ShardUnavailable, first_line
 from ..events import Connected, ConnectFailed, NewerEpochSeen, Observers
+from ..own_sql import OWN_SESSION
+from ..settings import TOLD
 from ..topology import Endpoint, Topology
 from . import session
 
@@ -33,7 +35,7 @@ _CONNECT_SECONDS = 5
 _CHECK_INTERVAL = ("client_connection_check_interval", "1000")
 # How much the last time to connect counts in the usual one.
 _NEWEST = 0.2
-_STANDBY_QUERY = "select pg_catalog.pg_is_in_recovery()"
+_ROLE_QUERY = f"select pg_catalog.pg_is_in_recovery(), {TOLD}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +138,20 @@ class AsyncConnector:
         return self.error is not None and monotonic() < self._closed_until
 
     async def connect_unchecked(self, deadline: float) -> AsyncConnection[Any]:
-        """A new connection to whatever server is there, within the deadline (monotonic seconds) as libpq keeps it."""
+        """A new connection to whatever server is there, within the deadline (monotonic seconds) as libpq keeps it.
+
+        It is for shardpool's own queries: see `own_sql`.
+        """
         kwargs = await self._kwargs()
         seconds = max(2, int(deadline - monotonic()))
         kwargs["connect_timeout"] = min(int(kwargs.get("connect_timeout") or seconds), seconds)
-        return await self._options.connection_class.connect("", **kwargs)
+        conn = await self._options.connection_class.connect("", **kwargs)
+        try:
+            await begin_own(conn, self.endpoint)
+        except BaseException:
+            await conn.close()
+            raise
+        return conn
 
     async def _connect(self, seconds: float | None = None) -> AsyncConnection[Any]:
         begun = monotonic()
@@ -149,9 +160,9 @@ class AsyncConnector:
         until = begun + seconds if seconds is not None else monotonic() + self.connect_seconds
         watch = self.watchdog.watch(conn, until)
         try:
-            await self._check_server(conn)
+            told = await self._check_server(conn)
             if seconds is None:
-                await session.begin(conn, self.endpoint.reset, self._options.configure)
+                await session.begin(conn, self.endpoint.reset, self._options.configure, told)
         except BaseException as error:
             cut = not self.watchdog.release(watch)
             await conn.close()
@@ -195,17 +206,21 @@ class AsyncConnector:
         seconds = float(given or 0)
         return seconds if seconds > 0 else _CONNECT_SECONDS
 
-    async def _check_server(self, conn: AsyncConnection[Any]) -> None:
-        """The right shard, and in the right role; one round trip where the shard has its control schema."""
+    async def _check_server(self, conn: AsyncConnection[Any]) -> str:
+        """The right shard, and in the right role; one round trip where the shard has its control schema.
+
+        Gives the settings of the session, as `settings.TOLD` tells them.
+        """
         await conn.set_autocommit(True)
         cursor = conn.cursor(row_factory=tuple_row)
         if self.topology.control == "required":
-            await self._check_identity(cursor)
-        elif self.endpoint.role == "primary":
-            await cursor.execute(_STANDBY_QUERY, prepare=False)
-            row = await cursor.fetchone()
-            self._check_role(bool(row and row[0]))
+            is_standby, told = await self._check_identity(cursor)
+        else:
+            await cursor.execute(_ROLE_QUERY, prepare=False)
+            is_standby, told = await cursor.fetchone() or (False, "")
+        self._check_role(is_standby)
         await conn.set_autocommit(bool(self._options.kwargs.get("autocommit", False)))
+        return told
 
     def _check_role(self, is_standby: bool) -> None:
         if is_standby and self.endpoint.role == "primary":
@@ -255,8 +270,9 @@ class AsyncConnector:
             # Not told further: its text shows a byte of the password.
             raise self._unavailable("its password_file cannot be read", f"{file}: it is not UTF-8", None) from None
 
-    async def _check_identity(self, cursor: psycopg.AsyncCursor[Any]) -> None:
-        """Is this the shard that the topology says, with the same hash contract?"""
+    async def _check_identity(self, cursor: psycopg.AsyncCursor[Any]) -> tuple[bool, str]:
+        """Is this the shard that the topology says, with the same hash contract? Gives whether it is a standby, and
+        its settings."""
         try:
             await cursor.execute(control.IDENTITY_QUERY, prepare=False)
             row = await cursor.fetchone()
@@ -282,7 +298,7 @@ class AsyncConnector:
         if problem is not None:
             raise self._unavailable("the server is not that shard", problem, None)
         assert row is not None
-        self._check_role(row[5])
+        return row[5], row[8]
 
     def _unavailable(
         self, why: str, detail: str, hint: str | None, error_class: type[ShardUnavailable] = ShardUnavailable
@@ -295,6 +311,15 @@ class AsyncConnector:
             detail=f"{self.endpoint.address}: {detail}",
             hint=hint,
         )
+
+
+async def begin_own(conn: AsyncConnection[Any], endpoint: Endpoint) -> None:
+    """Let a session be one of shardpool's own; not behind a pooler of transactions, where others would get it."""
+    if endpoint.pooler != "transaction":
+        autocommit = conn.autocommit
+        await conn.set_autocommit(True)
+        await AsyncCursor(conn).execute(OWN_SESSION, prepare=False)
+        await conn.set_autocommit(autocommit)
 
 
 def _with_setting(kwargs: Mapping[str, Any], name: str, value: str) -> dict[str, Any]:

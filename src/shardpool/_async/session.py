@@ -8,18 +8,33 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from .._session import BEGUN, RESET, SESSION, STATE, ClientState, Session, is_past_reset
+from ..settings import TOLD
 from ..topology import Reset
 
 Configure = Callable[[AsyncConnection[Any]], Awaitable[None]]
 
 
-async def begin(conn: AsyncConnection[Any], reset: Reset, configure: Configure | None) -> None:
-    """Watch a new connection, and let the user configure it."""
-    session = Session(conn, reset)
+async def begin(conn: AsyncConnection[Any], reset: Reset, configure: Configure | None, settings: str) -> None:
+    """Watch a new connection, and let the user configure it; `settings` are those that it was given by its server."""
+    session = Session(conn, reset, settings)
     setattr(conn, SESSION, session)
     await _configured(conn, session, configure)
+    if configure is not None:
+        session.settings = await _settings(conn)
+        session.settle(conn)
+
+
+async def _settings(conn: AsyncConnection[Any]) -> str:
+    autocommit = conn.autocommit
+    await conn.set_autocommit(True)
+    cursor = AsyncCursor(conn, row_factory=tuple_row)
+    await cursor.execute(f"select {TOLD}", prepare=False)
+    row = await cursor.fetchone()
+    await conn.set_autocommit(autocommit)
+    return str(row[0]) if row else ""
 
 
 async def clean(conn: AsyncConnection[Any], configure: Configure | None, autocommit: bool) -> None:

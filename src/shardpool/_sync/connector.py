@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, cast
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, Cursor
 from psycopg.rows import tuple_row
 
 from .. import control
@@ -21,6 +21,8 @@ from .._meter import Meters
 from .._watchdog import Watchdog
 from ..errors import ShardUnavailable, first_line
 from ..events import Connected, ConnectFailed, NewerEpochSeen, Observers
+from ..own_sql import OWN_SESSION
+from ..settings import TOLD
 from ..topology import Endpoint, Topology
 from . import session
 
@@ -34,7 +36,7 @@ _CONNECT_SECONDS = 5
 _CHECK_INTERVAL = ("client_connection_check_interval", "1000")
 # How much the last time to connect counts in the usual one.
 _NEWEST = 0.2
-_STANDBY_QUERY = "select pg_catalog.pg_is_in_recovery()"
+_ROLE_QUERY = f"select pg_catalog.pg_is_in_recovery(), {TOLD}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +139,20 @@ class Connector:
         return self.error is not None and monotonic() < self._closed_until
 
     def connect_unchecked(self, deadline: float) -> Connection[Any]:
-        """A new connection to whatever server is there, within the deadline (monotonic seconds) as libpq keeps it."""
+        """A new connection to whatever server is there, within the deadline (monotonic seconds) as libpq keeps it.
+
+        It is for shardpool's own queries: see `own_sql`.
+        """
         kwargs = self._kwargs()
         seconds = max(2, int(deadline - monotonic()))
         kwargs["connect_timeout"] = min(int(kwargs.get("connect_timeout") or seconds), seconds)
-        return self._options.connection_class.connect("", **kwargs)
+        conn = self._options.connection_class.connect("", **kwargs)
+        try:
+            begin_own(conn, self.endpoint)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
 
     def _connect(self, seconds: float | None = None) -> Connection[Any]:
         begun = monotonic()
@@ -150,9 +161,9 @@ class Connector:
         until = begun + seconds if seconds is not None else monotonic() + self.connect_seconds
         watch = self.watchdog.watch(conn, until)
         try:
-            self._check_server(conn)
+            told = self._check_server(conn)
             if seconds is None:
-                session.begin(conn, self.endpoint.reset, self._options.configure)
+                session.begin(conn, self.endpoint.reset, self._options.configure, told)
         except BaseException as error:
             cut = not self.watchdog.release(watch)
             conn.close()
@@ -196,17 +207,21 @@ class Connector:
         seconds = float(given or 0)
         return seconds if seconds > 0 else _CONNECT_SECONDS
 
-    def _check_server(self, conn: Connection[Any]) -> None:
-        """The right shard, and in the right role; one round trip where the shard has its control schema."""
+    def _check_server(self, conn: Connection[Any]) -> str:
+        """The right shard, and in the right role; one round trip where the shard has its control schema.
+
+        Gives the settings of the session, as `settings.TOLD` tells them.
+        """
         conn.set_autocommit(True)
         cursor = conn.cursor(row_factory=tuple_row)
         if self.topology.control == "required":
-            self._check_identity(cursor)
-        elif self.endpoint.role == "primary":
-            cursor.execute(_STANDBY_QUERY, prepare=False)
-            row = cursor.fetchone()
-            self._check_role(bool(row and row[0]))
+            is_standby, told = self._check_identity(cursor)
+        else:
+            cursor.execute(_ROLE_QUERY, prepare=False)
+            is_standby, told = cursor.fetchone() or (False, "")
+        self._check_role(is_standby)
         conn.set_autocommit(bool(self._options.kwargs.get("autocommit", False)))
+        return told
 
     def _check_role(self, is_standby: bool) -> None:
         if is_standby and self.endpoint.role == "primary":
@@ -256,8 +271,9 @@ class Connector:
             # Not told further: its text shows a byte of the password.
             raise self._unavailable("its password_file cannot be read", f"{file}: it is not UTF-8", None) from None
 
-    def _check_identity(self, cursor: psycopg.Cursor[Any]) -> None:
-        """Is this the shard that the topology says, with the same hash contract?"""
+    def _check_identity(self, cursor: psycopg.Cursor[Any]) -> tuple[bool, str]:
+        """Is this the shard that the topology says, with the same hash contract? Gives whether it is a standby, and
+        its settings."""
         try:
             cursor.execute(control.IDENTITY_QUERY, prepare=False)
             row = cursor.fetchone()
@@ -283,7 +299,7 @@ class Connector:
         if problem is not None:
             raise self._unavailable("the server is not that shard", problem, None)
         assert row is not None
-        self._check_role(row[5])
+        return row[5], row[8]
 
     def _unavailable(
         self, why: str, detail: str, hint: str | None, error_class: type[ShardUnavailable] = ShardUnavailable
@@ -296,6 +312,15 @@ class Connector:
             detail=f"{self.endpoint.address}: {detail}",
             hint=hint,
         )
+
+
+def begin_own(conn: Connection[Any], endpoint: Endpoint) -> None:
+    """Let a session be one of shardpool's own; not behind a pooler of transactions, where others would get it."""
+    if endpoint.pooler != "transaction":
+        autocommit = conn.autocommit
+        conn.set_autocommit(True)
+        Cursor(conn).execute(OWN_SESSION, prepare=False)
+        conn.set_autocommit(autocommit)
 
 
 def _with_setting(kwargs: Mapping[str, Any], name: str, value: str) -> dict[str, Any]:

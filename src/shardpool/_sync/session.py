@@ -9,18 +9,33 @@ from typing import Any
 import psycopg
 from psycopg import Connection, Cursor
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from .._session import BEGUN, RESET, SESSION, STATE, ClientState, Session, is_past_reset
+from ..settings import TOLD
 from ..topology import Reset
 
 Configure = Callable[[Connection[Any]], None]
 
 
-def begin(conn: Connection[Any], reset: Reset, configure: Configure | None) -> None:
-    """Watch a new connection, and let the user configure it."""
-    session = Session(conn, reset)
+def begin(conn: Connection[Any], reset: Reset, configure: Configure | None, settings: str) -> None:
+    """Watch a new connection, and let the user configure it; `settings` are those that it was given by its server."""
+    session = Session(conn, reset, settings)
     setattr(conn, SESSION, session)
     _configured(conn, session, configure)
+    if configure is not None:
+        session.settings = _settings(conn)
+        session.settle(conn)
+
+
+def _settings(conn: Connection[Any]) -> str:
+    autocommit = conn.autocommit
+    conn.set_autocommit(True)
+    cursor = Cursor(conn, row_factory=tuple_row)
+    cursor.execute(f"select {TOLD}", prepare=False)
+    row = cursor.fetchone()
+    conn.set_autocommit(autocommit)
+    return str(row[0]) if row else ""
 
 
 def clean(conn: Connection[Any], configure: Configure | None, autocommit: bool) -> None:
