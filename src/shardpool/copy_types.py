@@ -30,27 +30,46 @@ _PYTHON_TYPES: dict[int, tuple[type, ...]] = {
 }
 
 
-def fits_binary(oids: Sequence[int], row: Sequence[Any]) -> bool:
-    """Whether binary COPY takes this row into columns of these types; NULLs fit everywhere."""
-    return all(_fits(oid, value) for oid, value in zip(oids, row, strict=False))
+# psycopg has no binary form of character(n): the server reads it like that of text.
+_SENT_AS = {1042: 25}
 
 
-def _fits(oid: int, value: Any) -> bool:
-    types = _PYTHON_TYPES.get(oid)
-    if types is None:
-        return False
+def sent_types(oids: Sequence[int]) -> list[int]:
+    """The types as which psycopg is to encode values for binary COPY into columns of these types."""
+    return [_SENT_AS.get(oid, oid) for oid in oids]
+
+
+def unfit(oids: Sequence[int], rows: Sequence[Sequence[Any]]) -> tuple[int, int] | None:
+    """The first place, (row, column), whose value binary COPY does not take into a column of this type; None: it does.
+
+    NULL fits into every column of a type that has a binary form here.
+    """
+    for at, oid in enumerate(oids):
+        types = _PYTHON_TYPES.get(oid)
+        if types is None:
+            return 0, at
+        for number, row in enumerate(rows):
+            if at < len(row) and row[at] is not None and not _fits(oid, types, row[at]):
+                return number, at
+    return None
+
+
+def _fits(oid: int, types: tuple[type, ...], value: Any) -> bool:
     if oid in (1114, 1184) and isinstance(value, dt.datetime):
         return (value.tzinfo is not None) == (oid == 1184)
-    return value is None or type(value) in types
+    return type(value) in types
 
 
 # psycopg cuts an int that is too large for these to its low bytes: it would arrive as another number. Struct's letters.
 _NARROW = {21: "h", 23: "i"}
+_BOOLEAN = 16
+_TRUTH = frozenset((bool, type(None)))
 
 
 def range_check(oids: Sequence[int], columns: Sequence[str]) -> Callable[[Sequence[Sequence[Any]]], None]:
-    """A check of rows that binary COPY needs before they are encoded; it raises `OverflowError`."""
+    """A check of rows that binary COPY needs before they are encoded; it raises `OverflowError` and `TypeError`."""
     narrow = [(itemgetter(at), _NARROW[oid], columns[at]) for at, oid in enumerate(oids) if oid in _NARROW]
+    booleans = [(itemgetter(at), columns[at]) for at, oid in enumerate(oids) if oid == _BOOLEAN]
 
     def check(rows: Sequence[Sequence[Any]]) -> None:
         for values_of, letter, column in narrow:
@@ -59,6 +78,10 @@ def range_check(oids: Sequence[int], columns: Sequence[str]) -> Callable[[Sequen
                 struct.pack(f"{len(rows)}{letter}", *map(values_of, rows))
             except struct.error:
                 _check_each(map(values_of, rows), letter, column)
+        for values_of, column in booleans:
+            # psycopg takes whatever is true in Python for true, the text 'f' too.
+            if not _TRUTH.issuperset(map(type, map(values_of, rows))):
+                raise TypeError(f"not a boolean for column {column}")
 
     return check
 

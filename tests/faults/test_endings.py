@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from shardpool import CommitUnknown, RouterMisuse, ScatterError, ShardpoolError
+from shardpool import CommitUnknown, DeadlineExceeded, LoadError, RouterMisuse, ScatterError, ShardpoolError
 from tests.timing import in_time, not_after
 
 from .calls import Calls
@@ -87,6 +87,19 @@ def test_a_write_on_several_shards_that_one_did_not_get_is_on_none(fault: str, f
     assert set(raised.value.failures) == {"s1"}
     assert all(not counts for counts in fleet.rows().values())
     assert getattr(raised.value.failures["s1"], "applied", "no") == "no", "no COMMIT was sent"
+
+
+@pytest.mark.parametrize("shard", ["s0", "s2"])
+def test_a_load_that_meets_a_frozen_shard_ends_in_time_with_an_account(
+    shard: str, fleet: FaultFleet, calls: Calls
+) -> None:
+    keys = [key for keys in fleet.keys(1).values() for key in keys]
+    calls.go(calls.copy_into([(key, 1) for key in keys]))
+    with FAULTS["frozen"](fleet, shard), pytest.raises(LoadError) as raised:
+        calls.go(calls.copy_into([(key, 2) for key in keys], timeout=0.5))
+    assert isinstance(raised.value.failures[shard], DeadlineExceeded)
+    assert set(raised.value.rolled_back) == {"s0", "s1", "s2", "s3"}
+    assert sum(sum(counts.values()) for counts in fleet.rows().values()) == len(keys)
 
 
 def test_close_in_the_midst_of_calls_ends_all_of_them(fleet: FaultFleet, open_calls: Callable[..., Calls]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterator
 from time import monotonic
 
 import psycopg
 import pytest
 
-from shardpool import DeadlineExceeded, LoadError, MissingKey, Router, UnknownTable
+from shardpool import DeadlineExceeded, LoadError, MissingKey, Router, UnknownTable, UnsupportedQuery
 from tests.timing import in_time
 
 COLUMNS = ["tenant_id", "n", "note"]
@@ -85,6 +86,57 @@ def test_values_that_binary_copy_would_change_are_not_sent_so(router: Router) ->
     with pytest.raises(LoadError, match="record 1 is bad"):
         router.copy_into("orders", [(6, 1, 1.0)], columns=["tenant_id", "n", "single"], binary=True)
     assert sum(counts(router).values()) == 3
+
+
+def test_binary_copy_is_chosen_by_the_types_of_the_columns_and_by_all_first_rows(router: Router) -> None:
+    router.scatter("create domain short as varchar(3); alter table orders add code char(4), add s short, add day date")
+    columns = ["tenant_id", "n", "code", "s", "day"]
+    today = dt.date(2026, 1, 2)
+    router.copy_into("orders", [(1, 1, "ab", "x", today), (2, 1, None, None, None)], columns=columns, binary=True)
+    router.copy_into("orders", [(3, 1, "ab", "xyz  ", None), (4, 1, None, "y", "2026-01-02")], columns=columns)
+    found = [row for result in router.scatter("select n, code, s, day from orders").values() for row in result]
+    assert Counter(found) == Counter(
+        [(1, "ab  ", "x", today), (1, None, None, None), (1, "ab  ", "xyz", None), (1, None, "y", today)]
+    )
+    with pytest.raises(LoadError, match="record 2 is bad") as raised:
+        rows = [(5, 1, None, None, None), (6, 1, None, None, "2026-01-02")]
+        router.copy_into("orders", rows, columns=columns, binary=True)
+    assert "day is date" in str(raised.value) and "binary=False" in (raised.value.hint or "")
+
+
+def test_a_value_that_binary_copy_cannot_take_after_the_first_rows_is_told(router: Router) -> None:
+    router.scatter("alter table orders add paid boolean")
+    rows = [*((key, 1, True) for key in range(200)), (200, 1, "f")]
+    with pytest.raises(LoadError, match="record 201 is bad") as raised:
+        router.copy_into("orders", rows, columns=["tenant_id", "n", "paid"])
+    assert "binary=False" in (raised.value.hint or "")
+    router.copy_into("orders", rows, columns=["tenant_id", "n", "paid"], binary=False)
+    (paid,) = router.execute("select paid from orders where tenant_id = 200").one()
+    assert paid is False
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_key_that_the_column_cuts_is_placed_as_it_is_stored(router: Router, binary: bool) -> None:
+    router.scatter("alter table stores alter region type varchar(2)")
+    router.copy_into("stores", [("de  ", "a"), ("us ", "b"), ("fr", "c")], columns=["region", "name"], binary=binary)
+    for region, name in (("de", "a"), ("us", "b"), ("fr", "c")):
+        assert router.execute("select name from stores where region = %s", [region]).one() == (name,)
+    assert router.check().ok
+
+
+def test_rows_whose_key_a_server_may_change_are_not_loaded(router: Router) -> None:
+    body = "create function touch() returns trigger language plpgsql as $$begin {} return new; end$$"
+    trigger = "create trigger touch before insert on orders for each row execute function touch()"
+    router.scatter(body.format("new.note := 'seen';") + ";" + trigger)
+    router.copy_into("orders", [(1, 1, "x")], columns=COLUMNS)
+    assert router.execute("select note from orders where tenant_id = 1").one() == ("seen",)
+    router.scatter(body.replace("create", "create or replace", 1).format("new.tenant_id := 5;"))
+    with pytest.raises(UnsupportedQuery, match="trigger touch may change the key"):
+        router.copy_into("orders", [(2, 1, "x")], columns=COLUMNS)
+    router.scatter("alter table events alter day type timestamptz(0)")
+    with pytest.raises(UnsupportedQuery, match="key column day is timestamp"):
+        router.copy_into("events", [("2025-01-01", 1)], columns=["day", "n"])
+    assert sum(counts(router).values()) == 1
 
 
 def test_a_row_that_a_server_refuses_rolls_all_shards_back(router: Router) -> None:

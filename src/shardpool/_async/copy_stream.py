@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCopy, sql
+from psycopg.rows import tuple_row
 
 from .._watchdog import Watch
 from ..errors import DeadlineExceeded
@@ -36,6 +37,18 @@ class AsyncStream:
         self._is_binary = False
         self.buffer = bytearray()
         self.transformer: Any
+
+    async def ask(self, query: LiteralString, params: Sequence[Any], patience: float) -> Any:
+        """The row that a look at the catalog gives, for which the shard has `patience` seconds."""
+        self.watch.deadline = min(self.until, monotonic() + patience)
+        try:
+            cursor = self.conn.cursor(row_factory=tuple_row)
+            await cursor.execute(query, params)
+            row = await cursor.fetchone()
+        except psycopg.Error as error:
+            raise ShardFailed(self.shard, self.explained(error)) from error
+        self.rest()
+        return row
 
     async def begin(self, statement: sql.Composed, oids: Sequence[int] | None) -> None:
         """Start the COPY; from now on rows may be put into the buffer."""

@@ -485,7 +485,8 @@ class AsyncRouter:
 
         A row is a sequence as long as `columns`, which must hold the key columns. Rows of a reference table go to
         every shard. `rows` is read as fast as the slowest shard takes its share, and never held. Binary COPY is used
-        when the Python types of the first row fit the columns' types exactly, unless `binary` says.
+        when every column's type has one and the Python types of the first 128 rows fit them exactly, unless `binary`
+        says. A table where a trigger may change the key of a row is refused (`UnsupportedQuery`).
 
         One transaction per shard, committed when all rows are on all shards. When anything fails before that, nothing
         is loaded anywhere; when a COMMIT fails, `LoadError` says which shards hold their rows, which do not, and which

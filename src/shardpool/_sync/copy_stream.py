@@ -6,10 +6,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import Connection, Copy, sql
+from psycopg.rows import tuple_row
 
 from .._watchdog import Watch
 from ..errors import DeadlineExceeded
@@ -37,6 +38,18 @@ class Stream:
         self._is_binary = False
         self.buffer = bytearray()
         self.transformer: Any
+
+    def ask(self, query: LiteralString, params: Sequence[Any], patience: float) -> Any:
+        """The row that a look at the catalog gives, for which the shard has `patience` seconds."""
+        self.watch.deadline = min(self.until, monotonic() + patience)
+        try:
+            cursor = self.conn.cursor(row_factory=tuple_row)
+            cursor.execute(query, params)
+            row = cursor.fetchone()
+        except psycopg.Error as error:
+            raise ShardFailed(self.shard, self.explained(error)) from error
+        self.rest()
+        return row
 
     def begin(self, statement: sql.Composed, oids: Sequence[int] | None) -> None:
         """Start the COPY; from now on rows may be put into the buffer."""

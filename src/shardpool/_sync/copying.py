@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 from psycopg._copy_base import format_row_binary, format_row_text  # the two that psycopg's own Copy calls for each row
-from psycopg.rows import tuple_row
 
 from .._concurrency import batches, run_all
 from ..bucket_sql import quote_table
-from ..copy_types import fits_binary, range_check
+from ..copy_target import TARGET_QUERY, Target, check_key, stored_key, target
+from ..copy_types import range_check, sent_types, unfit
 from ..errors import LoadError, MissingKey, first_line, nearest
+from ..keys import KeyType
 from ..partitioning import make_batch_lookup
 from ..topology import Reference, Sharded, Single, Topology, qualified
 from . import gather
@@ -34,12 +35,6 @@ _FLUSH_BYTES = 32 * 1024
 _NEVER = float("inf")
 
 Place = Callable[[list[Sequence[Any]]], list[tuple[list[Sequence[Any]], Iterable[bytearray]]]]
-
-_COLUMN_TYPES = """
-    select a.attname, a.atttypid::bigint
-    from pg_catalog.pg_attribute a
-    where a.attrelid = pg_catalog.to_regclass(%s) and a.attnum > 0 and not a.attisdropped
-"""
 
 
 def copy_into(
@@ -95,6 +90,15 @@ def _key_positions(topology: Topology, table: str, columns: Sequence[str]) -> tu
     return tuple(list(columns).index(column) for column in placement.key_columns)
 
 
+def _key_types(topology: Topology, table: str) -> dict[str, KeyType]:
+    """The key columns, in order, with the types of the key's parts; none when the table has no key."""
+    placement = topology.placement(table)
+    if not isinstance(placement, Sharded):
+        return {}
+    kinds = topology.keyspaces[placement.keyspace].key_types
+    return dict(zip(placement.key_columns, kinds, strict=True))
+
+
 class _Load:
     """One `copy_into` under way, up to the point where every shard has taken all its rows."""
 
@@ -111,9 +115,13 @@ class _Load:
         self._table = table
         self._columns = columns
         self._positions = positions
+        self._key = _key_types(topology, table)
+        self._patience = topology.timeout
         self._streams = streams
         self._progress = progress or (lambda count: None)
         self._record = 0
+        self._target: Target
+        self._binary = False
         self._place: Place | None = None
         self._check: Callable[[Sequence[Sequence[Any]]], None] | None = None
         self._format_row: Callable[[Sequence[Any], Any, bytearray], None] = format_row_text
@@ -122,8 +130,8 @@ class _Load:
 
     def run(self, rows: Iterable[Sequence[Any]], binary: bool | None) -> dict[str, int]:
         try:
-            oids = self._column_oids()
-            self._copy(rows, binary, oids)
+            self._target = self._read_target()
+            self._copy(rows, binary)
             return self._finish()
         except BaseException as error:
             run_all([partial(stream.abort, error) for stream in self._streams])
@@ -133,31 +141,42 @@ class _Load:
                 raise
             raise explained from (error.__cause__ if isinstance(error, ShardFailed) else error)
 
-    def _column_oids(self) -> list[int]:
-        """The types of the columns, in the order of a row, from the first shard."""
-        stream = self._streams[0]
-        stream.expect_progress()
-        cursor = stream.conn.cursor(row_factory=tuple_row)
-        cursor.execute(_COLUMN_TYPES, (quote_table(qualified(self._table)),))
-        oids: dict[str, int] = dict(cursor.fetchall())
-        stream.rest()
-        if not oids:
+    def _read_target(self) -> Target:
+        """What the shards tell of the table; of what may store another key, each of them."""
+        outcomes = run_all([partial(self._told, stream) for stream in self._streams])
+        failures: dict[str, BaseException] = {}
+        for _, error in outcomes:
+            if isinstance(error, ShardFailed):
+                failures |= error.failures
+            elif error is not None:
+                raise error
+        if failures:
+            raise self._refused(failures)
+        first: Target = outcomes[0][0]
+        return first
+
+    def _told(self, stream: Stream) -> Target:
+        table = quote_table(qualified(self._table))
+        found = target(stream.ask(TARGET_QUERY, (table,), self._patience))
+        if not found.columns:
             raise LoadError(
                 f"table {self._table} does not exist on shard {stream.shard}",
                 hint="Create it on every shard first, for example with scatter().",
             )
         for column in self._columns:
-            if column not in oids:
-                raise LoadError(f'table {self._table} has no column "{column}"', hint=nearest(column, oids))
-        return [oids[column] for column in self._columns]
+            if column not in found.columns:
+                raise LoadError(f'table {self._table} has no column "{column}"', hint=nearest(column, found.columns))
+        check_key(found, self._table, self._key)
+        return found
 
-    def _copy(self, rows: Iterable[Sequence[Any]], binary: bool | None, oids: list[int]) -> None:
+    def _copy(self, rows: Iterable[Sequence[Any]], binary: bool | None) -> None:
         """Read the rows in batches, which cost less a row than one by one, and few enough to be held."""
+        oids = [self._target.columns[column].oid for column in self._columns]
         self._reading = True
         for batch in batches(rows, _BATCH_ROWS):
             self._reading = False
             if self._place is None:
-                self._begin(self._is_binary(binary, oids, batch[0]), oids)
+                self._begin(self._is_binary(binary, oids, batch), oids)
             try:
                 self._encode(batch)
             except Exception:
@@ -191,16 +210,23 @@ class _Load:
             self._record += 1
             self._encode([row])
 
-    def _is_binary(self, asked: bool | None, oids: Sequence[int], row: Sequence[Any]) -> bool:
-        fits = fits_binary(oids, row)
-        if asked and not fits:
+    def _is_binary(self, asked: bool | None, oids: Sequence[int], batch: Sequence[Sequence[Any]]) -> bool:
+        """Whether the load is binary: by the columns' types and, unless that is asked for, by all first rows."""
+        if asked is False:
+            return False
+        wrong = unfit(oids, batch)
+        if asked and wrong is not None:
+            row, column = wrong
+            name = self._columns[column]
             raise LoadError(
-                "record 1 is bad: its values are not those that binary COPY takes for these columns",
-                record=1,
+                f"nothing was loaded into {self._table}: record {row + 1} is bad",
+                record=row + 1,
                 rolled_back=[stream.shard for stream in self._streams],
-                hint="Leave binary away, so that it is chosen by the values, or give values of the exact types.",
+                detail=f"Column {name} is {self._target.columns[name].type}: binary COPY does not take a "
+                f"{type(batch[row][column]).__name__} into it.",
+                hint="Load it with binary=False, or leave binary away: then it is chosen by the first rows.",
             )
-        return fits if asked is None else asked
+        return wrong is None
 
     def _begin(self, binary: bool, oids: list[int]) -> None:
         """Start the COPY on every shard."""
@@ -211,7 +237,7 @@ class _Load:
         )
         for stream in self._streams:
             try:
-                stream.begin(statement, oids if binary else None)
+                stream.begin(statement, sent_types(oids) if binary else None)
             except psycopg.Error as error:
                 raise ShardFailed(stream.shard, stream.explained(error)) from error
         # Rows are encoded by one transformer for all: the way in which text is sent has to be the same everywhere.
@@ -220,6 +246,7 @@ class _Load:
             raise LoadError(f"the shards differ in client_encoding: {', '.join(sorted(encodings))}")
         self._format_row = format_row_binary if binary else format_row_text
         self._check = range_check(oids, self._columns) if binary else None
+        self._binary = binary
         self._place = self._placing()
 
     def _placing(self) -> Place:
@@ -231,6 +258,9 @@ class _Load:
         buffer_of = {stream.shard: stream.buffer for stream in self._streams}
         lookup = make_batch_lookup(keyspace.partitioning, [buffer_of[shard] for shard in keyspace.shard_by_bucket])
         key_of = itemgetter(*self._positions)
+        stored = stored_key(self._target, self._key)
+        if stored is not None:
+            return lambda batch: [(batch, lookup(list(map(stored, map(key_of, batch)))))]
         return lambda batch: [(batch, lookup(list(map(key_of, batch))))]
 
     def _finish(self) -> dict[str, int]:
@@ -257,7 +287,8 @@ class _Load:
             record=self._record,
             rolled_back=[stream.shard for stream in self._streams],
             detail=first_line(error),
-            hint="Records are counted from 1. Correct or leave out the record and load again.",
+            hint="Records are counted from 1. Correct or leave out the record and load again"
+            + (", or load all as text: binary=False." if self._binary else "."),
         )
 
     def _refused(self, failures: Mapping[str, BaseException]) -> LoadError:
