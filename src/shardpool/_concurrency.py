@@ -344,6 +344,16 @@ class _Waiting:
         self._register({})
 
 
+def aside(function: Callable[[], T]) -> T:
+    """Call a function that computes for a while; a thread may."""
+    return function()
+
+
+async def async_aside(function: Callable[[], T]) -> T:
+    """Call a function that computes for a while in a thread, so that the event loop goes on."""
+    return await asyncio.to_thread(function)
+
+
 def is_contended(pool: Any) -> bool:
     """Whether giving a connection back may be cancelled half-way; a thread is not cancelled."""
     return False

@@ -95,6 +95,18 @@ class NewerEpochSeen(EndpointEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LongPlan(Event):
+    """A statement of so many characters was planned, in `seconds`.
+
+    An `AsyncRouter` plans it in a thread, beside its event loop. Shorter ones take less than some milliseconds, are
+    planned where they come, and are not told.
+    """
+
+    characters: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reloaded(Event):
     """Another topology is in force."""
 

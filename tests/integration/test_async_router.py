@@ -21,6 +21,7 @@ from shardpool import (
     ShardError,
     UnsupportedQuery,
 )
+from shardpool.events import Event, LongPlan
 from tests.timing import in_time
 
 
@@ -137,3 +138,50 @@ def test_another_event_loop_is_refused(topology_path: str) -> None:
         loop.run_until_complete(router.close())
     finally:
         loop.close()
+
+
+async def test_a_long_statement_is_planned_beside_the_event_loop(topology_path: str) -> None:
+    told: list[Event] = []
+    turns = 0
+
+    class Observer:
+        def observe(self, event: Event) -> None:
+            told.append(event)
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    rows = ", ".join(["(%s, %s, lower('X'))"] * 2000)
+    params = [value for key in range(2000) for value in (key, 1)]
+    async with AsyncRouter(topology_path, observers=[Observer()]) as router:
+        await router.explain("select * from orders")
+        turning = asyncio.create_task(turn())
+        await asyncio.sleep(0)
+        before = turns
+        plan = await router.explain(f"insert into orders values {rows}", params)
+        turning.cancel()
+    assert turns > before + 1
+    assert [event.characters for event in told if isinstance(event, LongPlan)] == [len(plan.plan.sql)]
+    assert f"planned beside the event loop: the text has {len(plan.plan.sql):,} characters" in plan.describe()
+
+
+async def test_an_insert_of_many_rows_puts_each_on_its_shard(router: AsyncRouter) -> None:
+    rows = [(key, key % 7, f"it's {key}") for key in range(3000)]
+    texts = ", ".join(f"({key}, {n}, 'it''s {key}')" for key, n, _ in rows)
+    for query, params in [
+        (f"insert into orders values {texts} returning note", None),
+        (
+            f"insert into orders values {', '.join(['(%s, %s, %s)'] * 3000)} on conflict (tenant_id, n) "
+            "do update set note = excluded.note returning note",
+            [value for row in rows for value in row],
+        ),
+    ]:
+        result = await router.execute(query, params)
+        assert result.plan is not None
+        assert (result.plan.strategy, [row[0] for row in result]) == ("split", [note for _, _, note in rows])
+        for name, found in (await router.scatter("select tenant_id, n, note from orders order by tenant_id")).items():
+            own = [row for row in rows if router.for_key(row[0], table="orders").shard == name]
+            assert found.rows == own

@@ -12,9 +12,10 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from .._concurrency import async_run_all, async_sleep
+from .._concurrency import async_aside, async_run_all, async_sleep
 from .._joint import AsyncJoint, own
 from ..errors import DeadlineExceeded, RoutingError, ScatterError, ShardError, UnsupportedQuery
+from ..events import LongPlan
 from ..keys import KeyType
 from ..query import catalog as catalogs
 from ..query import purity
@@ -25,6 +26,7 @@ from ..query.placeholders import Converted, convert
 from ..query.plan import Plan
 from ..query.planner import completed
 from ..query.planner import plan as make_plan
+from ..query.remembered import LONG
 from ..query.statement import parse
 from ..topology import Topology
 
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PLANS_MAX = 2048
 # Seconds after which a catalog is read again before something is refused: DDL may have made it possible.
 _FRESH = 1.0
 # The longest that one shard is waited for when another could tell as much.
@@ -126,9 +127,7 @@ async def planned(
     made = await _made(router, text, state.topology, deadline)
     found = Planned(made, converted, state)
     if type(query) is str and changes == router._knowledge.changes:
-        if len(state.plans) >= PLANS_MAX:
-            state.plans.pop(next(iter(state.plans)), None)
-        state.plans[key] = found
+        state.plans.keep(key, found, len(text))
     return found
 
 
@@ -142,7 +141,7 @@ async def otherwise(
     strategy = "combine" if isinstance(reason, NotHere) else "pull"
     found = await planned(router, query, params, deadline, strategy)
     if type(query) is str and getattr(reason, "lasting", True):
-        router._state.plans[query, params is None, None] = found
+        router._state.plans.keep((query, params is None, None), found, len(query))
     return found, await bound(router, found, params, deadline, strategy)
 
 
@@ -151,13 +150,26 @@ async def _made(router: AsyncRouter, text: str, topology: Topology, deadline: fl
     while True:
         catalog = await _catalog(router, deadline)
         try:
-            return make_plan(text, topology, catalog)
+            return await _told_if_long(router, text, bind_arguments(make_plan, text, topology, catalog))
         except catalogs.NeedsShard as needed:
             told = await _told(router, needed.shard, deadline)
             router._knowledge.catalog = catalogs.with_singles(catalog, needed.shard, told, router._state.topology)
         except (RoutingError, UnsupportedQuery, psycopg.errors.UndefinedFunction):
             if not await _refreshed(router, deadline):
                 raise
+
+
+async def _told_if_long(router: AsyncRouter, text: str, make: Callable[[], Plan]) -> Plan:
+    begun = monotonic()
+    made = await beside(text, make)
+    if len(text) >= LONG:
+        router._observers.observe(LongPlan(characters=len(text), seconds=monotonic() - begun))
+    return made
+
+
+async def beside(text: str, function: Callable[[], T]) -> T:
+    """What a function makes of a text; of a long one in a thread: the event loop goes on."""
+    return await async_aside(function) if len(text) >= LONG else function()
 
 
 async def bound(
@@ -171,7 +183,9 @@ async def bound(
                 return bind(found.plan, topology, values)
             except Incomplete:
                 catalog = await _catalog(router, deadline)
-                found.plan = completed(found.plan.sql, topology, catalog, strategy=strategy)
+                text = found.plan.sql
+                complete = bind_arguments(completed, text, topology, catalog, strategy=strategy)
+                found.plan = await _told_if_long(router, text, complete)
         except (UnsupportedQuery, psycopg.errors.UndefinedFunction):
             if found.plan.verb != "SELECT" or not await _refreshed(router, deadline):
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .._plan_cache import PlanCache
 from .._watchdog import AsyncWatchdog
 from ..errors import MissingKey
 from ..partitioning import make_lookup
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from .planning import Planned
     from .router import AsyncRouter
 
+# A plan takes up to forty times the memory of its text.
+_PLANS_MAX, _PLANNED_CHARACTERS = 2048, 4_000_000
 Lookup = Callable[[Any], AsyncRoute]
 
 
@@ -28,7 +31,7 @@ class AsyncState:
         self.topology = topology
         self.pools = pools
         # SQL without a key, by its text: see `planning`.
-        self.plans: dict[Any, Planned] = {}
+        self.plans: PlanCache[Planned] = PlanCache(_PLANS_MAX, _PLANNED_CHARACTERS)
         self.routes = {
             keyspace.name: [
                 AsyncRoute(router, self, keyspace.name, bucket) for bucket in range(keyspace.partitioning.bucket_count)

@@ -16,14 +16,14 @@ from .._ship import TIME
 from ..errors import CommitUnknown, ScatterError, ShardError, UnsupportedQuery
 from ..query.bound import Bound, row_shards
 from ..query.plan import Gathered, Split
-from ..query.rows import taken_apart
+from ..query.rows import Rows
 from ..query.template import Template
 from ..result import Result
-from . import gather, moving
+from . import gather, moving, planning
 from .lease import Params
 from .planning import Planned
 from .pools import give_all
-from .statements import statement_on
+from .statements import Statements
 
 if TYPE_CHECKING:
     from .router import AsyncRouter
@@ -47,16 +47,18 @@ async def execute(
     row_factory: RowFactory[Any] | None,
 ) -> Result:
     """Write on every shard of the bound plan; on none when one of them refuses."""
+    plan = bound.plan.scattered
+    assert isinstance(plan, Gathered | Split)
+    rows = await planning.beside(plan.sql, lambda: plan.rows) if isinstance(plan, Split) else None
     taken = await gather.take_all(router, bound.shards, deadline, readonly=False, topology=found.topology)
     try:
-        statements = {name: statement_on(conn, query, params, binary) for name, (_, conn) in taken.items()}
-        plan = bound.plan.scattered
-        assert isinstance(plan, Gathered | Split)
+        whole = Statements(query, params, binary)
+        statements = {name: whole.on(conn) for name, (_, conn) in taken.items()}
         if plan.timed is not None:
             statements = await _timed(plan.timed, statements, taken, deadline)
-        if isinstance(plan, Split):
+        if isinstance(plan, Split) and rows is not None:
             rows_by_shard = _rows_by_shard(plan, found, params)
-            statements = {name: _divided(plan, statements[name], rows) for name, rows in rows_by_shard.items()}
+            statements = {name: _divided(rows, statements[name], own) for name, own in rows_by_shard.items()}
         legs = await _run(taken, statements, deadline, begin=True)
         failures = gather.failures_of(legs, taken, may_be_applied=False)
         copies = isinstance(plan, Gathered) and plan.everywhere
@@ -168,9 +170,9 @@ def _rows_by_shard(split: Split, found: Planned, params: Params | None) -> dict[
     return rows_by_shard
 
 
-def _divided(split: Split, whole: Statement, rows: Sequence[int]) -> Statement:
+def _divided(rows: Rows, whole: Statement, own: Sequence[int]) -> Statement:
     """The INSERT of some of the rows, with their parameters only."""
-    sql, numbers = taken_apart(split.sql).of(rows)
+    sql, numbers = rows.of(own)
     return replace(
         whole,
         text=sql.encode(),

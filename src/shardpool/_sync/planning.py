@@ -13,9 +13,10 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from .._concurrency import run_all, sleep
+from .._concurrency import aside, run_all, sleep
 from .._joint import Joint, own
 from ..errors import DeadlineExceeded, RoutingError, ScatterError, ShardError, UnsupportedQuery
+from ..events import LongPlan
 from ..keys import KeyType
 from ..query import catalog as catalogs
 from ..query import purity
@@ -26,6 +27,7 @@ from ..query.placeholders import Converted, convert
 from ..query.plan import Plan
 from ..query.planner import completed
 from ..query.planner import plan as make_plan
+from ..query.remembered import LONG
 from ..query.statement import parse
 from ..topology import Topology
 
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PLANS_MAX = 2048
 # Seconds after which a catalog is read again before something is refused: DDL may have made it possible.
 _FRESH = 1.0
 # The longest that one shard is waited for when another could tell as much.
@@ -125,9 +126,7 @@ def planned(router: Router, query: Any, params: Params | None, deadline: float, 
     made = _made(router, text, state.topology, deadline)
     found = Planned(made, converted, state)
     if type(query) is str and changes == router._knowledge.changes:
-        if len(state.plans) >= PLANS_MAX:
-            state.plans.pop(next(iter(state.plans)), None)
-        state.plans[key] = found
+        state.plans.keep(key, found, len(text))
     return found
 
 
@@ -141,7 +140,7 @@ def otherwise(
     strategy = "combine" if isinstance(reason, NotHere) else "pull"
     found = planned(router, query, params, deadline, strategy)
     if type(query) is str and getattr(reason, "lasting", True):
-        router._state.plans[query, params is None, None] = found
+        router._state.plans.keep((query, params is None, None), found, len(query))
     return found, bound(router, found, params, deadline, strategy)
 
 
@@ -150,13 +149,26 @@ def _made(router: Router, text: str, topology: Topology, deadline: float) -> Pla
     while True:
         catalog = _catalog(router, deadline)
         try:
-            return make_plan(text, topology, catalog)
+            return _told_if_long(router, text, bind_arguments(make_plan, text, topology, catalog))
         except catalogs.NeedsShard as needed:
             told = _told(router, needed.shard, deadline)
             router._knowledge.catalog = catalogs.with_singles(catalog, needed.shard, told, router._state.topology)
         except (RoutingError, UnsupportedQuery, psycopg.errors.UndefinedFunction):
             if not _refreshed(router, deadline):
                 raise
+
+
+def _told_if_long(router: Router, text: str, make: Callable[[], Plan]) -> Plan:
+    begun = monotonic()
+    made = beside(text, make)
+    if len(text) >= LONG:
+        router._observers.observe(LongPlan(characters=len(text), seconds=monotonic() - begun))
+    return made
+
+
+def beside(text: str, function: Callable[[], T]) -> T:
+    """What a function makes of a text; of a long one in a thread: the event loop goes on."""
+    return aside(function) if len(text) >= LONG else function()
 
 
 def bound(router: Router, found: Planned, params: Params | None, deadline: float, strategy: str | None = None) -> Bound:
@@ -168,7 +180,9 @@ def bound(router: Router, found: Planned, params: Params | None, deadline: float
                 return bind(found.plan, topology, values)
             except Incomplete:
                 catalog = _catalog(router, deadline)
-                found.plan = completed(found.plan.sql, topology, catalog, strategy=strategy)
+                text = found.plan.sql
+                complete = bind_arguments(completed, text, topology, catalog, strategy=strategy)
+                found.plan = _told_if_long(router, text, complete)
         except (UnsupportedQuery, psycopg.errors.UndefinedFunction):
             if found.plan.verb != "SELECT" or not _refreshed(router, deadline):
                 raise

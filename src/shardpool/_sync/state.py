@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .._plan_cache import PlanCache
 from .._watchdog import Watchdog
 from ..errors import MissingKey
 from ..partitioning import make_lookup
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from .planning import Planned
     from .router import Router
 
+# A plan takes up to forty times the memory of its text.
+_PLANS_MAX, _PLANNED_CHARACTERS = 2048, 4_000_000
 Lookup = Callable[[Any], Route]
 
 
@@ -29,7 +32,7 @@ class State:
         self.topology = topology
         self.pools = pools
         # SQL without a key, by its text: see `planning`.
-        self.plans: dict[Any, Planned] = {}
+        self.plans: PlanCache[Planned] = PlanCache(_PLANS_MAX, _PLANNED_CHARACTERS)
         self.routes = {
             keyspace.name: [
                 Route(router, self, keyspace.name, bucket) for bucket in range(keyspace.partitioning.bucket_count)

@@ -17,6 +17,7 @@ from .catalog import Catalog, Column
 from .conditions import CASTS, conjuncts, equality, pins_of
 from .joins import join
 from .levels import NOWHERE, Aggregate, Level, Top, is_key_of, part_of, renamed, shared_key, typed
+from .listed import Listed
 from .names import output_name
 from .operations import Operations, is_aggregate
 from .pins import Kept
@@ -51,6 +52,8 @@ class Analysis:
     # A function that is written as if it were a column, `t.count` for `count(t)`.
     disguised: str = ""
     top: Top = field(default_factory=Top)
+    # Of an INSERT whose tree has only a sample of its rows: all of them.
+    listed: Listed | None = None
     # The aggregates in whose arguments is what is being looked at.
     _around: list[Aggregate] = field(default_factory=list)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from .bound import Bound
 from .plan import Gathered, Shipped, Split
+from .remembered import LONG
 
 _MEANING = {
     "one": "one shard runs the statement as it stands",
@@ -39,6 +40,8 @@ def _lines(bound: Bound) -> Iterator[str]:
     lost = _lost_order(bound)
     if lost:
         yield f"order of the rows: none, as that of a sorted subquery ends at {lost}; ORDER BY outside gives them one"
+    if len(bound.plan.sql) >= LONG:
+        yield f"planned beside the event loop: the text has {len(bound.plan.sql):,} characters"
     yield from _steps(bound)
 
 
@@ -89,6 +92,7 @@ def as_dict(bound: Bound) -> dict[str, Any]:
         ],
         "reasons": list(bound.plan.reasons) if bound.strategy != "one" else [],
         "sql": bound.plan.sql,
+        "planned_aside": len(bound.plan.sql) >= LONG,
     }
     if lost := _lost_order(bound):
         found["order_lost_by"] = lost

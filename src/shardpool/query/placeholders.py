@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import psycopg
+
+from .remembered import remembered
 
 _PLACEHOLDER = re.compile(rb"%(?:\((?P<name>[^)]+)\)(?P<named>.)|(?P<plain>.))")
 _FORMATS = {b"s": "s", b"b": "b", b"t": "t"}
@@ -44,7 +45,7 @@ class Converted:
         return list(params) if self.names else []
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def convert(query: bytes) -> Converted:
     """A query with psycopg's placeholders as one with PostgreSQL's. A name that comes twice is one parameter."""
     names: list[str | int] = []

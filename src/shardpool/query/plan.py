@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from ..errors import UnsupportedQuery
 from ..topology import Reference, Sharded, Single, Topology
+from .listed import Listed
 from .pins import Both, Const, In, Kept, Pin, Stored, buckets
+from .rows import Rows, taken_apart
 from .scopes import Node
 from .statement import inner, kind, strings, walk
 from .template import Template
@@ -115,14 +117,21 @@ class Gathered:
 class Split:
     """Divide the rows of `INSERT … VALUES` among the shards; `keys` are those of the rows, by part.
 
-    `sql` is the statement, in which one more parameter is the time of the transaction where it is `timed`.
+    `sql` is the statement, in which one more parameter is the time of the transaction where it is `timed`; where the
+    rows are `listed`, it has only a sample of them.
     """
 
     keyspace: str
     keys: tuple[tuple[Const, ...], ...]
     sql: str
     timed: Template | None = None
+    listed: Listed | None = field(default=None, compare=False, repr=False)
     name: str = "split"
+
+    @property
+    def rows(self) -> Rows:
+        """The rows in the text of the statement. Long ones take some milliseconds."""
+        return taken_apart(self.sql) if self.listed is None else self.listed.rows(self.sql)
 
 
 Scattered = Gathered | Shipped | Split

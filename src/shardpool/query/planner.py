@@ -12,9 +12,11 @@ from .catalog import Catalog
 from .combine import combine
 from .gathered import gathered
 from .inner_order import Unfit, carried
+from .listed import listed
 from .plan import Gathered, Plan, Scattered, Shipped, loose_params, uses_of
 from .pull import pull
 from .purity import first_impurity, refuse_server_bound, refuse_system_columns
+from .remembered import LONG
 from .statement import kind, parse, verb
 
 _WRITES = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
@@ -26,7 +28,8 @@ def plan(sql: str, topology: Topology, catalog: Catalog) -> Plan:
     Raises `UnsupportedQuery`, `UnknownTable`, `psycopg.errors.SyntaxError`. That it cannot run on several shards is no
     error here but the plan's `refusal`, since with its parameters it may turn out to concern one only.
     """
-    trees = parse(sql)
+    rows = listed(sql) if len(sql) >= LONG else None
+    trees = parse(sql if rows is None else rows.sample)
     if len(trees) != 1:
         raise UnsupportedQuery(
             f"{len(trees)} statements where one was expected",
@@ -36,7 +39,7 @@ def plan(sql: str, topology: Topology, catalog: Catalog) -> Plan:
     if kind(tree) in _WRITES:
         from .writes import plan_write
 
-        return plan_write(sql, tree, topology, catalog)
+        return plan_write(sql, tree, topology, catalog, rows)
     if kind(tree) != "SelectStmt" or tree.HasField("into_clause"):
         name = "SELECT INTO" if kind(tree) == "SelectStmt" else verb(tree)
         raise UnsupportedQuery(

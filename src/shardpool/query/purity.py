@@ -37,7 +37,7 @@ _ANYWHERE = frozenset(
     "random random_normal session_user setseed statement_timestamp system_user tablesample timeofday "
     "transaction_timestamp ts_debug user uuidv4 uuidv7 version xmlvalidate".split()
 )
-_NAMED_TIMES = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE | re.ASCII)
+NAMED_TIMES = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE | re.ASCII)
 _SYSTEM_COLUMNS = frozenset("ctid xmin xmax cmin cmax tableoid".split())
 _REG_TYPES = frozenset(
     "regclass regproc regprocedure regoper regoperator regtype regrole regnamespace regcollation regconfig "
@@ -72,7 +72,7 @@ def _impurities(tree: Any, catalog: Catalog, timeless: bool) -> Iterator[str]:
                 if catalog.operators.get(name, "i") != "i":
                     yield f"the operator {name}"
             case "A_Const":
-                if found.WhichOneof("val") == "sval" and _NAMED_TIMES.search(found.sval.sval):
+                if found.WhichOneof("val") == "sval" and NAMED_TIMES.search(found.sval.sval):
                     yield f"'{found.sval.sval}'"
             case "ColumnRef":
                 if strings(found.fields)[-1:] and strings(found.fields)[-1] in _SYSTEM_COLUMNS:

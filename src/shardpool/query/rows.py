@@ -5,9 +5,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from ..errors import UnsupportedQuery
+from .remembered import remembered
 from .statement import copy, inner, parse, values_places, without_places
 from .template import Template
 
@@ -32,7 +32,7 @@ class Rows:
         return head + rows + self.tail.fill(place), list(places)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def taken_apart(sql: str) -> Rows:
     """The rows of a statement of plain VALUES. Raises `UnsupportedQuery` when its text is not what it looks like."""
     text = sql.encode()

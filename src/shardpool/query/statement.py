@@ -6,12 +6,12 @@ Trees are PostgreSQL's own (protobuf messages of libpg_query); other modules onl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from typing import Any
 
 import psycopg
 
 from ..errors import UnsupportedQuery
+from .remembered import remembered
 
 _SPOKEN = {
     "CreateStmt": "CREATE TABLE",
@@ -181,7 +181,7 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def used_params(sql: str) -> frozenset[int]:
     """The numbers of the parameters that a statement uses."""
     return frozenset(found.number for tree in parse(sql) for found in walk(tree) if kind(found) == "ParamRef")

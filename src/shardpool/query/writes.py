@@ -19,12 +19,13 @@ from .analysis import Analysis, Ctes
 from .catalog import Catalog
 from .conditions import constant
 from .levels import Level
+from .listed import Listed
 from .names import NAMELESS, output_name
 from .pins import Const, Holder, In, Kept, Stored
 from .plan import Gathered, Plan, Split, Use, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
-from .statement import copy, expression, inner, is_star, kind, strings, verb, walk
+from .statement import copy, expression, inner, is_star, kind, parse, strings, verb, walk
 from .template import Template, template, time_type
 
 _CMD_INSERT = 4
@@ -32,11 +33,17 @@ _NOT_MATCHED_BY_SOURCE = 2
 _MATCHED = 1
 
 
-def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Plan:
-    """The plan of a write. Raises `UnsupportedQuery`, `UnknownTable`."""
+def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog, listed: Listed | None = None) -> Plan:
+    """The plan of a write; where its rows are `listed`, the tree has a sample of them.
+
+    Raises `UnsupportedQuery`, `UnknownTable`.
+    """
     analysis = Analysis(topology, catalog)
+    analysis.listed = listed
     analysis.query(tree, None, {})
     target = analysis.writes[0]
+    if listed is not None and not (isinstance(target.placement, Sharded) and _is_divisible(tree)):
+        return plan_write(sql, parse(sql)[0], topology, catalog)
     uses = uses_of(analysis.nodes)
     if any(isinstance(node.placement, Reference) for node in analysis.writes[1:]):
         raise writing_with(analysis)
@@ -44,11 +51,14 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> Pla
         return _plan_reference(sql, tree, analysis, uses)
     refusal = None
     if kind(tree) == "InsertStmt" and isinstance(target.placement, Sharded):
-        keys = _keys_of_values(tree, target, catalog)
+        keys = _keys_of_values(tree, target, catalog, listed)
         if keys is not None and _is_divisible(tree):
             timed = _timed(tree)
-            highest = max((found.number for found in walk(tree) if kind(found) == "ParamRef"), default=0)
-            split = Split(target.keyspace, keys, sql if timed is None else timed.numbered(highest + 1), timed)
+            text = sql if listed is None else listed.sample
+            if timed is not None:
+                highest = max((found.number for found in walk(tree) if kind(found) == "ParamRef"), default=0)
+                text = timed.numbered(1 + max(highest, listed.highest_param if listed is not None else 0))
+            split = Split(target.keyspace, keys, text, timed, listed)
             return Plan(sql, "INSERT", uses, True, split, _split_refusal(tree, analysis, catalog))
         refusal = _insert_refusal(tree, target, analysis, keys is not None)
     refusal = refusal or _refusal(tree, target, analysis, catalog)
@@ -131,7 +141,7 @@ def _analyse_insert(analysis: Analysis, tree: Any, node: Node, item: Item, scope
     select = inner(tree.select_stmt) if tree.HasField("select_stmt") else None
     if select is not None:
         level = analysis.query(select, scope.parent, ctes)
-        _tie_inserted(select, level, node, columns, _holders(node, analysis.catalog))
+        _tie_inserted(select, level, node, columns, _holders(node, analysis.catalog), analysis.listed)
     scope.items.append(item)
     if tree.HasField("on_conflict_clause"):
         _analyse_conflict(analysis, tree.on_conflict_clause, node, item, scope, ctes)
@@ -157,17 +167,21 @@ _LENGTH = re.compile(r"character varying\(([0-9]+)\)")
 
 def _stored(expression: Any, holder: Holder) -> Const | None:
     const = constant(expression)
-    return None if const is None else replace(const, holder=holder)
+    return const if const is None or const.holder == holder else replace(const, holder=holder)
 
 
-def _tie_inserted(select: Any, level: Level, node: Node, columns: Sequence[str], holders: dict[str, Holder]) -> None:
+def _tie_inserted(
+    select: Any,
+    level: Level,
+    node: Node,
+    columns: Sequence[str],
+    holders: dict[str, Holder],
+    listed: Listed | None,
+) -> None:
     """What the SELECT of an INSERT says about the keys of the new rows."""
     if select.values_lists:
-        rows = [row.list.items for row in select.values_lists]
         for part, name in enumerate(node.key_columns):
-            consts = (
-                [_stored(inner(row[columns.index(name)]), holders[name]) for row in rows] if name in columns else []
-            )
+            consts = _consts(select, columns.index(name), holders[name], listed) if name in columns else []
             if consts and all(const is not None for const in consts):
                 node.pins[part].append(Stored(tuple(const for const in consts if const is not None)))
         return
@@ -181,6 +195,16 @@ def _tie_inserted(select: Any, level: Level, node: Node, columns: Sequence[str],
         const = _selected_constant(select, columns.index(name))
         if const is not None:
             node.pins[part].append(Stored((replace(const, holder=holders[name]),)))
+
+
+def _consts(select: Any, number: int, holder: Holder, listed: Listed | None) -> list[Const | None]:
+    """What is stored in one column by each row of VALUES; None for an expression, and where the row is too short."""
+    if listed is not None:
+        cells = listed.column(number)
+    else:
+        rows = [row.list.items for row in select.values_lists]
+        cells = [row[number] if number < len(row) else None for row in rows]
+    return [None if cell is None else _stored(inner(cell), holder) for cell in cells]
 
 
 def _selected_constant(select: Any, number: int) -> Const | None:
@@ -208,7 +232,9 @@ def _analyse_conflict(analysis: Analysis, clause: Any, node: Node, item: Item, s
     _check_assigned(clause.target_list, node, excluded=True)
 
 
-def _keys_of_values(tree: Any, node: Node, catalog: Catalog) -> tuple[tuple[Const, ...], ...] | None:
+def _keys_of_values(
+    tree: Any, node: Node, catalog: Catalog, listed: Listed | None
+) -> tuple[tuple[Const, ...], ...] | None:
     """The keys of the rows of VALUES; None for an INSERT of another kind."""
     table = node.table.removeprefix("public.")
     if not tree.HasField("select_stmt"):
@@ -226,12 +252,8 @@ def _keys_of_values(tree: Any, node: Node, catalog: Catalog) -> tuple[tuple[Cons
     if len({len(row.list.items) for row in select.values_lists}) > 1:
         raise psycopg.errors.SyntaxError("VALUES lists must all be the same length")
     rows, holders = [], _holders(node, catalog)
-    for number, row in enumerate(select.values_lists, 1):
-        items = row.list.items
-        consts = [
-            _stored(inner(items[columns.index(name)]), holders[name]) if columns.index(name) < len(items) else None
-            for name in node.key_columns
-        ]
+    by_part = [_consts(select, columns.index(name), holders[name], listed) for name in node.key_columns]
+    for number, consts in enumerate(zip(*by_part, strict=True), 1):
         if any(const is None for const in consts):
             raise UnsupportedQuery(
                 f"the partition key of row {number} of INSERT into {table} is an expression",
