@@ -122,6 +122,22 @@ def test_a_fleet_with_one_shard_down_starts_and_serves_the_others(
         assert set(calls.go(calls.scatter(COUNT, shards=sorted(WELL), timeout=0.5))) == WELL
 
 
+def test_a_router_that_starts_in_an_outage_asks_each_healthy_shard_for_its_tables_once(
+    fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    with FAULTS["killed"](fleet, SICK):
+        calls = open_calls()
+        with pytest.raises(ScatterError):
+            calls.go(calls.query(COUNT))
+        for name in WELL:
+            fleet.proxies[name].set(Cut(b"json_build_object"))
+        for _ in range(4):
+            with pytest.raises(ScatterError) as raised:
+                calls.go(calls.query(COUNT))
+            assert set(raised.value.failures) == {SICK}
+        assert not any(proxy.cuts for proxy in fleet.proxies.values())
+
+
 def test_a_shard_without_a_primary_is_missing_and_not_waited_for_to_the_end(
     fleet: FaultFleet, open_calls: Callable[..., Calls]
 ) -> None:

@@ -332,33 +332,64 @@ def are_alike(router: Router, names: Sequence[str], deadline: float, *, partial:
     if not unknown:
         return True
     until = (monotonic() + deadline) / 2 if partial else deadline
-    outcomes = run_all([bind_arguments(_told, router, name, until) for name in unknown])
-    failures = {name: error for name, (_, error) in zip(unknown, outcomes, strict=True) if error is not None}
+    failing = [] if partial else [name for name in unknown if _is_failing(router, name)]
+    # Without those that could not be reached last there is no answer: nobody else is asked before they are.
+    for group in (failing, [name for name in unknown if name not in failing]):
+        told_by_name, failures = _told_by(router, group, until)
+        differing = _compared(router, told_by_name)
+        if failures and not (partial and all(isinstance(error, ShardError) for error in failures.values())):
+            raise ScatterError(f"{len(failures)} of {len(names)} shards failed", failures=failures) from next(
+                iter(failures.values())
+            )
+        if differing:
+            _refuse_unlike(router, *differing, deadline)
+            return False
+    return True
+
+
+def _is_failing(router: Router, name: str) -> bool:
+    shard = router._state.pools.get(name)
+    return shard is not None and shard.primary.is_failing
+
+
+def _told_by(router: Router, names: Sequence[str], until: float) -> tuple[dict[str, Any], dict[str, BaseException]]:
+    """What the shards say of their tables, and why some do not."""
+    if not names:
+        return {}, {}
+    outcomes = run_all([bind_arguments(_told, router, name, until) for name in names])
+    failures = {name: error for name, (_, error) in zip(names, outcomes, strict=True) if error is not None}
     for error in failures.values():
         if not isinstance(error, ShardError | psycopg.Error):
             raise error
-    if failures and not (partial and all(isinstance(error, ShardError) for error in failures.values())):
-        raise ScatterError(f"{len(failures)} of {len(names)} shards failed", failures=failures) from next(
-            iter(failures.values())
-        )
-    for name, (told, _) in zip(unknown, outcomes, strict=True):
-        if name in failures or name in known.alike:
-            continue
+    return {name: told for name, (told, _) in zip(names, outcomes, strict=True) if name not in failures}, failures
+
+
+def _compared(router: Router, told_by_name: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+    """Keep which shards are like the one of the catalog; the first that is not, and what it has otherwise."""
+    known = router._knowledge
+    first = None
+    for name, told in told_by_name.items():
         differing = list(catalogs.differences(router._state.topology, known.told, told))
-        if differing:
-            by, before = known.by, known.told
-            known.catalog = None
-            if any(catalogs.differences(router._state.topology, before, _ask_told(router, by, False, deadline))):
-                # The one that it was compared with has changed since.
-                forget_catalog(router)
-                return False
-            raise UnsupportedQuery(
-                f"shards {by} and {name} are not alike: {differing[0]}",
-                detail="; ".join(differing[:8]) if len(differing) > 1 else None,
-                hint="Make them alike, then ask again; a statement for one shard is answered meanwhile.",
-            )
-        known.alike.add(name)
-    return True
+        if not differing:
+            known.alike.add(name)
+        elif first is None and name not in known.alike:
+            first = name, differing
+    return first
+
+
+def _refuse_unlike(router: Router, name: str, differing: Sequence[str], deadline: float) -> None:
+    """Raise `UnsupportedQuery` for a shard that differs; not when the one it was compared with has changed since."""
+    known = router._knowledge
+    by, before = known.by, known.told
+    known.catalog = None
+    if any(catalogs.differences(router._state.topology, before, _ask_told(router, by, False, deadline))):
+        forget_catalog(router)
+        return
+    raise UnsupportedQuery(
+        f"shards {by} and {name} are not alike: {differing[0]}",
+        detail="; ".join(differing[:8]) if len(differing) > 1 else None,
+        hint="Make them alike, then ask again; a statement for one shard is answered meanwhile.",
+    )
 
 
 def mark_of(router: Router, name: str, deadline: float, readonly: bool) -> str:
