@@ -21,7 +21,7 @@ from .listed import Listed
 from .names import output_name
 from .operations import Operations, is_aggregate
 from .pins import Kept
-from .scopes import Columns, Item, Node, Origin, Scope, anchor, column_names
+from .scopes import Columns, Item, Mention, Node, Origin, Scope, anchor, column_names
 from .statement import children, copy, enum_name, has_limit, inner, kind, strings, walk
 from .tables import table_name
 from .types import collation_of, type_of
@@ -54,6 +54,8 @@ class Analysis:
     top: Top = field(default_factory=Top)
     # Of an INSERT whose tree has only a sample of its rows: all of them.
     listed: Listed | None = None
+    # The references to tables by their names, where these are asked for.
+    mentions: list[Mention] | None = None
     # The aggregates in whose arguments is what is being looked at.
     _around: list[Aggregate] = field(default_factory=list)
 
@@ -347,8 +349,8 @@ class Analysis:
             for column in self.catalog.tables[name].columns
         ]
         if relation.HasField("alias"):
-            return node, Item(alias, columns).renamed(alias, column_names(relation))
-        return node, Item(alias, columns, table=name)
+            return node, Item(alias, columns, node=node).renamed(alias, column_names(relation))
+        return node, Item(alias, columns, table=name, node=node)
 
     def _origin(self, node: Node, part: int, column: Column) -> Origin:
         is_ordered = column.collation is None or self.catalog.sorts_by_bytes(column.collation)
@@ -447,6 +449,7 @@ class Analysis:
             case "ColumnRef":
                 self._look_for_call(expression, scope)
                 self._look_for_level(expression, scope)
+                self._look_for_table(expression, scope)
                 return
             case "A_Indirection":
                 self._look_for_call(expression, scope)
@@ -486,6 +489,12 @@ class Analysis:
             fields += strings(expression.indirection)[:1]
         if len(fields) == 2 and fields[1] in self.catalog.functions and scope.has_no_column(fields):
             self.disguised = ".".join(fields)
+
+    def _look_for_table(self, reference: Any, scope: Scope) -> None:
+        if self.mentions is not None:
+            item, is_row = scope.row_of(reference)
+            if item is not None and item.node is not None:
+                self.mentions.append(Mention(reference, item.node, is_row))
 
     def _sublink(self, link: Any, scope: Scope, ctes: Ctes) -> None:
         if link.HasField("testexpr"):

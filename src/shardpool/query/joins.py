@@ -53,7 +53,7 @@ def join(analysis: Analysis, join: Any, scope: Scope, ctes: Ctes) -> list[Node]:
     rest = [column for column in (*left_star, *right_star) if column[0] not in using]
     scope.star[star:] = [(name, merged[name]) for name in using] + rest
     if vague:
-        scope.items[start:] = [Item(item.name, [], True, item.table) for item in scope.items[start:]]
+        scope.items[start:] = [Item(item.name, [], True, item.table, item.node) for item in scope.items[start:]]
     if join.HasField("join_using_alias"):
         scope.items.append(Item(join.join_using_alias.aliasname, [(name, None) for name in using]))
     if join.HasField("alias"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .statement import inner, kind, strings
+from .statement import inner, is_star, kind, strings
 
 NAMELESS = "?column?"
 _BY_KIND = {
@@ -24,8 +24,8 @@ _BY_KIND = {
 
 
 def output_name(target: Any) -> str:
-    """The name of a ResTarget's column."""
-    return target.name or figured(inner(target.val))[0] or NAMELESS
+    """The name of a ResTarget's column; of `t.*` there is none."""
+    return NAMELESS if is_star(target) else target.name or figured(inner(target.val))[0] or NAMELESS
 
 
 def figured(expression: Any) -> tuple[str, int]:
@@ -33,7 +33,7 @@ def figured(expression: Any) -> tuple[str, int]:
     match kind(expression):
         case "ColumnRef":
             names = strings(expression.fields)
-            return (names[-1], 2) if names and len(names) == len(expression.fields) else ("", 0)
+            return (names[-1], 2) if names else ("", 0)
         case "A_Indirection":
             names = strings(expression.indirection)
             return (names[-1], 2) if names else figured(inner(expression.arg))

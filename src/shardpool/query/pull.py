@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import UnsupportedQuery
 from ..topology import Single, Topology
 from .analysis import Analysis
 from .catalog import Catalog, Table
-from .operations import walk_own
 from .plan import Ship, Shipped
 from .purity import first_impurity
+from .renaming import rename
 from .scopes import Node
 from .statement import deparse, expression, inner, kind, parse, quoted, strings, walk
 from .template import Template, template
@@ -25,10 +24,9 @@ TEMP = "_shardpool_{}"
 def pull(sql: str, topology: Topology, catalog: Catalog) -> Shipped:
     """The plan that brings the rows of every table to one shard. Raises `UnsupportedQuery`."""
     tree = parse(sql)[0]
-    analysis = Analysis(topology, catalog)
+    analysis = Analysis(topology, catalog, mentions=[])
     analysis.statement(tree)
     nodes = analysis.tables
-    _check_names(tree)
     wanted = _Wanted(tree)
     groups: dict[tuple[str, bool], list[int]] = {}
     for number, node in enumerate(nodes):
@@ -40,8 +38,8 @@ def pull(sql: str, topology: Topology, catalog: Catalog) -> Shipped:
         columns = wanted.columns(catalog.tables[table], uses)
         ships.append(_ship(temp, catalog.tables[table], inherits, columns, uses, tuple(numbers), catalog))
         for node in uses:
-            _replace(node, temp)
-    _strip_schemas(tree)
+            node.relation.schemaname, node.relation.relname, node.relation.inh = "pg_temp", temp, True
+    rename(tree, analysis)
     return Shipped("pull", tuple(ships), deparse(tree))
 
 
@@ -137,36 +135,3 @@ def _selecting(condition: Any) -> Any:
         if descriptor.message_type is condition.DESCRIPTOR:
             getattr(node, descriptor.name).CopyFrom(condition)
     return select
-
-
-def _replace(node: Node, temp: str) -> None:
-    """Let the statement read the temporary table where it read the table, under the same name."""
-    relation = node.relation
-    relation.alias.aliasname = node.alias
-    relation.schemaname, relation.relname, relation.inh = "pg_temp", temp, True
-
-
-def _check_names(tree: Any) -> None:
-    """Tables of two schemas with one name need aliases: a temporary table stands under the bare name of its table."""
-    for select in walk(tree):
-        if kind(select) != "SelectStmt":
-            continue
-        schemas: dict[str, set[str]] = {}
-        for item in select.from_clause:
-            for found in walk_own(item):
-                if kind(found) == "RangeVar" and not found.alias.aliasname:
-                    schemas.setdefault(found.relname, set()).add(found.schemaname or "public")
-        for name, found_schemas in schemas.items():
-            if len(found_schemas) > 1:
-                tables = " and ".join(f"{schema}.{name}" for schema in sorted(found_schemas))
-                raise UnsupportedQuery(
-                    f"{tables} stand under the one name {name}",
-                    hint="Give each table in the statement an alias of its own.",
-                )
-
-
-def _strip_schemas(tree: Any) -> None:
-    """`schema.table.column` → `table.column`: the temporary table has no schema to be named by."""
-    for found in walk(tree):
-        if kind(found) == "ColumnRef" and len(strings(found.fields)) >= 3:
-            del found.fields[:-2]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..topology import Placement
 from .pins import Pin
+from .statement import strings
 
 
 @dataclass(eq=False, slots=True)
@@ -81,13 +82,15 @@ Columns = list[tuple[str, Origin | None]]
 class Item:
     """One name in FROM with its columns in order; an Origin of None is a column of which nothing is known.
 
-    `is_open`: it may have columns whose names are not listed.
+    `is_open`: it may have columns whose names are not listed. `node` is the table that it is; `table` is the qualified
+    name of one that has no alias.
     """
 
     name: str
     columns: Columns
     is_open: bool = False
     table: str = ""
+    node: Node | None = None
 
     def find(self, name: str) -> list[Origin | None]:
         """The columns of that name."""
@@ -99,7 +102,16 @@ class Item:
             (names[number] if number < len(names) else column, origin)
             for number, (column, origin) in enumerate(self.columns)
         ]
-        return Item(name, renamed, self.is_open)
+        return Item(name, renamed, self.is_open, node=self.node)
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A ColumnRef that names an occurrence of a table, for a column of it or for its whole row."""
+
+    reference: Any
+    node: Node
+    is_row: bool
 
 
 @dataclass(eq=False, slots=True)
@@ -165,6 +177,17 @@ class Scope:
             return self.level_of(names, is_row=True)
         is_sure = len(found) == 1 and self.level_of(names, is_row=True) is None
         return found[0] if is_sure or found[0].has_column(names[0]) else None
+
+    def row_of(self, reference: Any) -> tuple[Item | None, bool]:
+        """The item in FROM that a ColumnRef names, if any, and whether its whole row is meant, as by `t` and `t.*`."""
+        names = strings(reference.fields)
+        is_row = len(names) < len(reference.fields)
+        if len(names) == 1 and not is_row:
+            is_row = all(scope._unqualified(names[0]) is None for scope in self.outward())
+        table = names if is_row else names[:-1]
+        level = self.level_of(table, is_row=True) if table else None
+        items = level.named(table) if level is not None else []
+        return (items[0] if len(items) == 1 else None), is_row
 
     def has_column(self, name: str) -> bool:
         """Whether a name is surely that of a column of this level."""
