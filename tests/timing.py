@@ -1,22 +1,24 @@
-"""Assertions about how long something took: on a machine that others use too, they are tried again before they fail."""
+"""Assertions about how long something took, with bounds that no busy machine reaches.
+
+How long something takes to the tenth of a second is measured where both sides run side by side: `make bench` and
+`make soak`. A test only tells that something ends, rather than hangs, waits for a timeout of the system, or takes the
+square of its work.
+"""
 
 from __future__ import annotations
 
 from time import monotonic
 
+# What is promised on a quiet machine, and what a machine makes of it that others use as well.
+SLACK = 10
 
-class Late(AssertionError):
-    """Something took too long; the only failure after which a test is run again (see conftest.py)."""
 
-
-def in_time(seconds: float | None, limit: float, what: str = "it took too long") -> None:
-    """Fails unless it took at most `limit` seconds; None is what never came to pass."""
-    if seconds is None or seconds > limit:
-        told = "it never came to pass" if seconds is None else f"{seconds:.3f} s"
-        raise Late(f"{what}: {told}, at most {limit:.3f} s")
+def in_time(seconds: float | None, promised: float, what: str = "it took too long") -> None:
+    """Fails unless it took at most ten times the seconds that are `promised`; None is what never came to pass."""
+    told = "it never came to pass" if seconds is None else f"{seconds:.3f} s"
+    assert seconds is not None and seconds <= SLACK * promised, f"{what}: {told}, promised are {promised:.3f} s"
 
 
 def not_after(end: float, what: str = "it has not come about in time") -> None:
     """Fails once `time.monotonic()` is past `end`: for loops that wait for something."""
-    if monotonic() > end:
-        raise Late(what)
+    assert monotonic() <= end, what

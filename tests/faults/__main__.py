@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from .soak import soak
+from .soak import isolation, soak
 
 
 def main() -> int:
@@ -14,6 +14,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
+    for line in isolation():
+        print(line, flush=True)
     violations = soak(given.seconds, given.seed, lambda line: print(line, flush=True))
     for violation in violations[:50]:
         print(f"VIOLATION: {violation}")

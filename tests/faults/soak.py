@@ -7,7 +7,7 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ from shardpool import BatchError, LoadError, ScatterError, ShardError
 
 from .calls import KINDS, Calls
 from .fleet import FaultFleet
+from .isolation import HEALTHY, before_and_during
 from .processes import FAULTS
 from .workload import Workload
 
@@ -87,6 +88,25 @@ def soak(seconds: float, seed: int, show: Callable[[str], None]) -> list[str]:
         fleet.close()
     found = [violation for sample in samples for violation in sample.violations]
     return found + growth(samples)
+
+
+def isolation(seconds: float = 5.0) -> Iterator[str]:
+    """What healthy shards keep while one is frozen (G4), for both kinds of callers: the ratios of the same run."""
+    fleet = FaultFleet()
+    try:
+        for kind, make in KINDS.items():
+            calls = make(fleet.topology(pool="{max_size: 8}", direct=HEALTHY, timeout=TIMEOUT))
+            try:
+                before, during = before_and_during(calls, fleet, "frozen", 0.0, seconds)
+            finally:
+                calls.stop()
+                fleet.heal()
+            yield (
+                f"healthy shards while one is frozen, {kind}: throughput {during.rate / before.rate:.3f} × of before, "
+                f"p99 {during.p99 / before.p99:.2f} × ({during.p99 * 1000:.1f} ms), {during.failed} failed"
+            )
+    finally:
+        fleet.close()
 
 
 def growth(samples: list[Sample]) -> list[str]:

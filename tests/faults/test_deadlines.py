@@ -1,4 +1,7 @@
-"""G5: every call, and every block with a deadline, ends by it and 100 ms, whatever has become of the server."""
+"""G5: every call, and every block with a deadline, ends by it, whatever has become of the server.
+
+How many end within 100 ms of it is told by `make soak`.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,14 @@ import psycopg
 import pytest
 
 from shardpool import ShardpoolError
+from tests.timing import SLACK
 
 from .calls import Calls
 from .fleet import FaultFleet
 from .processes import FAULTS
 
 LIMIT = 0.6
-ALLOWED = LIMIT + 0.1
-# What a busy machine does to a time is not the router's: a try without a late call is what counts.
-TRIES = 3
+ALLOWED = SLACK * LIMIT
 COUNT = "select count(*) from ledger"
 SICK = "s1"
 # More than all verbs together take, with the four callers of `map`.
@@ -58,17 +60,12 @@ VERBS: dict[str, Verb] = {
 def test_every_verb_ends_by_its_deadline(
     when: str, fault: str, fleet: FaultFleet, open_calls: Callable[..., Calls]
 ) -> None:
-    late: dict[str, float] = {}
-    for _ in range(TRIES):
-        calls = open_calls(fleet.topology(pool=f"{{max_size: {POOL}}}"))
-        outcomes = _outcomes(calls, fleet, when, fault)
-        surprises = {v: e for v, (_, e) in outcomes.items() if not isinstance(e, ShardpoolError | psycopg.Error)}
-        assert not surprises
-        late = {verb: round(seconds, 2) for verb, (seconds, _) in outcomes.items() if seconds > ALLOWED}
-        if not late:
-            return
-        fleet.heal()
-    assert not late, f"later than {ALLOWED} s in each of {TRIES} tries"
+    calls = open_calls(fleet.topology(pool=f"{{max_size: {POOL}}}"))
+    outcomes = _outcomes(calls, fleet, when, fault)
+    surprises = {v: e for v, (_, e) in outcomes.items() if not isinstance(e, ShardpoolError | psycopg.Error)}
+    assert not surprises
+    late = {verb: round(seconds, 2) for verb, (seconds, _) in outcomes.items() if seconds > ALLOWED}
+    assert not late, f"later than {ALLOWED} s"
 
 
 def _outcomes(calls: Calls, fleet: FaultFleet, when: str, fault: str) -> dict[str, tuple[float, BaseException | None]]:

@@ -105,7 +105,7 @@ def test_a_delay_is_kept_in_each_direction(proxy: Proxy) -> None:
         begun = monotonic()
         client.sendall(b"hello")
         assert client.recv(10) == b"HELLO"
-        assert 0.2 <= monotonic() - begun < 0.5
+        assert monotonic() - begun >= 0.2
 
 
 def test_what_a_black_hole_swallowed_stays_away_and_other_connections_go_on(proxy: Proxy) -> None:

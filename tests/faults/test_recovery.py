@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from shardpool import ShardpoolError
-from tests.timing import in_time, not_after
+from tests.timing import SLACK, in_time, not_after
 
 from .calls import Calls
 from .fleet import FaultFleet
@@ -23,7 +23,8 @@ SICK = "s1"
 TIMEOUT = 1.0
 # The breaker may take one deadline to be sure.
 OPEN_SECONDS = TIMEOUT + 0.3
-REFUSAL_SECONDS = 0.0002
+# Not a connection made in vain, and no time of a server: 0.2 ms on a quiet machine.
+REFUSAL_SECONDS = 0.01
 FIRST_SECONDS = 1.0
 STEADY_SECONDS = 2.0
 
@@ -67,18 +68,12 @@ def test_a_shard_that_is_down_refuses_at_once_and_answers_soon_after_it_is_back(
         refusals = calls.go(_refusals(calls, key))
         Event().wait(max(0.0, seconds - OPEN_SECONDS))
     back = monotonic()
-    Event().wait(STEADY_SECONDS + 0.5)
+    assert _answers_within(calls, key, SLACK * FIRST_SECONDS)
+    Event().wait(0.5)
     callers.end()
-    well = [begun - back for begun, error in callers.made if error is None and begun >= back]
     sick = [begun - back for begun, error in callers.made if error is not None and begun >= back]
-    problems = []
-    if median(refusals) >= REFUSAL_SECONDS:
-        problems.append(f"a refusal takes {median(refusals) * 1000:.3f} ms ({len(refusals)} calls)")
-    if not well or min(well) > FIRST_SECONDS:
-        problems.append(f"the first success came after {min(well, default=None)} s")
-    if max(sick, default=0.0) > STEADY_SECONDS:
-        problems.append(f"there were errors until {max(sick):.1f} s after the end")
-    assert problems == []
+    in_time(median(refusals), REFUSAL_SECONDS / SLACK, f"the refusals, {len(refusals)} calls")
+    in_time(max(sick, default=0.0), STEADY_SECONDS, "errors after the end")
 
 
 async def _refusals(calls: Calls, key: int) -> list[float]:
@@ -99,7 +94,7 @@ def test_ten_times_killed_and_started_a_shard_answers_each_time(fleet: FaultFlee
         for cycle in range(10):
             with FAULTS["killed"](fleet, SICK):
                 Event().wait(0.1)
-            assert _answers_within(calls, key, STEADY_SECONDS), f"stuck after {cycle + 1} times"
+            assert _answers_within(calls, key, SLACK * STEADY_SECONDS), f"stuck after {cycle + 1} times"
     assert workload.violations(fleet.rows()) == [], workload.account()
 
 
@@ -126,7 +121,7 @@ def test_a_full_queue_is_empty_again_after_the_fault(
     with FAULTS[fault](fleet, SICK):
         Event().wait(1.5)
     callers.end()
-    assert _answers_within(calls, key, STEADY_SECONDS)
+    assert _answers_within(calls, key, SLACK * STEADY_SECONDS)
     stats: dict[str, Any] = calls.router.stats()["shards"][SICK]["primary"]
     assert (stats["in_flight"], stats["waiting"]) == (0, 0)
 
@@ -157,7 +152,7 @@ def test_odd_errors_of_what_the_user_brings_do_not_keep_a_shard_down(
 
 
 def _fails_until_refused(calls: Calls, key: int) -> None:
-    end = monotonic() + 5.0
+    end = monotonic() + 20
     while calls.router.stats()["shards"][SICK]["primary"]["state"] != "open":
         not_after(end)
         with pytest.raises((ShardpoolError, psycopg.Error)):
@@ -166,7 +161,7 @@ def _fails_until_refused(calls: Calls, key: int) -> None:
 
 def _seconds_until_well(calls: Calls, key: int) -> float | None:
     begun = monotonic()
-    while monotonic() - begun < 5.0:
+    while monotonic() - begun < 20:
         try:
             calls.go(calls.execute(key, "select 1"))
         except (ShardpoolError, psycopg.Error):

@@ -46,7 +46,7 @@ def test_a_hundred_reloads_under_load_break_no_call(
 
 def _wait_for_more(workload: Workload) -> None:
     """Return when a call on the changed shard that began after now was well: a busy machine connects slowly."""
-    begun, end = monotonic(), monotonic() + 3
+    begun, end = monotonic(), monotonic() + 20
     while monotonic() < end:
         Event().wait(0.005)
         if any(call.shard == "s2" and call.is_well and call.due >= begun for call in workload.calls[-40:]):
@@ -77,7 +77,7 @@ def test_scatters_streams_and_loads_go_on_over_reloads(
     for number in range(30):
         file.write_text(fleet.text(epoch=number + 2, direct=("s2",) if number % 2 else ()))
         calls.go(calls.reload())
-        done, end = len(rounds), monotonic() + 3
+        done, end = len(rounds), monotonic() + 20
         while len(rounds) == done and monotonic() < end:
             Event().wait(0.005)
     ended.set()

@@ -27,7 +27,7 @@ def test_a_call_in_flight_keeps_its_deadline_when_the_router_is_closed(topology_
     with Router(topology_path) as router:
         route = router.for_key(1, table="orders")
         route.execute("select 1")
-        call = _InThread(lambda: route.execute("select pg_sleep(5)", timeout=0.8))
+        call = _InThread(lambda: route.execute("select pg_sleep(60)", timeout=0.8))
         threading.Event().wait(0.3)
         router.close()
         assert isinstance(call.error(), DeadlineExceeded)
@@ -38,7 +38,7 @@ async def test_a_call_of_a_task_keeps_its_deadline_when_the_router_is_closed(top
     async with AsyncRouter(topology_path) as router:
         route = router.for_key(1, table="orders")
         await route.execute("select 1")
-        call = asyncio.create_task(route.execute("select pg_sleep(5)", timeout=0.8))
+        call = asyncio.create_task(route.execute("select pg_sleep(60)", timeout=0.8))
         await asyncio.sleep(0.3)
         started = monotonic()
         await router.close()
@@ -56,7 +56,7 @@ def test_a_watchdog_that_was_closed_still_watches_what_comes_later(server_dsn: s
         started = monotonic()
         watchdog.watch(conn, started + 0.2)
         with pytest.raises(psycopg.OperationalError):
-            conn.execute("select pg_sleep(3)")
+            conn.execute("select pg_sleep(60)")
         in_time(monotonic() - started, 1.0)
     _wait_until_no_thread(watchdog)
 
@@ -66,11 +66,11 @@ def test_a_connection_block_that_was_cut_does_not_deny_what_it_committed_itself(
     with pytest.raises(DeadlineExceeded) as raised, route.connection(deadline=0.3) as conn:
         conn.execute("insert into orders values (1, 1, 'x')")
         conn.commit()
-        conn.execute("select pg_sleep(5)")
+        conn.execute("select pg_sleep(60)")
     assert raised.value.applied == "unknown"
     assert route.execute("select n from orders").rows == [(1,)]
     with pytest.raises(DeadlineExceeded) as raised, route.transaction(deadline=0.3) as conn:
-        conn.execute("select pg_sleep(5)")
+        conn.execute("select pg_sleep(60)")
     assert raised.value.applied == "no"
 
 
@@ -210,7 +210,7 @@ def _at_commit(route: Route, action: str) -> None:
 
 
 def _wait_until_no_thread(watchdog: Watchdog) -> None:
-    limit = monotonic() + 2
+    limit = monotonic() + 20
     while watchdog._thread is not None and watchdog._thread.is_alive():
         not_after(limit)
         threading.Event().wait(0.01)

@@ -174,7 +174,7 @@ def test_what_cannot_be_made_again_is_told_and_is_right_the_next_time(topology_p
             begun = monotonic()
             with pytest.raises(psycopg.DatabaseError, match="has given away"):
                 route.execute(INSERT, (key, 1), timeout=0.4)
-            assert 0.2 < monotonic() - begun < 5
+            assert 0.2 < monotonic() - begun < 20
         # The look at the file that the errors brought about was too early: a next call brings another.
         route.execute(INSERT, (key, 1))
         assert router.for_key(key, table="orders").shard == "s2"

@@ -14,11 +14,11 @@ import pytest
 from shardpool import AsyncRouter, CommitUnknown, Router, RouterMisuse, Token
 from shardpool.events import Event, Retried
 from shardpool.local import LocalFleet
-from tests.timing import in_time, not_after
+from tests.timing import not_after
 
 IS_STANDBY = "select pg_is_in_recovery()"
 # Slow on a replica, at once on a primary.
-SLOW_ON_REPLICAS = "select pg_sleep(case when pg_is_in_recovery() then 1.5 else 0 end)"
+SLOW_ON_REPLICAS = "select pg_is_in_recovery() from pg_sleep(case when pg_is_in_recovery() then 1.5 else 0 end)"
 
 
 @pytest.fixture(scope="module")
@@ -96,31 +96,23 @@ def test_a_read_that_takes_long_is_asked_of_another_node_within_a_budget(router:
     shard = router.shard("s0")
     for _ in range(25):
         shard.execute("select 1", readonly=True, hedge=True)
-    begun = monotonic()
-    shard.execute(SLOW_ON_REPLICAS, readonly=True, hedge=True)
-    in_time(monotonic() - begun, 1.0)
-    begun = monotonic()
-    shard.execute(SLOW_ON_REPLICAS, readonly=True)
-    assert monotonic() - begun > 1.0
+    assert shard.execute(SLOW_ON_REPLICAS, readonly=True, hedge=True).one() == (False,)
+    assert shard.execute(SLOW_ON_REPLICAS, readonly=True).one() == (True,)
     hedges = router._state.pools["s0"].hedges
     while hedges.spend():
         pass
-    begun = monotonic()
-    shard.execute(SLOW_ON_REPLICAS, readonly=True, hedge=True)
-    assert monotonic() - begun > 1.0
+    assert shard.execute(SLOW_ON_REPLICAS, readonly=True, hedge=True).one() == (True,)
 
 
 def test_a_hedged_read_in_tasks(fleet: LocalFleet) -> None:
-    async def main() -> float:
+    async def main() -> tuple[bool]:
         async with AsyncRouter(str(fleet.topology_path)) as router:
             shard = router.shard("s0")
             for _ in range(25):
                 await shard.execute("select 1", readonly=True, hedge=True)
-            begun = monotonic()
-            await shard.execute(SLOW_ON_REPLICAS, readonly=True, hedge=True)
-            return monotonic() - begun
+            return (await shard.execute(SLOW_ON_REPLICAS, readonly=True, hedge=True)).one()
 
-    assert asyncio.run(main()) < 1.0
+    assert asyncio.run(main()) == (False,)
 
 
 @contextmanager
@@ -162,7 +154,7 @@ def test_the_server_stops_working_for_a_call_that_was_cut(fleet: LocalFleet, rou
         router.shard("s0").execute("select pg_sleep(30)", timeout=0.2)
     with fleet.server("s0").connect(database="shop") as conn:
         query = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
-        until(lambda: conn.execute(query).fetchone() == (0,), 3.0)
+        until(lambda: conn.execute(query).fetchone() == (0,), 20.0)
 
 
 def test_without_its_replica_reads_are_the_primarys(fleet: LocalFleet, router: Router) -> None:

@@ -16,6 +16,7 @@ from shardpool import EditRefused, Topology, parse_topology
 from shardpool import edits as e
 from shardpool.changes import describe_changes, moves
 from shardpool.config import edit_text, file_data, locked, value_data
+from tests.timing import in_time
 
 TEXT = """\
 # The shop.
@@ -239,7 +240,7 @@ def test_anchors_are_left_to_people() -> None:
     assert len(changed(text, after)) == 2
 
 
-def test_a_file_of_4096_entries_is_edited_within_300_ms(tmp_path: Path) -> None:
+def test_a_file_of_4096_entries_is_edited_quickly(tmp_path: Path) -> None:
     owners = [
         f"        s{n}:\n" + "".join(f"          - {at}   # {at}\n" for at in range(n, 4096, 4)) for n in range(4)
     ]
@@ -251,7 +252,7 @@ def test_a_file_of_4096_entries_is_edited_within_300_ms(tmp_path: Path) -> None:
     gone = set(text.splitlines()) - set(path.read_text(encoding="utf-8").splitlines())
     assert gone == {"epoch: 12                  # grows", "  s2: {primary: {host: pg-2}, pool: {max_size: 20}}"}
     assert len(text.splitlines()) == len(path.read_text(encoding="utf-8").splitlines())
-    assert taken < 0.3, f"{taken * 1000:.0f} ms"
+    in_time(taken, 0.3)
 
 
 def seconds_to_set(path: Path, size: int) -> float:

@@ -22,6 +22,8 @@ MAX_NODES = 200_000
 _HAS_LIBYAML = hasattr(yaml, "CSafeLoader")
 LOADER: Any = yaml.CSafeLoader if _HAS_LIBYAML else yaml.SafeLoader
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_BRACKET = re.compile(r"[\[\]{}]")
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 _NO_TOPOLOGY = "No topology needs that: is this the right file?"
 
 
@@ -37,6 +39,7 @@ def read_yaml(text: str, problems: Problems) -> Node:
         for event in yaml.parse(text, Loader=LOADER):
             builder.feed(event)
     except yaml.MarkedYAMLError as error:
+        _check_depth(text, error.problem_mark, problems)
         # The pure Python loader quotes the text around the place, which may be a password: say only where.
         what = f": {error.problem}" if _HAS_LIBYAML and error.problem else ""
         mark = error.problem_mark or error.context_mark
@@ -56,11 +59,26 @@ def _check_text(text: str, problems: Problems) -> None:
         problems.add_at(1, 1, "", f"the file is larger than {MAX_BYTES // 1024 // 1024} MiB", _NO_TOPOLOGY)
         raise Unreadable
     if found := _UNPRINTABLE.search(text):
-        line = text.count("\n", 0, found.start()) + 1
-        column = found.start() - text.rfind("\n", 0, found.start())
         hint = 'Write it as an escape in double quotes ("\\u….").'
-        problems.add_at(line, column, "", f"control character U+{ord(found[0]):04X} in the file", hint)
-        raise Unreadable
+        _refuse_at(text, found.start(), f"control character U+{ord(found[0]):04X} in the file", hint, problems)
+
+
+def _check_depth(text: str, mark: Any, problems: Problems) -> None:
+    """Told as our limit if the brackets up to where the library has given up are nested deeper than that.
+
+    The library reads ahead of what it tells, and has a limit of its own since PyYAML 6.0.4, which then comes first.
+    Quotes are not looked at: this only words the refusal of a text that cannot be read anyhow.
+    """
+    depth = 0
+    for bracket in _BRACKET.finditer(text, 0, mark.index if mark else len(text)):
+        depth = depth + 1 if bracket[0] in "[{" else max(depth - 1, 0)
+        if depth > MAX_DEPTH:
+            _refuse_at(text, bracket.start(), _TOO_DEEP, _NO_TOPOLOGY, problems)
+
+
+def _refuse_at(text: str, at: int, message: str, hint: str, problems: Problems) -> NoReturn:
+    problems.add_at(text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at), "", message, hint)
+    raise Unreadable
 
 
 class _Builder:
@@ -138,7 +156,7 @@ class _Builder:
         self._keys.append(None)
         self._anchor_of_open.append(event.anchor)
         if len(self._open) > MAX_DEPTH:
-            self._stop(event, f"nested deeper than {MAX_DEPTH} levels", _NO_TOPOLOGY)
+            self._stop(event, _TOO_DEEP, _NO_TOPOLOGY)
 
     def _end(self) -> None:
         node = self._open.pop()
@@ -164,7 +182,7 @@ class _Builder:
         copy.line, copy.column, copy.text = node.line, node.column, node.text
         if isinstance(node.value, dict | list):
             if depth >= MAX_DEPTH:
-                self._stop(event, f"nested deeper than {MAX_DEPTH} levels", _NO_TOPOLOGY)
+                self._stop(event, _TOO_DEEP, _NO_TOPOLOGY)
             copy.value = type(node.value)()
             for child in list(node.fields.values()) or node.items:
                 below = self._copy(child, event, depth + 1)
