@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +14,14 @@ from .options import topology_option, topology_path
 _DEFAULT = "127.0.0.1:9188"
 
 
-class _QuorumType(click.ParamType[str | int]):
+# It takes no type argument when it runs before click 8.4.
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[str | int]
+else:
+    _ParamType = click.ParamType
+
+
+class _QuorumType(_ParamType):
     name = "quorum"
 
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> str | int:

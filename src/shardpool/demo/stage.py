@@ -57,7 +57,9 @@ class Stage:
         columns = [SpinnerColumn(), TextColumn("{task.description:<18}")]
         if total is not None:
             columns += [BarColumn(bar_width=36), MofNCompleteColumn()]
-        return Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        # Before rich 15 a bar that is disabled ends its console's line all the same.
+        console = self._console if self._console.is_terminal else Console(quiet=True)
+        return Progress(*columns, console=console, transient=True)
 
     def _show(self, step: Step) -> None:
         rate = f"{step.rows / step.seconds:>9,.0f}/s" if step.rows and step.rows >= _RATED else ""
