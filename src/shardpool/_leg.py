@@ -7,7 +7,7 @@ A statement that a connection has run several times is prepared on it, by the co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -79,13 +79,10 @@ class Prepared:
 class Leg:
     """One connection's part of a scatter: after its step has ended it has a `pgresult` or an `error`.
 
-    With `begin` the statement runs in a transaction, which is left open. `reusable` is False when
-    the connection was left in the middle of an answer: it has to be closed.
+    `reusable` is False when the connection was left in the middle of an answer: it has to be closed.
     """
 
-    def __init__(
-        self, shard: str, conn: Any, statement: Statement, overdue: Callable[[], BaseException], *, begin: bool = False
-    ) -> None:
+    def __init__(self, shard: str, conn: Any, statement: Statement, overdue: Callable[[], BaseException]) -> None:
         self.shard = shard
         self.conn = conn
         self.pgconn = conn.pgconn
@@ -94,7 +91,6 @@ class Leg:
         self.error: BaseException | None = None
         self.reusable = False
         self._overdue = overdue
-        self._begin = begin
 
     def step(self) -> Step:
         """Send the statement and read its whole answer."""
@@ -112,9 +108,6 @@ class Leg:
         prepared = prepared_of(self.conn)
         statement = self.statement
         note(self.conn, statement.text)
-        if self._begin:
-            yield from self._ask(partial(self.pgconn.send_query, b"begin"))
-            self._raise_error()
         if statement.values is None:
             yield from self._ask(partial(self.pgconn.send_query, statement.text))
         elif (known := prepared.name(statement)) is not None:
@@ -131,7 +124,7 @@ class Leg:
         else:
             yield from self._ask(self._send_unprepared)
         self._raise_error()
-        if self.pgconn.transaction_status == TransactionStatus.INTRANS and not self._begin:
+        if self.pgconn.transaction_status == TransactionStatus.INTRANS:
             yield from self._roll_back()
 
     def _roll_back(self) -> Step:
@@ -158,15 +151,22 @@ class Leg:
 
     def _ask(self, send: Callable[[], None]) -> Step:
         """Send one request and read to the end of its answer; `pgresult` is then the last result that came."""
-        pgconn = self.pgconn
         send()
-        while pgconn.flush():
+        yield from self._flushed()
+        self.pgresult = None
+        self.pgresult = yield from self._answer()
+
+    def _flushed(self) -> Step:
+        while self.pgconn.flush():
             ready = yield READ | WRITE
             if ready == OVERDUE:
                 raise _Overdue
             if ready & READ:
-                pgconn.consume_input()
-        self.pgresult = None
+                self.pgconn.consume_input()
+
+    def _answer(self) -> Generator[int, int, Any]:
+        """The last result of one answer, read to its end; an error stands, whatever follows it."""
+        pgconn, last = self.pgconn, None
         while True:
             while pgconn.is_busy():
                 if (yield READ) == OVERDUE:
@@ -174,15 +174,13 @@ class Leg:
                 pgconn.consume_input()
             pgresult = pgconn.get_result()
             if pgresult is None:
-                return
-            if self._is_final(pgresult):
-                self.pgresult = pgresult
+                return last
+            if last is None or last.status != ExecStatus.FATAL_ERROR:
+                last = pgresult
             if pgresult.status in _COPY:
                 raise psycopg.NotSupportedError("COPY cannot be scattered: use copy_into(), or copy() on a connection")
-
-    def _is_final(self, pgresult: Any) -> bool:
-        """An error stands, whatever follows it."""
-        return self.pgresult is None or self.pgresult.status != ExecStatus.FATAL_ERROR
+            if pgresult.status == ExecStatus.PIPELINE_SYNC:
+                return last
 
     def _is_stale(self) -> bool:
         return (

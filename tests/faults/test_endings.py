@@ -77,6 +77,20 @@ def test_a_write_on_several_shards_cut_at_one_commit_tells_what_is_applied_where
     assert found == {"s0": 1, "s1": int(answer), "s2": 1, "s3": 1}
 
 
+@pytest.mark.parametrize("answer", [False, True], ids=["before the COMMIT", "after the COMMIT"])
+def test_a_load_cut_at_one_commit_tells_what_is_on_which_shard(answer: bool, fleet: FaultFleet, calls: Calls) -> None:
+    keys = {name: key for name, (key,) in fleet.keys(1).items()}
+    calls.go(calls.query(COUNT))
+    fleet.proxies["s1"].set(Cut(b"commit", answer=answer))
+    with pytest.raises(LoadError) as raised:
+        calls.go(calls.copy_into([(key, 7) for key in keys.values()]))
+    assert raised.value.committed == {"s0": 1, "s2": 1, "s3": 1}
+    assert raised.value.unknown == ("s1",)
+    assert raised.value.rolled_back == ()
+    found = {name: sum(counts.values()) for name, counts in fleet.rows().items()}
+    assert found == {"s0": 1, "s1": int(answer), "s2": 1, "s3": 1}
+
+
 @pytest.mark.parametrize("fault", ["frozen", "cut before insert"])
 def test_a_write_on_several_shards_that_one_did_not_get_is_on_none(fault: str, fleet: FaultFleet, calls: Calls) -> None:
     keys = {name: key for name, (key,) in fleet.keys(1).items()}

@@ -152,21 +152,6 @@ def test_a_row_that_a_server_refuses_rolls_all_shards_back(router: Router) -> No
     assert len(router.scatter("select 1")) == 4
 
 
-def test_a_commit_that_fails_on_one_shard_is_accounted_for(router: Router) -> None:
-    router.shard("s1").execute(
-        "create function refuse() returns trigger language plpgsql as $$begin raise 'no'; end$$;"
-        "create constraint trigger late after insert on orders deferrable initially deferred"
-        " for each row execute function refuse()"
-    )
-    with pytest.raises(LoadError) as raised:
-        router.copy_into("orders", ((key, 1, "x") for key in range(400)), columns=COLUMNS)
-    held = counts(router)
-    assert held["s1"] == 0
-    assert raised.value.rolled_back == ("s1",)
-    assert raised.value.committed == {shard: held[shard] for shard in ("s0", "s2", "s3")}
-    assert raised.value.unknown == ()
-
-
 def test_what_the_callers_rows_raise_passes_through_and_nothing_is_loaded(router: Router) -> None:
     def rows() -> Iterator[tuple[int, int, str]]:
         yield from ((key, 1, "x") for key in range(5000))

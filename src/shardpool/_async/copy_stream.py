@@ -11,6 +11,7 @@ import psycopg
 from psycopg import AsyncConnection, AsyncCopy, sql
 from psycopg.rows import tuple_row
 
+from .._participant import CHECK
 from .._watchdog import Watch
 from ..errors import DeadlineExceeded
 from .pools import AsyncEndpointPool
@@ -50,11 +51,13 @@ class AsyncStream:
         self.rest()
         return row
 
-    async def begin(self, statement: sql.Composed, oids: Sequence[int] | None) -> None:
-        """Start the COPY; from now on rows may be put into the buffer."""
+    async def begin(self, statement: sql.Composed, oids: Sequence[int] | None, locks: Sequence[str] = ()) -> None:
+        """Take the locks and start the COPY; from now on rows may be put into the buffer."""
         self.expect_progress()
         if self.conn.autocommit:
             await self.conn.set_autocommit(False)
+        for lock in locks:
+            await self._cursor.execute(lock)
         self._context = self._cursor.copy(statement)
         copy: AsyncCopy = await self._context.__aenter__()
         if oids is not None:
@@ -98,14 +101,16 @@ class AsyncStream:
         return overdue
 
     async def finish(self) -> int:
-        """End the COPY: every row has been taken and every constraint that is not deferred holds."""
+        """End the COPY: every row has been taken and every constraint holds, also those that wait for COMMIT."""
         if self._is_binary:
             self.buffer += _BINARY_TRAILER
         await self.flush()
         self.expect_progress()
         await self._context.__aexit__(None, None, None)
+        count = self._cursor.rowcount
+        await self._cursor.execute(CHECK)
         self.rest()
-        return self._cursor.rowcount
+        return count
 
     async def commit(self) -> None:
         self.expect_progress()

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from time import monotonic
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from psycopg.rows import RowFactory
 
-from .._concurrency import async_drive
 from .._leg import Leg, Statement
 from .._ship import TIME
-from ..errors import CommitUnknown, ScatterError, ShardError, UnsupportedQuery
+from ..errors import UnsupportedQuery
 from ..query.bound import Bound, row_shards
-from ..query.plan import Gathered, Split
+from ..query.plan import Copies, Gathered, Split
 from ..query.rows import Rows
 from ..query.template import Template
 from ..result import Result
-from . import gather, moving, planning
+from . import gather, planning
 from .lease import Params
 from .planning import Planned
 from .pools import give_all
 from .statements import Statements
+from .unit import AsyncUnit
 
 if TYPE_CHECKING:
     from .router import AsyncRouter
 
 _TIMESTAMPTZ_OID = 1184
-_COMMIT = Statement(b"commit", None)
-# What undoing may take when the deadline has passed.
-_LAST_SECONDS = 0.05
-_ROLLBACK = Statement(b"rollback", None)
+# A statement has to see what those who held the locks before have done: a snapshot of the whole transaction would not.
+_READ_COMMITTED = b"begin isolation level read committed"
 
 
 async def execute(
@@ -51,34 +48,22 @@ async def execute(
     assert isinstance(plan, Gathered | Split)
     rows = await planning.beside(plan.sql, lambda: plan.rows) if isinstance(plan, Split) else None
     taken = await gather.take_all(router, bound.shards, deadline, readonly=False, topology=found.topology)
+    unit = AsyncUnit(router, taken, deadline)
     try:
         whole = Statements(query, params, binary)
         statements = {name: whole.on(conn) for name, (_, conn) in taken.items()}
         if plan.timed is not None:
-            statements = await _timed(plan.timed, statements, taken, deadline)
+            statements = await _timed(plan.timed, statements, unit)
         if isinstance(plan, Split) and rows is not None:
             rows_by_shard = _rows_by_shard(plan, found, params)
-            statements = {name: _divided(rows, statements[name], own) for name, own in rows_by_shard.items()}
-        legs = await _run(taken, statements, deadline, begin=True)
-        failures = gather.failures_of(legs, taken, may_be_applied=False)
-        copies = isinstance(plan, Gathered) and plan.everywhere
-        touched = {leg.pgresult.command_tuples for leg in legs if leg.pgresult is not None}
-        late = not failures and monotonic() >= deadline
-        if failures or late or (copies and len(touched) > 1):
-            until = max(deadline, monotonic() + _LAST_SECONDS)
-            await _run(_idle(taken, legs), dict.fromkeys(taken, _ROLLBACK), until, begin=False)
-        if late:
-            raise gather.overdue(legs[0].shard, taken[legs[0].shard][0], reads=True)()
-        if failures:
-            given_away = next(filter(moving.is_given_away, failures.values()), None)
-            raise given_away or gather.several(failures, len(taken))
-        if copies and len(touched) > 1:
-            raise _copies_differ(legs)
+            statements = {name: _divided(rows, statements[name], rows_by_shard[name]) for name in statements}
+        copies = plan.copies if isinstance(plan, Gathered) else None
+        write = partial(_copies_written, unit, copies) if copies is not None else unit.write
+        legs = await unit.settled(partial(write, statements))
+        await unit.commit()
         results = [leg.pgresult for leg in legs]
-        await _commit(taken, deadline)
-        first = next(iter(taken.values()))[1]
         order = _given_order([rows_by_shard[name] for name in taken], results) if isinstance(plan, Split) else None
-        return Result.of(results[:1] if copies else results, first, bound, row_factory, order=order)
+        return Result.of(results[:1] if copies is not None else results, legs[0].conn, bound, row_factory, order=order)
     finally:
         for _, conn in taken.values():
             if gather.is_busy(conn):
@@ -86,69 +71,23 @@ async def execute(
         await give_all(taken.values())
 
 
-async def _run(
-    taken: gather.Taken,
-    statements: Mapping[str, Statement],
-    deadline: float,
-    *,
-    begin: bool = False,
-    reads: bool | None = None,
-) -> list[Leg]:
-    """A statement on each shard; what only `reads` has not been applied when the deadline passes."""
-    reads = begin if reads is None else reads
-    legs = []
-    for name, (pool, conn) in taken.items():
-        if not conn.autocommit:
-            await conn.set_autocommit(True)
-        legs.append(Leg(name, conn, statements[name], gather.overdue(name, pool, reads=reads), begin=begin))
-    await async_drive(((leg.pgconn.socket, leg.step()) for leg in legs), deadline)
-    for leg in legs:
-        if not leg.reusable:
-            await leg.conn.close()
+async def _copies_written(unit: AsyncUnit, copies: Copies, statements: Mapping[str, Statement]) -> list[Leg]:
+    """The same on every copy; the first one's locks are taken before the others are asked."""
+    first, *others = statements
+    before = (_READ_COMMITTED, *(lock.encode() for lock in copies.locks))
+    legs = await unit.write({first: statements[first]}, before)
+    if others:
+        legs += await unit.write({name: statements[name] for name in others}, before)
+    if len({leg.pgresult.command_tuples for leg in legs}) > 1:
+        raise _copies_differ(legs)
     return legs
 
 
-async def _commit(taken: gather.Taken, deadline: float) -> None:
-    """COMMIT on all shards; what is on which shard when not all confirm it is told by the error."""
-    legs = await _run(taken, dict.fromkeys(taken, _COMMIT), deadline, begin=False)
-    failures = gather.failures_of(legs, taken, may_be_applied=True)
-    if not failures:
-        return
-    unknown = {name: _unknown(name, error) for name, error in failures.items()}
-    done = [leg.shard for leg in legs if leg.error is None]
-    raise ScatterError(
-        f"{len(failures)} of {len(legs)} shards did not confirm their COMMIT",
-        failures=unknown,
-        results=dict.fromkeys(done, "committed"),
-        hint="A write on several shards is one transaction on each, not one over all: look before you write again.",
-    ) from next(iter(failures.values()))
-
-
-def _unknown(name: str, error: BaseException) -> BaseException:
-    refused = isinstance(error, psycopg.Error) and error.sqlstate and not isinstance(error, ShardError)
-    if refused or getattr(error, "applied", None) == "unknown":
-        return error
-    found = CommitUnknown(f"whether shard {name} has committed is not known", shard=name, phase="commit")
-    found.__cause__ = error
-    return found
-
-
-def _idle(taken: gather.Taken, legs: Sequence[Leg]) -> gather.Taken:
-    """The connections that can still be spoken to."""
-    usable = {leg.shard for leg in legs if leg.reusable}
-    return {name: found for name, found in taken.items() if name in usable}
-
-
-async def _timed(
-    timed: Template, statements: Mapping[str, Statement], taken: gather.Taken, deadline: float
-) -> dict[str, Statement]:
+async def _timed(timed: Template, statements: Mapping[str, Statement], unit: AsyncUnit) -> dict[str, Statement]:
     """The statements with the time that one shard tells, as one more parameter."""
-    name = next(iter(taken))
-    asked = {name: taken[name]}
-    (leg,) = await _run(asked, {name: Statement(TIME.encode(), None)}, deadline, reads=True)
-    if leg.error is not None:
-        raise gather.several(gather.failures_of([leg], asked, may_be_applied=False), 1)
-    time = leg.pgresult.get_value(0, 0)
+    name = next(iter(statements))
+    told = await unit.ask(name, Statement(TIME.encode(), None))
+    time = told.get_value(0, 0)
     text = timed.numbered(len(statements[name].types) + 1)
     return {
         shard: replace(

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import Connection, Copy, sql
 from psycopg.rows import tuple_row
 
+from .._participant import CHECK
 from .._watchdog import Watch
 from ..errors import DeadlineExceeded
 from .pools import EndpointPool
@@ -51,11 +52,13 @@ class Stream:
         self.rest()
         return row
 
-    def begin(self, statement: sql.Composed, oids: Sequence[int] | None) -> None:
-        """Start the COPY; from now on rows may be put into the buffer."""
+    def begin(self, statement: sql.Composed, oids: Sequence[int] | None, locks: Sequence[str] = ()) -> None:
+        """Take the locks and start the COPY; from now on rows may be put into the buffer."""
         self.expect_progress()
         if self.conn.autocommit:
             self.conn.set_autocommit(False)
+        for lock in locks:
+            self._cursor.execute(lock)
         self._context = self._cursor.copy(statement)
         copy: Copy = self._context.__enter__()
         if oids is not None:
@@ -99,14 +102,16 @@ class Stream:
         return overdue
 
     def finish(self) -> int:
-        """End the COPY: every row has been taken and every constraint that is not deferred holds."""
+        """End the COPY: every row has been taken and every constraint holds, also those that wait for COMMIT."""
         if self._is_binary:
             self.buffer += _BINARY_TRAILER
         self.flush()
         self.expect_progress()
         self._context.__exit__(None, None, None)
+        count = self._cursor.rowcount
+        self._cursor.execute(CHECK)
         self.rest()
-        return self._cursor.rowcount
+        return count
 
     def commit(self) -> None:
         self.expect_progress()

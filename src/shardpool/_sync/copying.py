@@ -21,6 +21,7 @@ from ..copy_types import range_check, sent_types, unfit
 from ..errors import LoadError, MissingKey, first_line, nearest
 from ..keys import KeyType
 from ..partitioning import make_batch_lookup
+from ..query.plan import Copies
 from ..topology import Reference, Sharded, Single, Topology, qualified
 from . import gather
 from .copy_stream import ShardFailed, Stream, copy_line
@@ -235,9 +236,11 @@ class _Load:
             sql.SQL(", ").join(map(sql.Identifier, self._columns)),
             sql.SQL(" (FORMAT BINARY)" if binary else ""),
         )
+        table = qualified(self._table)
+        locks = Copies(table).locks if table in self._topology.reference_tables else ()
         for stream in self._streams:
             try:
-                stream.begin(statement, sent_types(oids) if binary else None)
+                stream.begin(statement, sent_types(oids) if binary else None, locks)
             except psycopg.Error as error:
                 raise ShardFailed(stream.shard, stream.explained(error)) from error
         # Rows are encoded by one transformer for all: the way in which text is sent has to be the same everywhere.
@@ -303,7 +306,7 @@ class _Load:
 
 
 def _commit(streams: Sequence[Stream], counts: dict[str, int]) -> dict[str, int]:
-    """COMMIT on all shards at once; each has taken all its rows, so what fails now is the shard or a deferred check."""
+    """COMMIT on all shards at once; each has taken all its rows, and they hold: what fails now is the shard."""
     outcomes = run_all([stream.commit for stream in streams])
     failures = {
         stream.shard: stream.explained(error)

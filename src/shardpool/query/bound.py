@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from ..errors import UnsupportedQuery, check_choice
 from ..topology import Topology
 from .pins import NOTHING, stored_value
-from .plan import Gathered, Plan, Shipped, Split
+from .plan import Copies, Gathered, Plan, Shipped, Split
 
 Fanout = Literal["one", "some", "all"]
 Strategy = Literal["combine", "pull"]
@@ -59,7 +59,7 @@ def bind(plan: Plan, topology: Topology, params: Sequence[Any]) -> Bound:
         if not kept.holds(topology.keyspaces[kept.keyspace].key_types[kept.part], params):
             raise kept.refusal()
     match plan.scattered:
-        case Gathered(everywhere=True):
+        case Gathered(copies=Copies()):
             return Bound(plan, "write", tuple(topology.shards))
         case Split() as split:
             touched = frozenset(row_shards(split, topology, params))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,9 @@ from .rows import Rows, taken_apart
 from .scopes import Node
 from .statement import inner, kind, strings, walk
 from .template import Template
+
+COPIES_LOCK_CLASS = 1936747634
+"""The first number of the two-number advisory locks on reference tables ("splr" in ASCII)."""
 
 STRATEGIES = ("one", "concatenate", "merge", "add", "combine", "pull", "write", "split")
 
@@ -92,11 +96,37 @@ class SortKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Copies:
+    """The reference table that is written, and other ones that the statement reads, as their writers name the locks."""
+
+    table: str
+    read: tuple[str, ...] = ()
+
+    @property
+    def locks(self) -> list[str]:
+        """SQL that waits for the other writers of the table and keeps them waiting, up to the end of the transaction.
+
+        They have to come in one order on every shard: a copy would lack what a statement has not seen there. The tables
+        that are read must stand still, too. Always in the same order, so that nobody waits in a circle.
+        """
+        names = sorted({self.table, *self.read}, key=_lock_number)
+        return [
+            f"select pg_catalog.pg_advisory_xact_lock{'' if name == self.table else '_shared'}"
+            f"({COPIES_LOCK_CLASS}, {_lock_number(name)})"
+            for name in names
+        ]
+
+
+def _lock_number(table: str) -> int:
+    return zlib.crc32(table.encode()) - 2**31
+
+
+@dataclass(frozen=True, slots=True)
 class Gathered:
     """Run `sql` on each shard and bring the rows together without a server.
 
     `sort` is empty when they only follow one another; the last `hidden` columns are for sorting only.
-    `limit` and `offset` cut the whole. With `add` each column is one value made of the shards' values. `everywhere`: a
+    `limit` and `offset` cut the whole. With `add` each column is one value made of the shards' values. `copies`: a
     reference table is written, on every shard there is. `timed` is the statement with places for the time of the
     transaction, where it is the same for all. `lost_order` is what the order of a sorted subquery ends at.
     """
@@ -108,7 +138,7 @@ class Gathered:
     limit: Const | None = None
     offset: Const | None = None
     add: tuple[str, ...] = ()
-    everywhere: bool = False
+    copies: Copies | None = None
     timed: Template | None = None
     lost_order: str = ""
 

@@ -22,7 +22,7 @@ from .levels import Level
 from .listed import Listed
 from .names import NAMELESS, output_name
 from .pins import Const, Holder, In, Kept, Stored
-from .plan import Gathered, Plan, Split, Use, loose_params, uses_of
+from .plan import Copies, Gathered, Plan, Split, Use, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
 from .statement import copy, expression, inner, is_star, kind, parse, strings, verb, walk
@@ -390,7 +390,8 @@ def _plan_reference(sql: str, tree: Any, analysis: Analysis, uses: tuple[Use, ..
             detail="Its copies would differ.",
             hint="Read the rows first, and write their values.",
         )
-    return Plan(sql, verb(tree), (), True, Gathered("write", sql, everywhere=True, timed=_timed(tree)))
+    copies = Copies(analysis.writes[0].table, tuple({node.table for node in analysis.references}))
+    return Plan(sql, verb(tree), (), True, Gathered("write", sql, copies=copies, timed=_timed(tree)))
 
 
 def _choice(tree: Any) -> str | None:

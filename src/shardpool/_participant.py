@@ -1,0 +1,90 @@
+"""One shard's part of a write on several: a transaction that does its work and is left open for the COMMIT of all.
+
+BEGIN, the statement and what has to hold at its end go out together (pipeline mode), so that they take one round trip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from psycopg import capabilities
+from psycopg.pq import ConnStatus, ExecStatus
+
+from ._concurrency import Step
+from ._leg import Leg, Statement, prepared_of
+from ._session import note
+
+BEGIN = (b"begin",)
+# What is checked at COMMIT would be found when others have committed: it is checked while all can still be undone.
+CHECK = b"set constraints all immediate"
+_ROLLBACK = b"rollback"
+
+
+class Participant(Leg):
+    """A leg whose statement runs in a transaction, which is left open.
+
+    `before` begins the transaction. `pgresult` is that of the statement.
+    """
+
+    def __init__(
+        self,
+        shard: str,
+        conn: Any,
+        statement: Statement,
+        overdue: Callable[[], BaseException],
+        before: Sequence[bytes] = BEGIN,
+    ) -> None:
+        super().__init__(shard, conn, statement, overdue)
+        self._before = before
+
+    def _run(self) -> Step:
+        statement, prepared = self.statement, prepared_of(self.conn)
+        note(self.conn, statement.text)
+        known = prepared.name(statement) if statement.values is not None else None
+        if known is not None:
+            yield from self._transact([partial(self._send_prepared, known)])
+            if not self._is_stale():
+                return self._raise_error()
+            # Nothing was done, but the transaction is void.
+            prepared.forget(statement)
+            yield from self._ask(partial(self.pgconn.send_query, _ROLLBACK))
+        elif statement.values is not None and prepared.is_due(statement, self.conn.prepare_threshold):
+            name = prepared.new_name()
+            prepare = partial(self.pgconn.send_prepare, name, statement.text, statement.types)
+            yield from self._transact([prepare, partial(self._send_prepared, name)])
+            self._raise_error()
+            return prepared.add(statement, name)
+        yield from self._transact([self._send_unprepared])
+        self._raise_error()
+
+    def _transact(self, work: Sequence[Callable[[], None]]) -> Step:
+        """Send all from BEGIN to the check; `pgresult` is then the first error, or that of the last of `work`."""
+        before = [partial(self.pgconn.send_query_params, sql, None) for sql in self._before]
+        check = partial(self.pgconn.send_query_params, CHECK, None)
+        results: list[Any] = []
+        send = self._at_once if capabilities.has_pipeline() else self._one_by_one
+        yield from send([*before, *work, check], results)
+        failed = [found for found in results if found is None or found.status == ExecStatus.FATAL_ERROR]
+        self.pgresult = failed[0] if failed else results[-2]
+
+    def _at_once(self, requests: Sequence[Callable[[], None]], results: list[Any]) -> Step:
+        pgconn = self.pgconn
+        pgconn.enter_pipeline_mode()
+        for request in requests:
+            request()
+        pgconn.pipeline_sync()
+        yield from self._flushed()
+        for _ in requests:
+            results.append((yield from self._answer()))
+        if pgconn.status == ConnStatus.OK:
+            yield from self._answer()
+            pgconn.exit_pipeline_mode()
+
+    def _one_by_one(self, requests: Sequence[Callable[[], None]], results: list[Any]) -> Step:
+        for request in requests:
+            yield from self._ask(request)
+            results.append(self.pgresult)
+            if self.pgresult is None or self.pgresult.status == ExecStatus.FATAL_ERROR:
+                return

@@ -1,0 +1,200 @@
+# Generated from _async/unit.py by tools/unasync.py: edit that one, then run `make sync`.
+"""A write on several shards as one unit: a transaction on each, begun on all, ended when all have done their part.
+
+Two such writes that meet on several shards can wait for each other, each holding on one shard what the other waits for
+on another: no server sees that. So nobody waits long for a lock while others work side by side. A unit that has met
+another is undone and done again one shard after another, in the order of the topology: those that go in order never
+wait in a circle, and the others give way.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from .._concurrency import Step, drive, run_all, sleep
+from .._leg import Leg, Statement
+from .._participant import BEGIN, Participant
+from ..errors import CommitUnknown, DeadlineExceeded, ScatterError, ShardError
+from . import gather, moving
+
+if TYPE_CHECKING:
+    from .router import Router
+
+T = TypeVar("T")
+
+_COMMIT = Statement(b"commit", None)
+_ROLLBACK = Statement(b"rollback", None)
+# The longest that a lock is waited for while others of the unit work, or hold locks. A one-shard write is over by then.
+_SIDE_BY_SIDE = (b"set local lock_timeout = '200ms'",)
+# What undoing may take when the deadline has passed, and what asking who is in the way takes before it.
+_LAST_SECONDS = 0.05
+_PAUSE = 0.005
+_BLOCKERS = """
+    select b.pid, a.application_name from pg_catalog.unnest(pg_catalog.pg_blocking_pids(%s)) b (pid)
+    left join pg_catalog.pg_stat_activity a on a.pid = b.pid
+"""
+
+
+class Conflict(Exception):
+    """Others hold locks that the unit needs on several shards, or a server has found a deadlock."""
+
+    def __init__(self, failures: dict[str, BaseException]) -> None:
+        super().__init__()
+        self.failures = failures
+
+
+class Unit:
+    """The connections of one write, and what is done on them; `in_turn` one shard after another."""
+
+    def __init__(self, router: Router, taken: gather.Taken, deadline: float) -> None:
+        self._router = router
+        self._taken = taken
+        self._deadline = deadline
+        self.in_turn = False
+
+    def settled(self, work: Callable[[], T]) -> T:
+        """What `work()` gives, undone when it fails; done again when it has met others, as long as there is time."""
+        attempt = 0
+        while True:
+            try:
+                return work()
+            except Conflict as conflict:
+                self.roll_back()
+                self.in_turn = True
+                pause = random.uniform(0, min(1.0, _PAUSE * 2**attempt))
+                if monotonic() + pause >= self._deadline:
+                    raise gather.several(conflict.failures, len(self._taken)) from None
+                sleep(pause)
+                attempt += 1
+            except Exception:
+                self.roll_back()
+                raise
+
+    def write(self, statements: Mapping[str, Statement], before: Sequence[bytes] = BEGIN) -> list[Leg]:
+        """A statement on each of these shards, in transactions that are left open. Raises what any fails with."""
+        groups = [[name] for name in statements] if self.in_turn else [[*statements]]
+        return [leg for group in groups for leg in self._write(group, statements, before)]
+
+    def _write(self, names: Sequence[str], statements: Mapping[str, Statement], before: Sequence[bytes]) -> list[Leg]:
+        self._outside_transactions(names)
+        # Who holds nothing yet may wait for the first lock as long as it takes.
+        hasty = not self.in_turn and (len(names) > 1 or names[0] != next(iter(self._taken)))
+        begin = (before[0], *_SIDE_BY_SIDE, *before[1:]) if hasty else before
+        legs: list[Leg] = [
+            Participant(name, conn, statements[name], gather.overdue(name, pool, reads=True), begin)
+            for name, (pool, conn) in self._chosen(names)
+        ]
+        drive(_steps(legs), self._deadline - min(_LAST_SECONDS, (self._deadline - monotonic()) / 10))
+        run_all([partial(self._name_blockers, leg) for leg in legs if not leg.reusable])
+        _close_unusable(legs)
+        failures = gather.failures_of(legs, self._taken, may_be_applied=False)
+        if failures:
+            raise self._meaning(failures, hasty)
+        if monotonic() >= self._deadline:
+            raise gather.overdue(names[0], self._taken[names[0]][0], reads=True)()
+        return legs
+
+    def ask(self, name: str, statement: Statement) -> Any:
+        """The result of a statement that only reads, on one shard, in its transaction if it is in one."""
+        pool, conn = self._taken[name]
+        self._outside_transactions([name])
+        leg = Leg(name, conn, statement, gather.overdue(name, pool, reads=True))
+        self._drive([leg], self._deadline)
+        if leg.error is not None:
+            raise gather.several(gather.failures_of([leg], self._taken, may_be_applied=False), 1)
+        return leg.pgresult
+
+    def roll_back(self, names: Iterable[str] | None = None) -> None:
+        """Undo on all shards that can still be spoken to, or on those named."""
+        usable = [name for name in names or self._taken if not gather.is_busy(self._taken[name][1])]
+        legs = self._legs([name for name in usable if not self._taken[name][1].closed], _ROLLBACK)
+        self._drive(legs, max(self._deadline, monotonic() + _LAST_SECONDS))
+
+    def commit(self) -> None:
+        """COMMIT on all shards; what is on which shard when not all confirm it is told by the error."""
+        legs = self._legs(self._taken, _COMMIT)
+        self._drive(legs, self._deadline)
+        failures = gather.failures_of(legs, self._taken, may_be_applied=True)
+        if not failures:
+            return
+        unknown = {name: _unknown(name, error) for name, error in failures.items()}
+        done = [leg.shard for leg in legs if leg.error is None]
+        raise ScatterError(
+            f"{len(failures)} of {len(legs)} shards did not confirm their COMMIT",
+            failures=unknown,
+            results=dict.fromkeys(done, "committed"),
+            hint="A write on several shards is one transaction on each, not one over all: look before you write again.",
+        ) from next(iter(failures.values()))
+
+    def _legs(self, names: Iterable[str], statement: Statement) -> list[Leg]:
+        return [Leg(name, conn, statement, gather.overdue(name, pool)) for name, (pool, conn) in self._chosen(names)]
+
+    def _chosen(self, names: Iterable[str]) -> Iterable[tuple[str, Any]]:
+        return [(name, self._taken[name]) for name in names]
+
+    def _drive(self, legs: Sequence[Leg], until: float) -> None:
+        drive(_steps(legs), until)
+        _close_unusable(legs)
+
+    def _outside_transactions(self, names: Iterable[str]) -> None:
+        """Have psycopg begin none by itself."""
+        for _, (_, conn) in self._chosen(names):
+            if not conn.autocommit:
+                conn.set_autocommit(True)
+
+    def _meaning(self, failures: dict[str, BaseException], hasty: bool) -> BaseException:
+        """What is raised for the failures of a unit of which nothing has been committed."""
+        given_away = next(filter(moving.is_given_away, failures.values()), None)
+        if given_away is not None:
+            return given_away
+        met = (psycopg.errors.DeadlockDetected, *((psycopg.errors.LockNotAvailable,) if hasty else ()))
+        if all(isinstance(error, met) for error in failures.values()):
+            return Conflict(failures)
+        wrong = {name: error for name, error in failures.items() if not isinstance(error, met)}
+        return gather.several(wrong, len(self._taken))
+
+    def _name_blockers(self, leg: Leg) -> None:
+        """Add to the error of a leg that is overdue who holds the locks that it waits for, if that can be learned."""
+        if not isinstance(leg.error, DeadlineExceeded):
+            return
+        timeout = max(_LAST_SECONDS / 2, self._deadline - monotonic())
+        handle, pid = self._router.shard(leg.shard), leg.pgconn.backend_pid
+        try:
+            found = handle.execute(_BLOCKERS, (pid,), timeout=timeout, row_factory=tuple_row)
+        except (ShardError, psycopg.Error):
+            return
+        blockers = ", ".join(f"process {pid}" + (f" ({name})" if name else "") for pid, name in found.rows)
+        if blockers:
+            leg.error = DeadlineExceeded(
+                f"the deadline passed on shard {leg.shard}, which waited for a lock that {blockers} holds",
+                shard=leg.shard,
+                endpoint=leg.error.endpoint,
+                applied="no",
+                hint="Look in pg_stat_activity there what it does, or give the call more time with timeout=….",
+            )
+
+
+def _steps(legs: Sequence[Leg]) -> Iterator[tuple[int, Step]]:
+    return ((leg.pgconn.socket, leg.step()) for leg in legs)
+
+
+def _close_unusable(legs: Sequence[Leg]) -> None:
+    for leg in legs:
+        if not leg.reusable:
+            leg.conn.close()
+
+
+def _unknown(name: str, error: BaseException) -> BaseException:
+    refused = isinstance(error, psycopg.Error) and error.sqlstate and not isinstance(error, ShardError)
+    if refused or getattr(error, "applied", None) == "unknown":
+        return error
+    found = CommitUnknown(f"whether shard {name} has committed is not known", shard=name, phase="commit")
+    found.__cause__ = error
+    return found
