@@ -56,7 +56,7 @@ class Ship:
 
     `query` is what each shard answers; each of the `filters` may be left out. `uses` are the numbers of the uses that
     need it. `key` are columns that are unique in it, `columns` new names for all of them. `definition` defines the
-    columns of a table that a shard may not have at all.
+    columns of a table that a shard may not have at all. One that `is_joined` is read together with others.
     """
 
     temp: str
@@ -67,6 +67,7 @@ class Ship:
     key: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     definition: str = ""
+    is_joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

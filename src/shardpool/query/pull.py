@@ -6,6 +6,7 @@ Only columns whose names occur in the statement are brought, and only rows that 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..topology import Single, Topology
@@ -40,7 +41,8 @@ def pull(sql: str, topology: Topology, catalog: Catalog) -> Shipped:
         for node in uses:
             node.relation.schemaname, node.relation.relname, node.relation.inh = "pg_temp", temp, True
     rename(tree, analysis)
-    return Shipped("pull", tuple(ships), deparse(tree))
+    is_joined = len(nodes) + len(analysis.references) > 1
+    return Shipped("pull", tuple(replace(ship, is_joined=is_joined) for ship in ships), deparse(tree))
 
 
 class _Wanted:
