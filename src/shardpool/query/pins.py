@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -16,12 +16,10 @@ from typing import Any
 from uuid import UUID
 
 from ..errors import InvalidKey, KeyNotCovered, UnsupportedQuery
-from ..keys import KeyType
+from ..keys import KeyType, canonical_key
 from ..partitioning import Partitioning, Range
 
 _INTEGER = re.compile(r"[ \t\n\r\f\v]*[+-]?[0-9]{1,19}[ \t\n\r\f\v]*", re.ASCII)
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _INT64 = range(-(2**63), 2**63)
 # Keys that a composite pin may be multiplied out to; above it every bucket is asked.
 _COMBINATIONS_MAX = 10_000
@@ -322,36 +320,21 @@ def _text(value: Any, cast: str) -> Any:
     return value if type(value) is str and cast in ("", "text", "varchar") else UNKNOWN
 
 
-def _uuid(value: Any, cast: str) -> Any:
-    if cast not in ("", "uuid"):
-        return UNKNOWN
-    if type(value) is UUID:
-        return value
-    return UUID(value) if type(value) is str and _UUID.fullmatch(value) else UNKNOWN
+def _exact(key_type: KeyType, *types: type) -> Callable[[Any, str], Any]:
+    """The reader of a type whose texts are read here as a key is: those that mean the same under every setting."""
 
+    def read(value: Any, cast: str) -> Any:
+        is_known = cast in ("", key_type) and type(value) in (*types, str)
+        return canonical_key(value, (key_type,)) if is_known else UNKNOWN
 
-def _bytea(value: Any, cast: str) -> Any:
-    return value if type(value) is bytes and cast in ("", "bytea") else UNKNOWN
-
-
-def _date(value: Any, cast: str) -> Any:
-    if cast not in ("", "date"):
-        return UNKNOWN
-    if type(value) is date:
-        return value
-    return date.fromisoformat(value) if type(value) is str and _DATE.fullmatch(value) else UNKNOWN
-
-
-def _timestamptz(value: Any, cast: str) -> Any:
-    known = type(value) is datetime and value.tzinfo is not None and cast in ("", "timestamptz")
-    return value if known else UNKNOWN
+    return read
 
 
 _READERS = {
     "bigint": _bigint,
     "text": _text,
-    "uuid": _uuid,
-    "bytea": _bytea,
-    "date": _date,
-    "timestamptz": _timestamptz,
+    "uuid": _exact("uuid", UUID),
+    "bytea": _exact("bytea", bytes),
+    "date": _exact("date", date),
+    "timestamptz": _exact("timestamptz", datetime),
 }

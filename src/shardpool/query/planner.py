@@ -25,8 +25,9 @@ _WRITES = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
 def plan(sql: str, topology: Topology, catalog: Catalog) -> Plan:
     """The plan of one statement with `$n` placeholders; see `completed` for the rest of it.
 
-    Raises `UnsupportedQuery`, `UnknownTable`, `psycopg.errors.SyntaxError`. That it cannot run on several shards is no
-    error here but the plan's `refusal`, since with its parameters it may turn out to concern one only.
+    Raises `UnsupportedQuery`, `UnknownTable`, and the `psycopg.Error` of what the grammar refuses. That it cannot run
+    on several shards is no error here but the plan's `refusal`, since with its parameters it may turn out to concern
+    one only.
     """
     rows = listed(sql) if len(sql) >= LONG else None
     trees = parse(sql if rows is None else rows.sample)

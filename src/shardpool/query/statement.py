@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import psycopg
-
 from ..errors import UnsupportedQuery
+from .grammar import grammar_error
 from .remembered import remembered
 
 _SPOKEN = {
@@ -29,14 +28,14 @@ _PLACES = ("location", "rexpr_list_start", "rexpr_list_end", "list_start", "list
 
 
 def parse(sql: str) -> list[Any]:
-    """The statements of a text with `$n` placeholders; raises `psycopg.errors.SyntaxError` as PostgreSQL would."""
+    """The statements of a text with `$n` placeholders; raises the `psycopg.Error` that PostgreSQL would."""
     import postgast
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         tree = postgast.parse(sql)
     except postgast.PgQueryError as error:
-        raise psycopg.errors.SyntaxError(str(error)) from error
+        raise grammar_error(str(error), error.filename) from error
     except DecodeError as error:
         raise UnsupportedQuery(
             "the statement is nested too deeply to be planned",

@@ -232,7 +232,7 @@ def _tree(statement: str) -> Any:
 
     try:
         trees = parse(statement)
-    except (psycopg.errors.SyntaxError, UnsupportedQuery):
+    except (psycopg.Error, UnsupportedQuery):
         return None
     return trees[0] if len(trees) == 1 else None
 
