@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import capabilities
 from psycopg.pq import ConnStatus, ExecStatus
 
-from ._concurrency import Step
+from ._concurrency import OVERDUE, Step
 from ._leg import Leg, Statement, prepared_of
 from ._session import note
 
@@ -88,3 +88,32 @@ class Participant(Leg):
             results.append(self.pgresult)
             if self.pgresult is None or self.pgresult.status == ExecStatus.FATAL_ERROR:
                 return
+
+
+class Interruptible:
+    """A step that may stop in the middle, and go on after it has been seen what it waits for."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._wanted: int | None = None
+        self.has_ended = False
+
+    def until_overdue(self) -> Step:
+        """The step, up to its end or the deadline of the driver."""
+        yield from self._go(last=False)
+
+    def to_the_end(self) -> Step:
+        """What is left of the step, which ends at the deadline of this driver."""
+        yield from self._go(last=True)
+
+    def _go(self, *, last: bool) -> Step:
+        try:
+            wanted = next(self._step) if self._wanted is None else self._wanted
+            while True:
+                self._wanted = wanted
+                ready = yield wanted
+                if ready == OVERDUE and not last:
+                    return
+                wanted = self._step.send(ready)
+        except StopIteration:
+            self.has_ended = True

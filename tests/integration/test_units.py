@@ -139,7 +139,7 @@ def test_who_is_in_the_way_is_named_at_the_deadline(shop: Router) -> None:
         conn.execute("select from countries where code = 'de' for update")
         holder = conn.info.backend_pid
         with pytest.raises(ScatterError, match=f"shard s2, which waited for a lock that process {holder}") as raised:
-            shop.execute("update countries set name = 'x' where code = 'de'", timeout=1)
+            shop.execute("update countries set name = 'x' where code = 'de'", timeout=2)
         assert getattr(raised.value.failures["s2"], "applied", None) == "no"
     assert shop.execute("update countries set name = 'x' where code = 'de'").rowcount == 1
     assert shop.check().ok

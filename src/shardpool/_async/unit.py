@@ -19,7 +19,7 @@ from psycopg.rows import tuple_row
 
 from .._concurrency import Step, async_drive, async_run_all, async_sleep
 from .._leg import Leg, Statement
-from .._participant import BEGIN, Participant
+from .._participant import BEGIN, Interruptible, Participant
 from ..errors import CommitUnknown, DeadlineExceeded, ScatterError, ShardError
 from . import gather, moving
 
@@ -32,8 +32,10 @@ _COMMIT = Statement(b"commit", None)
 _ROLLBACK = Statement(b"rollback", None)
 # The longest that a lock is waited for while others of the unit work, or hold locks. A one-shard write is over by then.
 _SIDE_BY_SIDE = (b"set local lock_timeout = '200ms'",)
-# What undoing may take when the deadline has passed, and what asking who is in the way takes before it.
+# What undoing may take when the deadline has passed.
 _LAST_SECONDS = 0.05
+# After this part of its time it is asked what a unit waits for.
+_PATIENCE = 0.6
 _PAUSE = 0.005
 _BLOCKERS = """
     select b.pid, a.application_name from pg_catalog.unnest(pg_catalog.pg_blocking_pids(%s)) b (pid)
@@ -92,9 +94,7 @@ class AsyncUnit:
             Participant(name, conn, statements[name], gather.overdue(name, pool, reads=True), begin)
             for name, (pool, conn) in self._chosen(names)
         ]
-        await async_drive(_steps(legs), self._deadline - min(_LAST_SECONDS, (self._deadline - monotonic()) / 10))
-        await async_run_all([partial(self._name_blockers, leg) for leg in legs if not leg.reusable])
-        await _close_unusable(legs)
+        await self._drive_naming_blockers(legs)
         failures = gather.failures_of(legs, self._taken, may_be_applied=False)
         if failures:
             raise self._meaning(failures, hasty)
@@ -161,25 +161,39 @@ class AsyncUnit:
         wrong = {name: error for name, error in failures.items() if not isinstance(error, met)}
         return gather.several(wrong, len(self._taken))
 
-    async def _name_blockers(self, leg: Leg) -> None:
-        """Add to the error of a leg that is overdue who holds the locks that it waits for, if that can be learned."""
-        if not isinstance(leg.error, DeadlineExceeded):
-            return
-        timeout = max(_LAST_SECONDS / 2, self._deadline - monotonic())
-        handle, pid = self._router.shard(leg.shard), leg.pgconn.backend_pid
+    async def _drive_naming_blockers(self, legs: Sequence[Leg]) -> None:
+        """Run the legs; of those that have waited for long it is told in the end who holds the locks, if that is it."""
+        steps = {leg: Interruptible(leg.step()) for leg in legs}
+        patience = (self._deadline - monotonic()) * _PATIENCE
+        first = [(leg.pgconn.socket, step.until_overdue()) for leg, step in steps.items()]
+        await async_drive(first, monotonic() + patience)
+        waiting = [leg for leg, step in steps.items() if not step.has_ended]
+        outcomes = await async_run_all([partial(self._blockers, leg, patience / 4) for leg in waiting])
+        rest = [(leg.pgconn.socket, steps[leg].to_the_end()) for leg in waiting]
+        await async_drive(rest, self._deadline)
+        for leg, (blockers, _) in zip(waiting, outcomes, strict=True):
+            if blockers and isinstance(leg.error, DeadlineExceeded):
+                leg.error = _waited(leg.error, blockers)
+        await _close_unusable(legs)
+
+    async def _blockers(self, leg: Leg, timeout: float) -> str:
+        """Who holds the lock that a leg waits for; empty when it waits for none, or that cannot be learned."""
+        handle = self._router.shard(leg.shard)
         try:
-            found = await handle.execute(_BLOCKERS, (pid,), timeout=timeout, row_factory=tuple_row)
+            found = await handle.execute(_BLOCKERS, (leg.pgconn.backend_pid,), timeout=timeout, row_factory=tuple_row)
         except (ShardError, psycopg.Error):
-            return
-        blockers = ", ".join(f"process {pid}" + (f" ({name})" if name else "") for pid, name in found.rows)
-        if blockers:
-            leg.error = DeadlineExceeded(
-                f"the deadline passed on shard {leg.shard}, which waited for a lock that {blockers} holds",
-                shard=leg.shard,
-                endpoint=leg.error.endpoint,
-                applied="no",
-                hint="Look in pg_stat_activity there what it does, or give the call more time with timeout=….",
-            )
+            return ""
+        return ", ".join(f"process {pid}" + (f" ({name})" if name else "") for pid, name in found.rows)
+
+
+def _waited(error: DeadlineExceeded, blockers: str) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"the deadline passed on shard {error.shard}, which waited for a lock that {blockers} held",
+        shard=error.shard,
+        endpoint=error.endpoint,
+        applied="no",
+        hint="Look in pg_stat_activity there what it does, or give the call more time with timeout=….",
+    )
 
 
 def _steps(legs: Sequence[Leg]) -> Iterator[tuple[int, Step]]:
