@@ -8,7 +8,8 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 
@@ -120,3 +121,29 @@ def aside(function: Callable[[], T]) -> T:
 async def async_aside(function: Callable[[], T]) -> T:
     """Call a function in a thread, so that it does not hold up the loop."""
     return await asyncio.to_thread(function)
+
+
+def within(function: Callable[[], T], seconds: float) -> T:
+    """What a function of the user gives, or `TimeoutError`: then it goes on in its thread, and nobody waits for it."""
+    outcomes: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+    def call() -> None:
+        try:
+            outcomes.put((function(), None))
+        except BaseException as error:
+            outcomes.put((None, error))
+
+    threading.Thread(target=call, name="shardpool-within", daemon=True).start()
+    try:
+        value, error = outcomes.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return cast("T", value)
+
+
+async def async_within(function: Callable[[], Awaitable[T]], seconds: float) -> T:
+    """What a coroutine function of the user gives, or `TimeoutError`: then it is cancelled."""
+    async with asyncio.timeout(seconds):
+        return await function()

@@ -39,11 +39,22 @@ import psycopg
 
 Applied = Literal["no", "unknown"]
 
+# Characters of a name, and of a line of somebody else's text, that a message holds at most.
+_SHOWN = 100
+_SHOWN_LINE = 1000
+
+
+def shown(text: object, most: int = _SHOWN) -> str:
+    """What a caller or a server gave, as a message may hold it: on one line, of at most so many characters."""
+    name = str(text)
+    cut = name if len(name) <= most else name[:most] + "…"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in cut)
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the nearest of the known names, or lists the first ten of them."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    close = get_close_matches(name[:_SHOWN], names, n=3, cutoff=0.6)
     if close:
         return "Did you mean " + " or ".join(close) + "?"
     if not names:
@@ -307,4 +318,4 @@ def summary(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text, or its class name."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return shown(text.splitlines()[0], _SHOWN_LINE) if text else type(error).__name__

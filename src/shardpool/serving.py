@@ -4,7 +4,8 @@
     with Health(router, listen="127.0.0.1:9188"):
         …
 
-A request is bounded in time and size, and the number of those at a time too: a slow client holds up nobody else.
+A request is bounded in time and size, and the number of those at a time too. A client that sends its request slowly
+takes no place of those who have sent theirs, and is left when too many do so.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -34,9 +36,11 @@ if TYPE_CHECKING:
     from ._sync.router import Router
 
 DEFAULT_LISTEN = "127.0.0.1:9188"
-# A request has to be there within these seconds and bytes, and no more than so many are served at a time.
+# A request has to be there within these seconds and bytes. So many are waited for at a time, and of those that are
+# there and allowed so many are answered.
 REQUEST_SECONDS = 3.0
 REQUEST_BYTES = 8192
+CLIENTS_AT_A_TIME = 128
 REQUESTS_AT_A_TIME = 16
 # Seconds for which an answer of the shards is given again: probes of many do not add up to a load.
 _FRESH_SECONDS = 1.0
@@ -81,6 +85,7 @@ class Health:
         self._timeout = timeout
         self._registry = registry
         self._asking = threading.Lock()
+        self._turns = threading.BoundedSemaphore(REQUESTS_AT_A_TIME)
         self._answer: tuple[float, dict[str, Any]] | None = None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -168,7 +173,15 @@ class Health:
             return _plain(404, "there are /healthz, /readyz and /metrics")
         if method not in ("GET", "HEAD"):
             return _plain(405, "only GET and HEAD")
-        return page()
+        if page == self._healthz:
+            # It says that the process is there, and waits for nothing.
+            return page()
+        if not self._turns.acquire(timeout=REQUEST_SECONDS):
+            return _plain(503, "too many requests at a time")
+        try:
+            return page()
+        finally:
+            self._turns.release()
 
     def _refusal(self, header: Callable[[str], str | None]) -> Answer | None:
         # A page of a name that has been made to resolve to this address is told apart by the name that it calls.
@@ -176,7 +189,7 @@ class Health:
         if host is None or not self._is_known(host):
             return _plain(403, "unknown Host")
         origin = header("Origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             return _plain(403, "unknown Origin")
         if self._token is not None:
             # Headers are read as Latin-1, whatever they are.
@@ -268,7 +281,9 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], health: Health) -> None:
         self.health = health
-        self._turns = threading.BoundedSemaphore(REQUESTS_AT_A_TIME)
+        self._lock = threading.Lock()
+        # Clients whose request is not there yet, the one that has been longest about it first.
+        self._slow: dict[Any, None] = {}
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
@@ -280,20 +295,20 @@ class _Server(ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._turns.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except BaseException:
-            self._turns.release()
-            raise
+        with self._lock:
+            self._slow[request] = None
+            slowest = next(iter(self._slow)) if len(self._slow) > CLIENTS_AT_A_TIME else None
+        if slowest is not None:
+            self.has_sent(slowest)
+            with suppress(OSError):
+                # Its thread, which reads, finds its end.
+                slowest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._turns.release()
+    def has_sent(self, request: Any) -> None:
+        """The request of a client is there, or is not waited for any longer."""
+        with self._lock:
+            self._slow.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone away is nobody's fault."""
@@ -306,7 +321,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle(self) -> None:
         """One request, whose head is read whole before it is looked at: so its time is bounded, not that of a line."""
-        head = self._read_head()
+        try:
+            head = self._read_head()
+        finally:
+            cast("_Server", self.server).has_sent(self.connection)
         if head is not None:
             self.rfile = io.BufferedReader(io.BytesIO(head))
             self.handle_one_request()
@@ -368,6 +386,13 @@ def _host_and_port(listen: str) -> tuple[str, int]:
     except ValueError:
         pass
     raise RouterMisuse(f"{listen!r} is not host:port", hint=f"For example {DEFAULT_LISTEN}.")
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _is_address(name: str) -> bool:

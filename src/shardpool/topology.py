@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Literal
+from typing import Literal, NoReturn
 
-from .errors import MissingKey, UnknownKeyspace, UnknownShard, UnknownTable, nearest
+from .errors import MissingKey, UnknownKeyspace, UnknownShard, UnknownTable, nearest, shown
 from .partitioning import KeyType, Partitioning
 
 Role = Literal["primary", "replica", "node"]
@@ -35,6 +35,15 @@ class Secret:
         return "Secret('***')"
 
     __str__ = __repr__
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a password is not pickled: hand on the path of the topology file, or read it again there")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and other._value == self._value
@@ -223,7 +232,7 @@ class Topology:
         except KeyError:
             known = [name.removeprefix("public.") for name in self.placements]
             raise UnknownTable(
-                f'table "{table}" is not in the topology of fleet {self.fleet}',
+                f'table "{shown(table)}" is not in the topology of fleet {self.fleet}',
                 hint=nearest(table, known),
             ) from None
 
@@ -232,7 +241,9 @@ class Topology:
         try:
             return self.shards[name]
         except KeyError:
-            raise UnknownShard(f'no shard "{name}" in fleet {self.fleet}', hint=nearest(name, self.shards)) from None
+            raise UnknownShard(
+                f'no shard "{shown(name)}" in fleet {self.fleet}', hint=nearest(name, self.shards)
+            ) from None
 
     def keyspace(self, keyspace: str | None = None, *, table: str | None = None) -> Keyspace:
         """The keyspace of that name, of that table, or the only one there is."""
@@ -252,7 +263,7 @@ class Topology:
             return self.keyspaces[name]
         except KeyError:
             raise UnknownKeyspace(
-                f'no keyspace "{name}" in fleet {self.fleet}', hint=nearest(name, self.keyspaces)
+                f'no keyspace "{shown(name)}" in fleet {self.fleet}', hint=nearest(name, self.keyspaces)
             ) from None
 
     def _keyspace_of(self, table: str) -> Keyspace:
@@ -260,7 +271,7 @@ class Topology:
         if not isinstance(placement, Sharded):
             kind = "a reference table" if isinstance(placement, Reference) else f"on {placement.shard} alone"
             raise MissingKey(
-                f'table "{table}" is {kind}, so no key places its rows',
+                f'table "{shown(table)}" is {kind}, so no key places its rows',
                 hint="Use shard(name), or execute() without a key.",
             )
         return self.keyspaces[placement.keyspace]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -116,6 +117,25 @@ def test_a_pools_size_and_an_endpoints_address_are_taken_over(polled: Router, fi
     file.write_text("".join(lines))
     until(lambda: polled.topology.shards["s0"].primary.param("application_name") == "moved")
     assert shard.execute("select current_setting('application_name')").one() == ("moved",)
+
+
+def test_a_file_that_cannot_be_read_for_a_while_is_read_when_it_can(
+    polled: Router, file: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, opened = file.read_text(), os.open
+
+    def no_descriptor_left(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path) == str(file):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", no_descriptor_left)
+    file.write_text(raised(original))
+    until(lambda: told.of(ReloadFailed))
+    sleep(5 * INTERVAL)
+    assert len(told.of(ReloadFailed)) == 1 and "Too many open files" in told.of(ReloadFailed)[0].error
+    monkeypatch.undo()
+    until(lambda: polled.topology.epoch == 6)
 
 
 def test_a_bad_file_changes_nothing_is_told_once_and_is_tried_again(polled: Router, file: Path, told: Told) -> None:

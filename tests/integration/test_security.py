@@ -7,14 +7,17 @@ import io
 import json
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -22,6 +25,7 @@ import pytest
 
 from shardpool import AsyncRouter, Router, ScatterError, ShardUnavailable, Topology
 from shardpool.topology import Endpoint, Secret
+from tests.timing import in_time
 
 MARKER = "mArKeR-s3cr3t-0123"
 
@@ -228,6 +232,48 @@ async def test_a_coroutine_is_asked_for_the_password_of_each_connection(router: 
         assert (await opened.shard("s0").execute("select 1")).one() == (1,)
         with pytest.raises(ShardUnavailable):
             await opened.shard("s1").execute("select 1")
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "1 GiB"])
+def test_a_password_file_that_is_none_refuses_at_once(router: Router, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "password"
+    if kind == "FIFO":
+        os.mkfifo(file)
+    else:
+        file.touch()
+        os.truncate(file, 1 << 30)
+    primary = replace(router.topology.shards["s0"].primary, password=None, password_file=str(file))
+    shards = {**router.topology.shards, "s0": replace(router.topology.shards["s0"], primary=primary)}
+    with Router(replace(router.topology, shards=shards)) as opened:
+        with pytest.raises(ShardUnavailable, match="its password_file cannot be read") as raised:
+            opened.shard("s0").execute("select 1")
+        assert re.search("no regular file|larger than 65,536 bytes", str(raised.value))
+
+
+def test_a_function_for_passwords_that_blocks_is_named_and_holds_nobody_up(router: Router) -> None:
+    forever = threading.Event()
+    topology = without_passwords(router.topology)
+    with Router(
+        topology, passwords=lambda shard, endpoint: forever.wait() and None, kwargs={"connect_timeout": 1}
+    ) as r:
+        with pytest.raises(ShardUnavailable, match="passwords\\(\\) gave nothing within 1 s"):
+            r.shard("s0").execute("select 1", timeout=10)
+        begun = monotonic()
+    in_time(monotonic() - begun, 1.5)
+    forever.set()
+
+
+async def test_a_coroutine_for_passwords_that_waits_is_named_and_holds_nobody_up(router: Router) -> None:
+    async def passwords(shard: str, endpoint: str) -> str | None:
+        await asyncio.Event().wait()
+        return None
+
+    topology = without_passwords(router.topology)
+    async with AsyncRouter(topology, passwords=passwords, kwargs={"connect_timeout": 1}) as opened:
+        with pytest.raises(ShardUnavailable, match="passwords\\(\\) gave nothing within 1 s"):
+            await opened.shard("s0").execute("select 1", timeout=10)
+        begun = monotonic()
+    in_time(monotonic() - begun, 1.5)
 
 
 # -- names are identifiers, never text of a statement ----------------------------------------------------------------

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 import pytest
 
 from shardpool import AsyncRouter, Router, RouterMisuse
-from shardpool.serving import REQUEST_SECONDS, REQUESTS_AT_A_TIME, Health
-from tests.timing import in_time, not_after
+from shardpool.serving import CLIENTS_AT_A_TIME, REQUEST_SECONDS, REQUESTS_AT_A_TIME, Health
+from tests.timing import in_time
 
 FREE = "127.0.0.1:0"
 
@@ -216,22 +217,30 @@ def test_a_request_without_end_is_cut_off(health: Health) -> None:
         assert sent < 50_000_000
 
 
-def test_no_more_than_a_few_requests_are_served_at_a_time(health: Health) -> None:
+def test_clients_that_send_no_request_hold_up_nobody_and_the_slowest_are_left(health: Health) -> None:
     host, port = health.address.split(":")
-    held = [socket.create_connection((host, int(port)), 10) for _ in range(REQUESTS_AT_A_TIME)]
+    idle = [socket.create_connection((host, int(port)), 10) for _ in range(2 * CLIENTS_AT_A_TIME)]
     try:
-        with socket.create_connection((host, int(port)), 10) as beyond:
-            assert beyond.recv(1) == b""
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert ask(health.address, path)[0] == 200
+        assert idle[0].recv(1) == b""
     finally:
-        for sock in held:
+        for sock in idle:
             sock.close()
-    until = monotonic() + 20
-    while True:
-        try:
-            assert ask(health.address, "/healthz")[0] == 200
-            break
-        except (OSError, http.client.HTTPException):
-            not_after(until)
+
+
+def test_clients_without_the_token_take_no_place_of_others(router: Router) -> None:
+    with Health(router, listen=FREE, token="s3cret") as health, ExitStack() as stack:
+        host, port = health.address.split(":")
+        for _ in range(REQUESTS_AT_A_TIME):
+            stack.enter_context(socket.create_connection((host, int(port)), 10)).sendall(b"GET /readyz")
+        assert ask(health.address, "/readyz")[0] == 401
+        assert ask(health.address, "/readyz", Authorization="Bearer s3cret")[0] == 200
+
+
+def test_an_origin_that_is_no_address_is_refused(health: Health) -> None:
+    for origin in ("http://[::1", "null", "http://", "http://evil.example"):
+        assert ask(health.address, "/healthz", Origin=origin)[0] == 403
 
 
 def test_it_stops_and_starts_again(router: Router) -> None:

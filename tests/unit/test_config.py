@@ -137,6 +137,22 @@ def test_this_machine_needs_no_tls(host: str) -> None:
     assert dict(params) == {"connect_timeout": "3", "host": host}
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1.example.com", "127.example.com", "127.1", "localhost.example.com", "::2"])
+def test_a_name_that_looks_like_this_machine_is_another(host: str) -> None:
+    primary = parse(f'shards: {{s0: {{primary: {{host: "{host}"}}}}}}').shard("s0").primary
+    assert (primary.param("sslmode"), primary.param("require_auth")) == ("verify-full", "scram-sha-256")
+
+
+@pytest.mark.parametrize("mode", ["prefer", "allow"])
+def test_tls_that_another_machine_may_talk_us_out_of_is_refused(mode: str) -> None:
+    text = f"defaults: {{connect: {{sslmode: {mode}}}}}\nshards:\n  s0: {{primary: {{host: 127.0.0.1}}}}\n"
+    assert parse(text).shard("s0").primary.param("sslmode") == mode
+    for host in ("pg-1.internal", "127.0.0.1.example.com"):
+        with pytest.raises(ConfigError, match=f"defaults.connect.sslmode: sslmode {mode} to another machine") as raised:
+            parse(f"{text}  s1: {{primary: {{host: {host}}}}}\n  s2: {{primary: {{host: {host}, port: 2}}}}\n")
+        assert len(raised.value.problems) == 1
+
+
 def test_other_hosts_prove_who_they_are_unless_the_file_says_otherwise() -> None:
     topology = parse(
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from time import monotonic
 from typing import Any, cast
 
@@ -13,8 +13,9 @@ import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import tuple_row
 
-from .. import control
+from .. import config, control
 from .._attempt import Attempt, Unanswered, bounded
+from .._background import async_aside, async_within
 from .._liveness import GIVEN_BACK
 from .._meter import Meters
 from .._watchdog import AsyncWatchdog
@@ -30,6 +31,8 @@ _PAUSE_MIN = 0.05
 _PAUSE_MAX = 0.5
 # Seconds for making a connection, and again for the first answers on it, where no connect_timeout is given.
 _CONNECT_SECONDS = 5
+# More than any password, or token in the place of one.
+_PASSWORD_FILE_BYTES = 64 * 1024
 # The server's own look at whether its client is still there, in milliseconds: what it does for one whose socket was
 # shut ends by that. PostgreSQL 14 and newer have it, where the system can tell (Linux, macOS, the BSDs).
 _CHECK_INTERVAL = ("client_connection_check_interval", "1000")
@@ -245,7 +248,7 @@ class AsyncConnector:
         if given is not None:
             kwargs["password"] = given
         elif endpoint.password_file is not None:
-            kwargs["password"] = self._password_from(endpoint.password_file)
+            kwargs["password"] = await self._password_from(endpoint.password_file)
         elif endpoint.password is not None:
             kwargs["password"] = endpoint.password.reveal()
         return {**kwargs, **self._options.kwargs}
@@ -255,15 +258,19 @@ class AsyncConnector:
         if self._options.passwords is None:
             return None
         try:
-            return await self._options.passwords(self.shard, self.endpoint.name)
+            asked = partial(self._options.passwords, self.shard, self.endpoint.name)
+            return await async_within(asked, self.connect_seconds)
         except Exception as error:
             # Its text is the caller's, and is not told further: it may say what was tried.
             what = f"passwords() raised {type(error).__name__}"
+            if isinstance(error, TimeoutError):
+                what = f"passwords() gave nothing within {self.connect_seconds:g} s, which is connect_timeout"
             raise self._unavailable("its password cannot be had", what, None) from error
 
-    def _password_from(self, file: str) -> str:
+    async def _password_from(self, file: str) -> str:
         try:
-            return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+            data = await async_aside(partial(config.read_file, file, _PASSWORD_FILE_BYTES))
+            return data.decode().rstrip("\r\n")
         except OSError as error:
             raise self._unavailable("its password_file cannot be read", f"{file}: {error.strerror}", None) from error
         except UnicodeDecodeError:

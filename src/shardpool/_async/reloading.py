@@ -2,7 +2,7 @@
 
 A file is looked at by `stat()`, through links, so that a link that is swapped is noticed as well as a file that is
 written or replaced. What is still being written is left alone until it has rested for a moment. A file that cannot be
-taken over changes nothing, is told once, and is tried again when it changes again.
+taken over changes nothing, is told once, and is tried again when it changes again; one that cannot be read, each time.
 """
 
 from __future__ import annotations
@@ -102,11 +102,13 @@ class AsyncReloader:
                 break
         if self._router._closed:
             return
-        self._seen = seen
         try:
             await self._reload()
         except Exception as error:
             self._tell(error)
+            if _may_pass(error):
+                return
+        self._seen = seen
 
     async def _reload(self) -> None:
         topology = await async_aside(partial(config.load_topology, self._path))
@@ -117,10 +119,18 @@ class AsyncReloader:
         self._told = self._failed_at = None
 
     def _tell(self, error: Exception) -> None:
+        told = _line(error)
+        if told == self._told and _may_pass(error):
+            return
         self._failures += 1
         self._failed_at = time()
-        self._told = _line(error)
+        self._told = told
         self._router._observers.observe(ReloadFailed(epoch=self._router.topology.epoch, error=self._told))
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it may go away without a change of the file: no descriptor was left, a disk did not answer."""
+    return isinstance(error.__cause__, OSError)
 
 
 def _line(error: Exception) -> str:

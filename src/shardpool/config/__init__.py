@@ -18,6 +18,7 @@ from .._exports import exports
 if TYPE_CHECKING:
     from ._describe import describe
     from ._edit import edit_text, file_data, text_diff, value_data
+    from ._files import read_file
     from ._load import load_topology, parse_topology, read_text
     from ._masking import masked_url
     from ._replace import LockedFile, Snapshot, digest, locked, read_snapshot
@@ -34,6 +35,7 @@ __all__ = [
     "locked",
     "masked_url",
     "parse_topology",
+    "read_file",
     "read_snapshot",
     "read_text",
     "text_diff",
@@ -46,6 +48,7 @@ __getattr__ = exports(
     {
         "._describe": "describe",
         "._edit": "edit_text file_data text_diff value_data",
+        "._files": "read_file",
         "._load": "load_topology parse_topology read_text",
         "._masking": "masked_url",
         "._replace": "LockedFile Snapshot digest locked read_snapshot",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,10 @@ _PASSWORD_FIELDS = ("password", "password_file")
 _REFER = 'Write password: "${VARIABLE}" or password_file: PATH; plain_passwords: allow permits it here.'
 _NO_CONTROL = "Is there a line break at the end of the variable, or of the block of text?"
 _OWN_FIELDS = "Port, user and password have fields of their own."
+# libpq goes on without TLS where the other side says so:
+# https://www.postgresql.org/docs/18/libpq-ssl.html#LIBPQ-SSL-PROTECTION
+_NO_TLS = ("allow", "prefer")
+_SAY_WHAT_IS_MEANT = "Leave it out, which is verify-full; require or disable say openly that the server proves nothing."
 _LOOKS_LIKE_CONNINFO = ("://", "password=", "password =")
 
 
@@ -50,6 +54,13 @@ class ConnectChecks:
                 self._check_keyword(str(keyword), child, own)
         if all(node.at(field) for field in _PASSWORD_FIELDS):
             self._problems.add_at_key(node, "password and password_file", "Keep one of them.")
+
+    def check_tls(self, levels: Sequence[Node | None], params: Mapping[str, str]) -> None:
+        """Report settings that look like TLS and are none: whoever is in between says that there is no TLS here."""
+        if params.get("sslmode") not in _NO_TLS or _is_this_machine(params):
+            return
+        node = next(found for level in reversed(levels) if level is not None and (found := level.at("sslmode")))
+        self._problems.add(node, f"sslmode {node.text} to another machine protects nothing", _SAY_WHAT_IS_MEANT)
 
     def _check_password(self, field: str, node: Node) -> None:
         if isinstance(node.value, dict | list) or node.value is None:
@@ -139,10 +150,14 @@ def connection(levels: Sequence[Node | None], folder: Path | None, **fixed: str)
 def _defaults(params: dict[str, str]) -> dict[str, str]:
     """What holds where the file says nothing: a server elsewhere proves who it is, and is not told the password."""
     defaults = {"connect_timeout": "3"}
-    hosts = (params.get("hostaddr") or params.get("host", "")).split(",")
-    if "service" not in params and all(map(is_local, hosts)):
+    if _is_this_machine(params):
         return defaults
     return defaults | {"sslmode": "verify-full", "require_auth": "scram-sha-256"}
+
+
+def _is_this_machine(params: Mapping[str, str]) -> bool:
+    hosts = (params.get("hostaddr") or params.get("host", "")).split(",")
+    return "service" not in params and all(map(is_local, hosts))
 
 
 def _in_folder(path: str, folder: Path | None) -> str:

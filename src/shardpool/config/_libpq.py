@@ -5,6 +5,8 @@ https://www.postgresql.org/docs/18/libpq-connect.html#LIBPQ-PARAMKEYWORDS
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 KEYWORDS: dict[str, str] = {
     "host": "Host name, address, or directory of a unix socket.",
     "hostaddr": "Address to connect to; host is then only the name that the certificate is checked against.",
@@ -83,5 +85,13 @@ NUMBERS = frozenset(
 
 
 def is_local(host: str) -> bool:
-    """Whether a host is this machine: a unix socket or a loopback address."""
-    return host in ("", "localhost", "::1") or host.startswith(("/", "@", "127."))
+    """Whether a host is this machine: a unix socket, `localhost` or a loopback address.
+
+    An address is judged as one: `127.0.0.1.example.com` is a name, and whose server it leads to its owner decides.
+    """
+    if host in ("", "localhost") or host.startswith(("/", "@")):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

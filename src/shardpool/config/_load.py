@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, Problem
 from ..topology import Topology, qualified
+from ._files import read_file
 from ._interpolation import interpolate_tree
 from ._keyspaces import build_keyspaces
 from ._models import TopologyFile
@@ -49,10 +50,9 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 def _read(file: str) -> str:
     try:
-        with Path(file).open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+        data = read_file(file, MAX_BYTES)
     except OSError as error:
-        raise _unreadable(file, f"cannot be read: {error.strerror}", "Check the path and its permissions.") from None
+        raise _unreadable(file, f"cannot be read: {error.strerror}", "Check the path and its permissions.") from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

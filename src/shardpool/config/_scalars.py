@@ -28,13 +28,14 @@ _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]+")
 
 QUOTE = 'Put it in quotes: "…".'
 
+# No two parts of a pattern that follow each other begin alike: what does not match is told in linear time.
 # What the scalar looks like → how to call it. No message repeats the scalar: it may be a password.
 _TRAPS = (
     (re.compile(r"y|n|yes|no|on|off", re.I), "yes, no, on or off without quotes is a truth value to some YAML readers"),
     (re.compile(r"[-+]?0[0-9_]+"), "a number with a leading zero is octal to some YAML readers"),
     (re.compile(r"[-+]?0[oxb][0-9a-f_]+", re.I), "an octal, hexadecimal or binary number is text to some YAML readers"),
     (
-        re.compile(r"[-+]?[0-9][0-9_]*_[0-9_]*(?:\.[0-9_]*)?"),
+        re.compile(r"[-+]?[0-9]+(?:_[0-9]*)+(?:\.[0-9_]*)?"),
         "a number with an underscore is text to some YAML readers",
     ),
     (
@@ -43,7 +44,7 @@ _TRAPS = (
     ),
     (
         re.compile(
-            r"[-+]?(?:\.[0-9]+|[0-9]+\.|(?:[0-9]+\.?[0-9]*|\.[0-9]+)e[-+]?[0-9]+|\.inf)|\.nan|0[0-9]*\.[0-9]+", re.I
+            r"[-+]?(?:\.[0-9]+|[0-9]+\.|(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)e[-+]?[0-9]+|\.inf)|\.nan|0[0-9]*\.[0-9]+", re.I
         ),
         "a number of this form is text to some YAML readers",
     ),

@@ -142,7 +142,9 @@ class ShardBuilder:
 
     def _endpoint(self, name: str, levels: Sequence[_Level], **fixed: str) -> Endpoint:
         """The endpoint that the levels describe, later ones over earlier ones, and `fixed` libpq keywords over all."""
-        found = connection([level.connect for level in levels], self._folder, **fixed)
+        settings = [level.connect for level in levels]
+        found = connection(settings, self._folder, **fixed)
+        self._checks.check_tls(settings, dict(found.params))
         is_primary = name == "primary"
         return Endpoint(
             name=name,

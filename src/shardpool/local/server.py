@@ -134,15 +134,17 @@ class Server:
             c.execute("select pg_reload_conf()")
 
     def _make_roles(self, conn: psycopg.Connection[Any]) -> None:
+        # As the server keeps them: whatever it logs, no password is in it.
+        kept = {
+            role: conn.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+            for role, password in self.passwords.items()
+        }
         statements = (
-            sql.SQL("alter role postgres password {}").format(self.passwords["postgres"]),
-            sql.SQL("create role app login createdb createrole replication password {}").format(self.passwords["app"]),
+            sql.SQL("alter role postgres password {}").format(kept["postgres"]),
+            sql.SQL("create role app login createdb createrole replication password {}").format(kept["app"]),
             sql.SQL("grant pg_monitor to app"),
             sql.SQL("create database {} owner app").format(sql.Identifier(self.database)),
         )
-        # Passwords must not stand in the server's log.
-        conn.execute("set log_statement = none")
-        conn.execute("set log_min_error_statement = panic")
         for statement in statements:
             conn.execute(statement)
 
