@@ -512,25 +512,42 @@ sleep = time.sleep
 async_sleep = asyncio.sleep
 
 
-def batches(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The rows in lists of `size`, the last one shorter; nothing is read ahead of the list that is asked for."""
+def batches(rows: Iterable[T], room: Callable[[list[T]], int]) -> Iterator[list[T]]:
+    """The rows in lists; nothing is read ahead of the list that is asked for.
+
+    `room(batch)` says how many more rows may be read before it is asked again; 0 when the batch is full.
+    """
     left = iter(rows)
-    while batch := list(islice(left, size)):
+    batch: list[T] = []
+    wanted = room(batch)
+    while more := list(islice(left, wanted)):
+        batch += more
+        wanted = room(batch)
+        if not wanted:
+            yield batch
+            batch = []
+            wanted = room(batch)
+    if batch:
         yield batch
 
 
-async def async_batches(rows: Iterable[T] | AsyncIterable[T], size: int) -> AsyncIterator[list[T]]:
+async def async_batches(rows: Iterable[T] | AsyncIterable[T], room: Callable[[list[T]], int]) -> AsyncIterator[list[T]]:
     """`batches` of an iterable or an async iterable; the loop gets a turn after each batch of one that never waits."""
     if isinstance(rows, AsyncIterable):
         batch: list[T] = []
+        wanted = room(batch)
         async for row in rows:
             batch.append(row)
-            if len(batch) == size:
-                yield batch
-                batch = []
+            wanted -= 1
+            if not wanted:
+                wanted = room(batch)
+                if not wanted:
+                    yield batch
+                    batch = []
+                    wanted = room(batch)
         if batch:
             yield batch
         return
-    for batch in batches(rows, size):
+    for batch in batches(rows, room):
         yield batch
         await asyncio.sleep(0)

@@ -370,3 +370,29 @@ def test_an_option_with_another_value_than_there_is_lists_its_values(topology_pa
                 call("select 1", strategy=one)
         with pytest.raises(ValueError, match="per='every' is none of its values: 'item' or 'shard'"):
             router.map(lambda conn, item: None, [1], key=int, table="orders", per=one)
+
+
+def test_wide_rows_are_loaded_and_streamed_a_few_at_a_time(topology_path: str) -> None:
+    program = f"""if True:
+        from resource import RUSAGE_SELF, getrusage
+        from shardpool import Router
+
+        def peak():
+            return getrusage(RUSAGE_SELF).ru_maxrss / 1024
+
+        columns = ["tenant_id", "n", "note"]
+        with Router({topology_path!r}) as router:
+            router.copy_into("orders", [(1, 1, "x")], columns=columns)
+            begun = peak()
+            router.copy_into("orders", ((key, 2, "x" * 2**23) for key in range(24)), columns=columns)
+            print(peak() - begun)
+            router.scatter("insert into orders select 1, 2 + g, repeat('x', 3000000) from generate_series(1, 32) g")
+            print(sum(1 for _ in router.stream("select * from orders", timeout=60)))
+            print(peak() - begun)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    copied, rows, streamed = map(float, done.stdout.split())
+    assert rows == 1 + 24 + 4 * 32
+    # 192 MiB were loaded, and 560 MiB were read.
+    assert copied < 120
+    assert streamed < 350

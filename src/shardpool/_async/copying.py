@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .router import AsyncRouter
 
 _BATCH_ROWS = 128
+_BATCH_BYTES = 2**20
+# Of so many rows the last one tells how wide they are.
+_SAMPLED_ROWS = 16
 _FLUSH_BYTES = 32 * 1024
 _NEVER = float("inf")
 
@@ -99,6 +102,31 @@ def _key_types(topology: Topology, table: str) -> dict[str, KeyType]:
     return dict(zip(placement.key_columns, kinds, strict=True))
 
 
+class _Room:
+    """How many rows are held at a time: so many that they cost little each, and fewer that are wide."""
+
+    def __init__(self) -> None:
+        self._most = _BATCH_ROWS
+        self._widest = 0
+
+    def __call__(self, batch: Sequence[Sequence[Any]]) -> int:
+        """The rows that may be read before it is asked again: one first, to see how wide it is; 0 when it is enough."""
+        if not batch:
+            self._widest = 1
+            return 1
+        self._widest = max(self._widest, _width(batch[-1]))
+        most = min(self._most, _BATCH_BYTES // self._widest)
+        return max(0, min(_SAMPLED_ROWS, most - len(batch)))
+
+    def took(self, rows: int, size: int) -> None:
+        """What so many rows were in the end: values that do not tell their width are known by it."""
+        self._most = _BATCH_ROWS if size < _BATCH_BYTES else max(1, rows * _BATCH_BYTES // size)
+
+
+def _width(row: Sequence[Any]) -> int:
+    return sum(len(value) for value in row if isinstance(value, str | bytes | bytearray | memoryview))
+
+
 class _Load:
     """One `copy_into` under way, up to the point where every shard has taken all its rows."""
 
@@ -120,6 +148,7 @@ class _Load:
         self._streams = streams
         self._progress = progress or (lambda count: None)
         self._record = 0
+        self._room = _Room()
         self._target: Target
         self._binary = False
         self._place: Place | None = None
@@ -175,7 +204,7 @@ class _Load:
         """Read the rows in batches, which cost less a row than one by one, and few enough to be held."""
         oids = [self._target.columns[column].oid for column in self._columns]
         self._reading = True
-        async for batch in async_batches(rows, _BATCH_ROWS):
+        async for batch in async_batches(rows, self._room):
             self._reading = False
             if self._place is None:
                 await self._begin(self._is_binary(binary, oids, batch), oids)
@@ -185,6 +214,7 @@ class _Load:
                 self._find_bad(batch)
                 raise
             self._record += len(batch)
+            self._room.took(len(batch), sum(len(stream.buffer) for stream in self._streams))
             for stream in self._streams:
                 if len(stream.buffer) >= _FLUSH_BYTES:
                     await stream.flush()

@@ -200,14 +200,14 @@ class _Reader:
         left = list(zip(all_conns, loaders, strict=True))
         while left:
             conn, loader = left[0]
-            (chunk,) = drive_flow(chunks([conn]), self._deadline())
-            if chunk is None:
+            (found,) = drive_flow(chunks([conn], self._size), self._deadline())
+            if not found:
                 left.pop(0)
-            else:
-                self._check(chunk)
-                yield loader.rows(chunk, window.slice(chunk.ntuples))
-                if window.is_full:
-                    return
+                continue
+            self._check(found[0])
+            yield [row for chunk in found for row in loader.rows(chunk, window.slice(chunk.ntuples))]
+            if window.is_full:
+                return
 
     def _check(self, chunk: Any) -> None:
         if self._described is not None:
@@ -217,24 +217,16 @@ class _Reader:
     def _merged(self, conns: Sequence[Connection[Any]], loaders: list[_Loader], *, lazily: bool) -> Iterator[list[Any]]:
         """Lists of rows in their common order; `lazily`, of functions that decode them."""
         merger = Merger(len(conns))
-        left: dict[int, tuple[Any, slice]] = {}
-        most = dict.fromkeys(range(len(conns)), _FIRST_ROWS)
+        most = min(_FIRST_ROWS, self._size)
         while True:
             while wanted := merger.wanted:
-                asked = [number for number in wanted if number not in left]
-                found = drive_flow(chunks([conns[number] for number in asked]), self._deadline())
-                for number, chunk in zip(asked, found, strict=True):
-                    if chunk is None:
-                        merger.finish(number)
+                found = drive_flow(chunks([conns[number] for number in wanted], most), self._deadline())
+                for number, results in zip(wanted, found, strict=True):
+                    if results:
+                        loaders[number].feed(merger, number, results, lazily)
                     else:
-                        left[number] = chunk, slice(0, chunk.ntuples)
-                for number in wanted:
-                    if number in left:
-                        chunk, part = left.pop(number)
-                        cut = min(part.stop, part.start + most.pop(number, part.stop))
-                        if cut < part.stop:
-                            left[number] = chunk, slice(cut, part.stop)
-                        loaders[number].feed(merger, number, chunk, slice(part.start, cut), lazily)
+                        merger.finish(number)
+            most = self._size
             ready = merger.next()
             if not ready:
                 return
@@ -280,14 +272,18 @@ class _Loader:
         self._binary = binary
         self._make_row: Any = None
 
-    def feed(self, merger: Merger, number: int, chunk: Any, part: slice, lazily: bool) -> None:
-        """Give a part of the chunk to the merger, as rows or as functions that decode them."""
-        if part.start < part.stop:
-            rows = self._later(chunk, part) if lazily else self.rows(chunk, part)
-            merger.feed(number, row_keys(chunk, self._sort, self._binary, part), rows)
+    def feed(self, merger: Merger, number: int, chunks: Sequence[Any], lazily: bool) -> None:
+        """Give chunks to the merger, as rows or as functions that decode them."""
+        keys: list[Any] = []
+        rows: list[Any] = []
+        for chunk in chunks:
+            if chunk.ntuples:
+                keys += row_keys(chunk, self._sort, self._binary)
+                rows += self._later(chunk) if lazily else self.rows(chunk, slice(0, chunk.ntuples))
+        merger.feed(number, keys, rows)
 
-    def _later(self, chunk: Any, part: slice) -> list[Any]:
-        return [partial(self._row, chunk, number) for number in range(part.start, part.stop)]
+    def _later(self, chunk: Any) -> list[Any]:
+        return [partial(self._row, chunk, number) for number in range(chunk.ntuples)]
 
     def _row(self, chunk: Any, number: int) -> Any:
         return self.rows(chunk, slice(number, number + 1))[0]

@@ -44,10 +44,10 @@ def bound_value(const: Const | None, params: Sequence[Any]) -> int | None:
     return value
 
 
-def row_keys(pgresult: Any, keys: Sequence[SortKey], binary: bool, part: slice | None = None) -> list[Any]:
-    """What the rows of a result, or of a part of it, are compared by, row by row."""
+def row_keys(pgresult: Any, keys: Sequence[SortKey], binary: bool) -> list[Any]:
+    """What the rows of a result are compared by, row by row."""
     width = pgresult.nfields
-    rows = range(pgresult.ntuples) if part is None else range(part.start, part.stop)
+    rows = range(pgresult.ntuples)
     get = pgresult.get_value
     columns = []
     for key in keys:
