@@ -39,6 +39,11 @@ create function doubled(item) returns int language sql immutable as 'select $1.q
 create function total(item[]) returns bigint language sql immutable as 'select sum(x.qty) from unnest($1) x';
 create function made(other) returns other language sql immutable
     as 'select row($1.k + 1, $1.qty, $1.price, $1.name)::other';
+create function alike(text, text) returns bool language sql stable as 'select left($1, 1) = left($2, 1)';
+create operator % (leftarg = text, rightarg = text, function = alike);
+create function larger(mood, mood) returns mood language sql immutable as 'select greatest($1, $2)';
+create aggregate max(mood) (sfunc = larger, stype = mood);
+create function gen_random_uuid() returns uuid language sql volatile as 'select pg_catalog.gen_random_uuid()';
 """
 # Which rows of a number's each table has.
 ROWS = {
@@ -152,6 +157,18 @@ STATEMENTS = [
     "select item.item from item where qty > (select avg(qty) from item) limit 1",
     "select i from item i union select i from item i where qty > 3 order by 1 limit 4",
     "select o from other o except select o from other o where qty > (select avg(qty) from other) order by 1",
+    # Functions, operators and aggregates of others beside PostgreSQL's own; types as functions.
+    "select count(*), sum(k % 3) from item where qty % 2 = 0",
+    "select qty % 2 as m, max(k), max(m), count(*) from item group by 1 order by 1",
+    "select k from other order by price % 2, k limit 3",
+    "select max(name), max(price), max(name::text) from other",
+    "select max(m) from item",
+    "select (select max(item.qty % 3) from ref) from item",
+    "select count(gen_random_uuid()), gen_random_uuid() is not null as made from item",
+    "select mood(m::text), count(*) from item group by 1 order by 1",
+    "select sum(pos(qty)), count(uuid(lpad(k::text, 32, '0'))) from item where jsonb('{}') is not null",
+    "select pos(-1) from item",
+    "select uuid('00000000-0000-0000-0000-000000000001'), mood('ok')",
     "select sole, alone.a from sole, alone order by sole.b, alone.a",
     "select sole, count(item) from sole join item on item.qty = sole.a group by sole order by sole",
 ]

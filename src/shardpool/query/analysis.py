@@ -20,6 +20,7 @@ from .levels import NOWHERE, Aggregate, Level, Top, is_key_of, part_of, renamed,
 from .listed import Listed
 from .names import output_name
 from .operations import Operations, is_aggregate
+from .overloads import qualify
 from .pins import Kept
 from .scopes import Columns, Item, Mention, Node, Origin, Scope, anchor, column_names
 from .statement import children, copy, enum_name, has_limit, inner, kind, strings, walk
@@ -453,6 +454,7 @@ class Analysis:
                 return
             case "A_Indirection":
                 self._look_for_call(expression, scope)
+        qualify(expression, scope, self.catalog)
         if is_aggregate(expression, self.catalog):
             self._aggregate(expression, scope, ctes)
             return
@@ -487,7 +489,7 @@ class Analysis:
             row = inner(expression.arg)
             fields = strings(row.fields)[-1:] if kind(row) == "ColumnRef" else []
             fields += strings(expression.indirection)[:1]
-        if len(fields) == 2 and fields[1] in self.catalog.functions and scope.has_no_column(fields):
+        if len(fields) == 2 and self.catalog.has_function(fields[1]) and scope.has_no_column(fields):
             self.disguised = ".".join(fields)
 
     def _look_for_table(self, reference: Any, scope: Scope) -> None:

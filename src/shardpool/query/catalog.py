@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,11 +39,43 @@ from (
     union all select pg_catalog.concat('p ', p.oid, ' ', p.xmin) from pg_catalog.pg_proc p where p.oid >= 16384
     union all select pg_catalog.concat('o ', o.oid, ' ', o.xmin) from pg_catalog.pg_operator o where o.oid >= 16384
     union all select pg_catalog.concat('e ', e.oid, ' ', e.xmin) from pg_catalog.pg_enum e
+    union all select pg_catalog.concat('t ', t.oid, ' ', t.xmin) from pg_catalog.pg_type t
+    where t.oid >= 16384 and t.typrelid = 0 and t.typcategory <> 'A'
+    union all select pg_catalog.concat('k ', k.oid, ' ', k.xmin) from pg_catalog.pg_cast k where k.oid >= 16384
     union all select pg_catalog.concat('n ', n.oid, ' ', n.xmin) from pg_catalog.pg_namespace n where n.oid >= 16384
 ) r
 """
 
 MARK_QUERY = f"{_NAMED}select ({_MARK})::text"
+
+# For each argument of these types the types of what may be given for it, implicit casts included; null is any type.
+_TAKES = """\
+(select coalesce(pg_catalog.json_agg(
+            case when t.typtype not in ('c', 'd', 'p') and t.typcategory <> 'A' then (
+                select pg_catalog.json_agg(s.name order by s.name) from (
+                    select pg_catalog.format_type(t.oid, null) as name
+                    union select pg_catalog.format_type(k.castsource, null) from pg_catalog.pg_cast k
+                    where k.casttarget = t.oid and k.castcontext = 'i') s) end
+            order by a.number), '[]')
+ from pg_catalog.unnest({types}) with ordinality a (type, number) join pg_catalog.pg_type t on t.oid = a.type)
+"""
+# Functions and operators end with what tells them from PostgreSQL's own of the name: `true` when one of the same
+# arguments hides them; what they take; or null when nothing does.
+_FUNCTION_TAKES = f"""\
+case when exists (select from pg_catalog.pg_proc b
+                  where b.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
+                  and b.proname = p.proname and b.proargtypes = p.proargtypes) then pg_catalog.to_json(true)
+     when p.provariadic = 0 and p.pronargdefaults = 0 and exists (
+                  select from pg_catalog.pg_proc b
+                  where b.pronamespace = 'pg_catalog'::pg_catalog.regnamespace and b.proname = p.proname)
+     then {_TAKES.format(types="p.proargtypes")} end"""
+_OPERATOR_TAKES = f"""\
+case when exists (select from pg_catalog.pg_operator b
+                  where b.oprnamespace = 'pg_catalog'::pg_catalog.regnamespace and b.oprname = o.oprname
+                  and b.oprleft = o.oprleft and b.oprright = o.oprright) then pg_catalog.to_json(true)
+     when exists (select from pg_catalog.pg_operator b
+                  where b.oprnamespace = 'pg_catalog'::pg_catalog.regnamespace and b.oprname = o.oprname)
+     then {_TAKES.format(types="pg_catalog.array_remove(array[o.oprleft, o.oprright], 0::oid)")} end"""
 
 # One JSON text per server. Expanded by format_type() and the like, since oids differ from server to server. A default
 # names no column: pg_get_expr() is told of no table, which it would lock to name its columns, and waits for nobody.
@@ -69,13 +101,19 @@ CATALOG_QUERY = f"""
                     where i.indrelid = c.oid and i.indisprimary)))
         from named n join pg_catalog.pg_class c on c.oid = n.oid),
     'functions', (select pg_catalog.json_agg(f.facts order by f.facts::text) from (
-        select distinct pg_catalog.json_build_array(p.proname, p.prokind, p.provolatile, p.proretset, l.lanname)::jsonb
-               as facts
+        select distinct pg_catalog.json_build_array(
+                   p.proname, p.prokind, p.provolatile, p.proretset, l.lanname, {_FUNCTION_TAKES})::jsonb as facts
         from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
         join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-        where n.nspname not in ('pg_catalog', 'information_schema', 'shardpool')) f),
+        where n.nspname not in ('pg_catalog', 'information_schema', 'shardpool')
+        union
+        select pg_catalog.json_build_array(t.typname, 't', 'i', false, 'internal', null)::jsonb
+        from pg_catalog.pg_type t join pg_catalog.pg_namespace n on n.oid = t.typnamespace
+        where n.nspname not in ('pg_catalog', 'information_schema', 'shardpool') and n.nspname !~ '^pg_t'
+        and t.typrelid = 0 and t.typtype <> 'p' and t.typcategory <> 'A') f),
     'operators', (select pg_catalog.json_agg(f.facts order by f.facts::text) from (
-        select distinct pg_catalog.json_build_array(o.oprname, p.provolatile, l.lanname)::jsonb as facts
+        select distinct pg_catalog.json_build_array(
+                   o.oprname, p.provolatile, l.lanname, {_OPERATOR_TAKES})::jsonb as facts
         from pg_catalog.pg_operator o join pg_catalog.pg_proc p on p.oid = o.oprcode
         join pg_catalog.pg_language l on l.oid = p.prolang
         join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
@@ -108,7 +146,12 @@ CATALOG_QUERY = f"""
 BUILT_IN_QUERY = """
 select pg_catalog.json_agg(f.facts)::text from (
     select distinct pg_catalog.json_build_array(p.proname, p.prokind, p.provolatile, p.proretset)::jsonb as facts
-    from pg_catalog.pg_proc p where p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace) f
+    from pg_catalog.pg_proc p where p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
+    union
+    select pg_catalog.json_build_array(t.typname, 't', 'i', false)::jsonb
+    from pg_catalog.pg_type t
+    where t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
+    and t.typrelid = 0 and t.typtype <> 'p' and t.typcategory <> 'A') f
 """
 
 
@@ -143,7 +186,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """All functions of one name together: `kinds` of pg_proc.prokind, the worst volatility, whether any gives a set."""
+    """All functions of one name together: `kinds` of pg_proc.prokind, the worst volatility, whether any gives a set.
+
+    A type is one of kind `t`: where no function takes the argument, `type(x)` is a cast.
+    """
 
     kinds: frozenset[str]
     volatility: str
@@ -155,14 +201,25 @@ class Function:
         return "a" in self.kinds
 
 
+# What a function takes: for each argument the types of what may be given for it, None for any type.
+Takes = Sequence[Sequence[str] | None]
+
+
 @dataclass(frozen=True)
 class Catalog:
-    """What all shards that were compared agree on. `visible` maps a table's bare name to its qualified one."""
+    """What all shards that were compared agree on. `visible` maps a table's bare name to its qualified one.
+
+    `functions` and `operators` are by name all that there are. Where others have one of the name of PostgreSQL's own,
+    and what they take is known, `other_functions` and `other_operators` tell it, and `own` is PostgreSQL's.
+    """
 
     tables: Mapping[str, Table]
     visible: Mapping[str, str]
     functions: Mapping[str, Function]
     operators: Mapping[str, str]
+    own: Mapping[str, Function] = field(default_factory=dict)
+    other_functions: Mapping[str, Sequence[Takes]] = field(default_factory=dict)
+    other_operators: Mapping[str, Sequence[Takes]] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     collation: str = ""
     # The shards whose single tables are among the tables.
@@ -173,6 +230,20 @@ class Catalog:
         if schema:
             return f"{schema}.{name}"
         return self.visible.get(name)
+
+    def function(self, names: Sequence[str]) -> Function | None:
+        """What a call of this name, perhaps with its schema, may mean."""
+        own = self.own.get(names[-1]) if names[:-1] == ["pg_catalog"] else None
+        return own or self.functions.get(names[-1])
+
+    def volatility(self, operator: Sequence[str]) -> str:
+        """The worst that an operator of this name, perhaps with its schema, may be; PostgreSQL's own are IMMUTABLE."""
+        return "i" if operator[:-1] == ["pg_catalog"] or not operator else self.operators.get(operator[-1], "i")
+
+    def has_function(self, name: str) -> bool:
+        """Whether there is a function of that name, not a type alone."""
+        function = self.functions.get(name)
+        return function is not None and function.kinds != {"t"}
 
     def sorts_by_bytes(self, collation: str | None) -> bool:
         """Whether text of this collation is ordered by its UTF-8 bytes."""
@@ -191,16 +262,35 @@ class NeedsShard(Exception):
 def make_catalog(shard: str, told: Mapping[str, Any], built_in: list[Any], topology: Topology) -> Catalog:
     """The catalog of one shard's answer to `CATALOG_QUERY` (as JSON), with PostgreSQL's own functions."""
     tables, visible = _tables(shard, told, topology)
-    functions = _functions(built_in, built_in=True)
+    own = _functions(built_in, built_in=True)
+    functions = dict(own)
     for name, function in _functions(told["functions"] or [], built_in=False).items():
-        known = functions.get(name)
-        functions[name] = function if known is None else _worse(known, function)
+        functions[name] = _worse(functions[name], function) if name in functions else function
     operators: dict[str, str] = {}
-    for name, volatility, language in told["operators"] or []:
+    for name, volatility, language, *_ in told["operators"] or []:
         operators[name] = max(operators.get(name, "i"), _believed(volatility, language), key="isv".index)
     database = told["database"]
     collation = database["datcollate"] if database["datlocprovider"] in (None, "c") else database["datlocale"]
-    return Catalog(tables, visible, functions, operators, told["settings"], collation or "", frozenset((shard,)))
+    known = Catalog(tables, visible, functions, operators, settings=told["settings"], collation=collation or "")
+    if "pg_catalog" in told["settings"].get("search_path", ""):
+        # PostgreSQL's own may not be looked for first.
+        return replace(known, told_by=frozenset((shard,)))
+    apart = {key: _told_apart(told[key] or []) for key in ("functions", "operators")}
+    return replace(
+        known,
+        own={name: own[name] for name in apart["functions"]},
+        other_functions=apart["functions"],
+        other_operators=apart["operators"],
+        told_by=frozenset((shard,)),
+    )
+
+
+def _told_apart(rows: list[Any]) -> dict[str, list[Takes]]:
+    """What those take that are not PostgreSQL's own, of names of which all that have them can be told from those."""
+    found: dict[str, list[Any]] = {}
+    for name, *_, takes in rows:
+        found.setdefault(name, []).append(takes)
+    return {name: [takes for takes in every if takes is not True] for name, every in found.items() if None not in every}
 
 
 def with_singles(catalog: Catalog, shard: str, told: Mapping[str, Any], topology: Topology) -> Catalog:
@@ -232,8 +322,8 @@ def _table(name: str, facts: Mapping[str, Any]) -> Table:
 
 def _functions(rows: list[Any], *, built_in: bool) -> dict[str, Function]:
     found: dict[str, Function] = {}
-    for name, kind, volatility, gives_set, *language in rows:
-        believed = _believed(volatility, language[0]) if language else volatility
+    for name, kind, volatility, gives_set, *others in rows:
+        believed = _believed(volatility, others[0]) if others else volatility
         function = Function(frozenset(kind), believed, gives_set, built_in)
         known = found.get(name)
         found[name] = function if known is None else _worse(known, function)

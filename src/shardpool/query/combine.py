@@ -111,7 +111,7 @@ def _check_sets(tree: Any, analysis: Analysis) -> None:
 
 
 def _gives_sets(tree: Any, catalog: Catalog) -> bool:
-    calls = (catalog.functions.get(strings(call.funcname)[-1]) for call in walk_own(tree) if kind(call) == "FuncCall")
+    calls = (catalog.function(strings(call.funcname)) for call in walk_own(tree) if kind(call) == "FuncCall")
     return any(function is not None and function.gives_set for function in calls)
 
 
@@ -262,7 +262,7 @@ class _Groups:
                     self._rewrite_below(child)
 
     def _aggregate(self, call: Any) -> str:
-        function = self._analysis.catalog.functions.get(strings(call.funcname)[-1])
+        function = self._analysis.catalog.function(strings(call.funcname))
         is_known = function is not None and function.built_in
         if is_known and is_over_distinct(call):
             return over_distinct(call, self._distinct_place(inner(call.args[0])))

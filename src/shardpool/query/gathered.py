@@ -124,7 +124,7 @@ def _way(value: Any, top: Top, catalog: Catalog) -> str | None:
     if kind(value) != "FuncCall" or value.HasField("over") or value.agg_distinct or value.agg_within_group:
         return None
     name = strings(value.funcname)[-1]
-    function = catalog.functions.get(name)
+    function = catalog.function(strings(value.funcname))
     if name not in _ADDED or function is None or not function.built_in:
         return None
     assert top.scope is not None

@@ -120,5 +120,5 @@ def is_aggregate(call: Any, catalog: Catalog) -> bool:
         return not call.constructor.HasField("over")
     if kind(call) != "FuncCall" or call.HasField("over"):
         return False
-    function = catalog.functions.get(strings(call.funcname)[-1])
+    function = catalog.function(strings(call.funcname))
     return bool(call.agg_star or call.agg_within_group or (function and function.is_aggregate))

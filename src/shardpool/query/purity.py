@@ -60,7 +60,7 @@ def _impurities(tree: Any, catalog: Catalog, timeless: bool) -> Iterator[str]:
         match kind(found):
             case "FuncCall":
                 name = strings(found.funcname)[-1]
-                function = catalog.functions.get(name)
+                function = catalog.function(strings(found.funcname))
                 if function is None or (
                     function.volatility != "i" and not (function.built_in and name in _BY_SETTINGS)
                 ):
@@ -68,9 +68,8 @@ def _impurities(tree: Any, catalog: Catalog, timeless: bool) -> Iterator[str]:
             case "SQLValueFunction":
                 yield _value_function(found)
             case "A_Expr":
-                name = (strings(found.name) or [""])[-1]
-                if catalog.operators.get(name, "i") != "i":
-                    yield f"the operator {name}"
+                if catalog.volatility(strings(found.name)) != "i":
+                    yield f"the operator {strings(found.name)[-1]}"
             case "A_Const":
                 if found.WhichOneof("val") == "sval" and NAMED_TIMES.search(found.sval.sval):
                     yield f"'{found.sval.sval}'"
@@ -98,18 +97,12 @@ def refuse_server_bound(tree: Any, catalog: Catalog) -> None:
                         hint="Name the column: pg_typeof(t.x), not t; or pass key=….",
                     )
             case "A_Expr":
-                name = (strings(found.name) or [""])[-1]
-                if catalog.operators.get(name, "i") != "i":
-                    raise _may_read_tables(f"the operator {name}")
+                if catalog.volatility(strings(found.name)) != "i":
+                    raise _may_read_tables(f"the operator {strings(found.name)[-1]}")
             case "ColumnRef":
                 _check_column(strings(found.fields), catalog)
             case "TypeName":
-                names = strings(found.names)
-                if names and names[-1] in _REG_TYPES:
-                    raise UnsupportedQuery(
-                        f"{names[-1]} values are numbers of one server only",
-                        hint="Name the shard: shard(name).execute(), or ask all with scatter().",
-                    )
+                _check_type(strings(found.names))
 
 
 def _has_whole_row(tree: Any) -> bool:
@@ -136,10 +129,20 @@ def _is_star(node: Any) -> bool:
     return any(field.WhichOneof("node") == "a_star" for field in fields)
 
 
+def _check_type(names: list[str]) -> None:
+    if names and names[-1] in _REG_TYPES:
+        raise UnsupportedQuery(
+            f"{names[-1]} values are numbers of one server only",
+            hint="Name the shard: shard(name).execute(), or ask all with scatter().",
+        )
+
+
 def _check_function(call: Any, catalog: Catalog) -> None:
     parts = strings(call.funcname)
     name = parts[-1]
-    function = catalog.functions.get(name)
+    function = catalog.function(parts)
+    if function is not None and "t" in function.kinds and len(call.args) == 1:
+        _check_type(parts)
     if function is None:
         if len(parts) == len(call.args) == 1 and any(table.column(name) for table in catalog.tables.values()):
             return  # `name(t)` is the column t.name
@@ -204,7 +207,7 @@ def _check_column(fields: list[str], catalog: Catalog) -> None:
     """`t.f` is the call f(t) when t has no column f."""
     if len(fields) < 2 or any(table.column(fields[-1]) for table in catalog.tables.values()):
         return
-    function = catalog.functions.get(fields[-1])
+    function = catalog.function(fields[-1:])
     if function is not None and not function.built_in and function.volatility != "i":
         raise _may_read_tables(f"{fields[-1]}()")
 

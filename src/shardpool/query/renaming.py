@@ -101,7 +101,7 @@ def _is_of_column(message: Any, node: Node, catalog: Catalog) -> bool:
     if kind(message) != "FuncCall":
         return kind(message) == "A_Indirection"
     name = strings(message.funcname)[-1]
-    return catalog.tables[node.table].column(name) is not None and name not in catalog.functions
+    return catalog.tables[node.table].column(name) is not None and not catalog.has_function(name)
 
 
 def _row(alias: str, node: Node) -> Any:

@@ -10,6 +10,15 @@ from .statement import inner, kind, strings
 
 _INTEGERS = ("smallint", "integer", "bigint")
 _NUMBERS = (*_INTEGERS, "numeric", "real", "double precision")
+# Types of PostgreSQL itself, by the names that format_type() gives to no others.
+SCALARS = frozenset(
+    (
+        *_NUMBERS,
+        *("boolean", "text", "character varying", "character", "bytea", "uuid", "json", "jsonb", "money"),
+        *("date", "timestamp with time zone", "timestamp without time zone"),
+        *("interval", "time with time zone", "time without time zone"),
+    )
+)
 _SPELLED = {
     "int2": "smallint",
     "int4": "integer",
@@ -96,7 +105,7 @@ def _cast_type(type_name: Any) -> str | None:
     names = strings(type_name.names)
     if type_name.array_bounds or type_name.setof:
         return None
-    return _SPELLED.get(names[-1], names[-1])
+    return _SPELLED.get(names[-1], names[-1]) if names[:-1] in ([], ["pg_catalog"]) else ".".join(names)
 
 
 def _operator_type(found: Any, scope: Scope) -> str | None:

@@ -128,14 +128,19 @@ public.jobs (id)
   done boolean
 """
 
-# Functions and operators that someone has made: name, kind, volatility, whether it gives a set, language.
+# Functions, types and operators of others: name, kind, volatility, whether it gives a set, language, and what
+# tells it from PostgreSQL's own of the name, as extensions have them.
 _FUNCTIONS = [
-    ["twice", "f", "i", False, "sql"],
-    ["spent", "f", "s", False, "sql"],
-    ["noticed", "f", "v", False, "plpgsql"],
-    ["median", "a", "i", False, "internal"],
+    ["twice", "f", "i", False, "sql", None],
+    ["spent", "f", "s", False, "sql", None],
+    ["noticed", "f", "v", False, "plpgsql", None],
+    ["median", "a", "i", False, "internal", None],
+    ["bit_xor", "a", "i", False, "internal", [["mask"]]],
+    ["gen_random_uuid", "f", "v", False, "c", True],
+    ["mood", "t", "i", False, "internal", None],
 ]
-_OPERATORS = [["<%>", "s", "sql"], ["<#>", "i", "sql"]]
+_TEXTS = ["character", "character varying", "name", "text"]
+_OPERATORS = [["<%>", "s", "sql", None], ["<#>", "i", "sql", None], ["^", "s", "c", [_TEXTS, _TEXTS]]]
 _SETTINGS = {"TimeZone": "UTC", "server_encoding": "UTF8", "search_path": '"$user", public'}
 _DATABASE = {"datcollate": "en_US.UTF-8", "datctype": "en_US.UTF-8", "datlocprovider": "c", "datlocale": None}
 _TYPES_WITH_COLLATION = ("text", "character varying")
