@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
@@ -170,3 +170,9 @@ class Meters:
             "primary_changes": {shard: self._primary_changes.get(shard, 0) for shard in shards},
             "bounds": list(LE),
         }
+
+
+def skew(calls_by_shard: Iterable[int]) -> float | None:
+    """How many times the calls of an average shard the busiest one has had: 1.0 is even. None before any call."""
+    calls = list(calls_by_shard)
+    return round(max(calls) * len(calls) / sum(calls), 3) if any(calls) else None

@@ -35,6 +35,7 @@ def test_calls_and_their_time_are_counted_where_they_ran(router: Router) -> None
     assert told["use"]["p50"] < 0.05 < told["use"]["p99"]
     assert told["errors"] == {}
     assert endpoint(router, "s0")["calls"] == 0
+    assert router.stats()["skew"] == 4.0
     assert told["connect"]["count"] == told["events"]["connected"] == 1
 
 

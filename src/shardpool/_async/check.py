@@ -15,6 +15,7 @@ from psycopg.rows import tuple_row
 from .. import control
 from .._concurrency import async_run_all, async_sleep
 from ..errors import ShardError, first_line
+from ..precautions import ROLE, file_findings, role_findings
 from ..report import Finding, Report
 from ..server_budget import LIMITS, LIMITS_WITHOUT_SYSTEM, Limits, budget_findings, budgets, limits
 from ..table_facts import TABLE_FACTS, Copies, TableFacts, compare_copies, compare_tables, table_facts, table_findings
@@ -68,6 +69,7 @@ async def check(router: AsyncRouter, rows: bool, timeout: float, processes: int)
     for _, error in await async_run_all(collected):
         if error is not None:
             raise error
+    findings.extend(file_findings(router._path, topology))
     findings.extend(compare_tables(topology, facts_by_shard))
     findings.extend(compare_copies(topology, copies_by_shard))
     findings.extend(await _lags(router, deadline, unreached))
@@ -158,6 +160,7 @@ async def _check_endpoint(
             server = await _one(conn, _SERVER)
             unreached.discard(subject)
             findings.extend(_server_findings(server, subject, endpoint))
+            findings.extend(role_findings(await _one(conn, ROLE), subject))
             if endpoint.pooler == "none":
                 row = await _limits(conn)
                 limits_by_endpoint[subject] = limits(name, endpoint.address, endpoint.pool.max_size, row)

@@ -19,7 +19,7 @@ from psycopg.rows import RowFactory
 from .. import config
 from .._budget import Budget
 from .._concurrency import AsyncHome, async_run_all
-from .._meter import Meters
+from .._meter import Meters, skew
 from .._watchdog import AsyncWatchdog
 from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology, check_choice
 from ..events import Log, Observer, Observers, Reloaded
@@ -535,6 +535,7 @@ class AsyncRouter:
         Each field is described in docs/reference/stats.md.
         """
         state = self._state
+        shards = {name: pools.stats() for name, pools in state.pools.items()}
         return {
             "fleet": state.topology.fleet,
             "epoch": state.topology.epoch,
@@ -544,7 +545,8 @@ class AsyncRouter:
             "reload": self._reloader.stats() if self._reloader is not None else None,
             "statements": self._counts.as_dict(),
             **self._meters.stats(state.pools),
-            "shards": {name: pools.stats() for name, pools in state.pools.items()},
+            "skew": skew(sum(endpoint["calls"] for endpoint in shard.values()) for shard in shards.values()),
+            "shards": shards,
         }
 
     def __repr__(self) -> str:

@@ -16,6 +16,7 @@ from psycopg.rows import tuple_row
 from .. import control
 from .._concurrency import run_all, sleep
 from ..errors import ShardError, first_line
+from ..precautions import ROLE, file_findings, role_findings
 from ..report import Finding, Report
 from ..server_budget import LIMITS, LIMITS_WITHOUT_SYSTEM, Limits, budget_findings, budgets, limits
 from ..table_facts import TABLE_FACTS, Copies, TableFacts, compare_copies, compare_tables, table_facts, table_findings
@@ -69,6 +70,7 @@ def check(router: Router, rows: bool, timeout: float, processes: int) -> Report:
     for _, error in run_all(collected):
         if error is not None:
             raise error
+    findings.extend(file_findings(router._path, topology))
     findings.extend(compare_tables(topology, facts_by_shard))
     findings.extend(compare_copies(topology, copies_by_shard))
     findings.extend(_lags(router, deadline, unreached))
@@ -157,6 +159,7 @@ def _check_endpoint(
             server = _one(conn, _SERVER)
             unreached.discard(subject)
             findings.extend(_server_findings(server, subject, endpoint))
+            findings.extend(role_findings(_one(conn, ROLE), subject))
             if endpoint.pooler == "none":
                 row = _limits(conn)
                 limits_by_endpoint[subject] = limits(name, endpoint.address, endpoint.pool.max_size, row)

@@ -20,7 +20,7 @@ from psycopg.rows import RowFactory
 from .. import config
 from .._budget import Budget
 from .._concurrency import Home, run_all
-from .._meter import Meters
+from .._meter import Meters, skew
 from .._watchdog import Watchdog
 from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology, check_choice
 from ..events import Log, Observer, Observers, Reloaded
@@ -536,6 +536,7 @@ class Router:
         Each field is described in docs/reference/stats.md.
         """
         state = self._state
+        shards = {name: pools.stats() for name, pools in state.pools.items()}
         return {
             "fleet": state.topology.fleet,
             "epoch": state.topology.epoch,
@@ -545,7 +546,8 @@ class Router:
             "reload": self._reloader.stats() if self._reloader is not None else None,
             "statements": self._counts.as_dict(),
             **self._meters.stats(state.pools),
-            "shards": {name: pools.stats() for name, pools in state.pools.items()},
+            "skew": skew(sum(endpoint["calls"] for endpoint in shard.values()) for shard in shards.values()),
+            "shards": shards,
         }
 
     def __repr__(self) -> str:
