@@ -18,6 +18,10 @@ from .errors import ShardUnavailable
 _CANCEL_SECONDS = 0.4
 
 
+# The attribute of a connection that says whether there is a pooler in front of its server.
+POOLED = "_shardpool_pooled"
+
+
 class Unanswered(ShardUnavailable):
     """The server has let us in, and then said nothing."""
 
@@ -74,15 +78,32 @@ def bounded(connection_class: type[Any]) -> type[Any]:
 async def _cancel_task(conn: Any, *, timeout: float = 0.0) -> None:
     try:
         await conn.cancel_safe(timeout=_CANCEL_SECONDS)
-    except Exception:
-        shut(conn)
+    except BaseException as error:
+        _shut_after(conn, error)
+    else:
+        _shut_after(conn, None)
 
 
 def _cancel_thread(conn: Any, *, timeout: float = 0.0) -> None:
     try:
         conn.cancel_safe(timeout=_CANCEL_SECONDS)
-    except Exception:
+    except BaseException as error:
+        _shut_after(conn, error)
+    else:
+        _shut_after(conn, None)
+
+
+def _shut_after(conn: Any, error: BaseException | None) -> None:
+    """Unless the request has been taken up: one that comes late would end what the next caller runs."""
+    if error is not None or is_pooled(conn):
         shut(conn)
+    if error is not None and not isinstance(error, Exception):
+        raise error
+
+
+def is_pooled(conn: Any) -> bool:
+    """Whether there is a connection pooler in front of the server: it may have heard what the server has not."""
+    return conn.__dict__.get(POOLED, False) is True
 
 
 def _until_over(steps: Generator[Any, Any, Any], attempt: Attempt) -> Generator[Any, Any, Any]:

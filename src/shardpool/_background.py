@@ -7,9 +7,10 @@ import logging
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TypeVar, cast
+
+from ._concurrency import async_passed
 
 T = TypeVar("T")
 
@@ -91,8 +92,8 @@ class AsyncBackground:
         self._ending = True
         self._wake.set()
         if self._task is not None and self._task is not asyncio.current_task():
-            with suppress(asyncio.CancelledError, TimeoutError):
-                await asyncio.wait_for(self._task, timeout)
+            await asyncio.wait({self._task}, timeout=timeout)
+            self._task.cancel()
 
     def start_afresh(self) -> None:
         """In a forked child, which does not go on with the parent's loop: nothing is done any more."""
@@ -100,8 +101,7 @@ class AsyncBackground:
 
     async def _run(self) -> None:
         while not self._ending:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._period)
+            await async_passed(self._wake, self._period)
             self._wake.clear()
             method = self._method()
             if self._ending or method is None:

@@ -109,6 +109,8 @@ async def async_run_all(
         on_interrupt()
         for task in tasks:
             task.cancel()
+            # When the caller is cancelled once more it leaves before they have ended.
+            _keep(task)
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
 
@@ -354,17 +356,6 @@ async def async_aside(function: Callable[[], T]) -> T:
     return await asyncio.to_thread(function)
 
 
-def is_contended(pool: Any) -> bool:
-    """Whether giving a connection back may be cancelled half-way; a thread is not cancelled."""
-    return False
-
-
-def async_is_contended(pool: Any) -> bool:
-    """Whether giving a connection back to a psycopg pool would wait, for its lock or to hand the connection over."""
-    # A lock that has just been released is not locked, and still another's turn.
-    return bool(pool._lock.locked() or pool._lock._waiters or pool._waiting)
-
-
 def is_cancelled() -> bool:
     """Whether the caller was cancelled and does not know it; a thread is not cancelled."""
     return False
@@ -384,9 +375,27 @@ def uninterrupted(function: Callable[[Any], None], argument: Any) -> None:
 async def async_uninterrupted(function: Callable[[Any], Awaitable[None]], argument: Any) -> None:
     """Await a coroutine function in a task of its own, which goes on to its end when the caller is cancelled."""
     task = asyncio.ensure_future(function(argument))
-    _finishing.add(task)
-    task.add_done_callback(_finishing.discard)
+    _keep(task)
     await asyncio.shield(task)
+
+
+def heeded(function: Callable[[], T], undo: Callable[[T], None]) -> T:
+    """Call a function; a thread is not cancelled."""
+    return function()
+
+
+async def async_heeded(function: Callable[[], Awaitable[T]], undo: Callable[[T], Awaitable[None]]) -> T:
+    """What a coroutine function gives; undone when the task was cancelled meanwhile, and nobody has said so.
+
+    `wait_for` of Python 3.11 swallows a cancellation that comes together with what it waits for.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    found = await function()
+    if task is not None and task.cancelling() > before:
+        await async_uninterrupted(undo, found)
+        raise asyncio.CancelledError
+    return found
 
 
 def hedged(first: Callable[[], T], second: Callable[[], T], delay: float, may: Callable[[], bool]) -> T:
@@ -436,13 +445,27 @@ async def async_hedged(
     finally:
         for task in tasks:
             if not task.done():
-                _finishing.add(task)
-                task.add_done_callback(_finishing.discard)
+                _keep(task)
                 task.cancel()
 
 
 # The loop itself keeps only weak references to its tasks.
 _finishing: set[asyncio.Future[Any]] = set()
+
+
+def _keep(task: asyncio.Future[Any]) -> None:
+    if not task.done():
+        _finishing.add(task)
+        task.add_done_callback(_finishing.discard)
+
+
+async def async_passed(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event at most so long. Unlike `wait_for` of Python 3.11 it swallows no cancellation."""
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({waiting}, timeout=seconds)
+    finally:
+        waiting.cancel()
 
 
 class Nap:
@@ -466,8 +489,7 @@ class AsyncNap:
         self._woken = asyncio.Event()
 
     async def sleep(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), seconds)
+        await async_passed(self._woken, seconds)
         self._woken.clear()
 
     def wake(self) -> None:
@@ -483,8 +505,7 @@ def spawn(function: Callable[[], None], name: str) -> Callable[[], None]:
 def async_spawn(function: Callable[[], Awaitable[None]], name: str) -> Callable[[], None]:
     """Run a coroutine function in a task of its own; what is given back cancels it."""
     task = asyncio.ensure_future(function())
-    _finishing.add(task)
-    task.add_done_callback(_finishing.discard)
+    _keep(task)
     return lambda: cast(None, task.cancel())
 
 

@@ -186,36 +186,62 @@ def _ended(conn: Any) -> Flow[None]:
     checked(conn, last)
 
 
-def cancelled(conns: Sequence[Any]) -> Flow[None]:
+def cancelled(conns: Sequence[Any], asked: dict[Any, Request]) -> Flow[None]:
     """Ask the servers to give up what they run on these connections, and read to the end of what they answer.
 
-    A request that comes before its server has begun is lost: whoever drives this tries again, and closes in the end.
+    A request that comes before its server has begun is lost: whoever drives this tries again. The servers have not
+    taken up yet what is left in `asked`, by connection: it may end whatever runs there next.
     """
     # What has been read already is thrown away first: no socket would tell of it.
-    left = {conn.pgconn.socket: conn.pgconn for conn in conns if not _is_drained(conn.pgconn)}
-    asked = {}
-    for conn in conns:
-        request = conn.pgconn.cancel_conn()
-        request.start()
-        asked[request] = PollingStatus.WRITING
-    try:
-        while left or asked:
-            wanted = dict.fromkeys(left, READ)
-            for request, status in asked.items():
-                wanted[request.socket] = READ if status == PollingStatus.READING else WRITE
-            ready = yield wanted
-            for request in [found for found in asked if found.socket in ready]:
-                asked[request] = request.poll()
-                if asked[request] in (PollingStatus.OK, PollingStatus.FAILED):
-                    del asked[request]
-                    request.finish()
-            for descriptor in [found for found in left if found in ready]:
-                left[descriptor].consume_input()
-                if _is_drained(left[descriptor]):
-                    del left[descriptor]
-    finally:
-        for request in asked:
-            request.finish()
+    left = {conn.pgconn.socket: conn for conn in conns if not _is_drained(conn.pgconn)}
+    for conn in left.values():
+        if conn not in asked:
+            asked[conn] = Request(conn)
+            asked[conn].start()
+    while left or asked:
+        wanted = dict.fromkeys(left, READ)
+        wanted.update((request.socket, request.wanted) for request in asked.values())
+        ready = yield wanted
+        for conn in [conn for conn, request in asked.items() if request.socket in ready]:
+            try:
+                if asked[conn].is_over():
+                    del asked[conn]
+            except psycopg.OperationalError:
+                # Whether it was heard will never be known.
+                left.pop(conn.pgconn.socket, None)
+                del asked[conn]
+                conn.pgconn.finish()
+        for descriptor in [found for found in left if found in ready]:
+            left[descriptor].pgconn.consume_input()
+            if _is_drained(left[descriptor].pgconn):
+                del left[descriptor]
+
+
+class Request:
+    """A request to cancel, on a connection of its own, which the server closes when it has signalled its process.
+
+    What the process begins later is not touched by it: a signal that finds it idle has no effect.
+    """
+
+    def __init__(self, conn: Any) -> None:
+        self.wanted = WRITE
+        self._request = conn.pgconn.cancel_conn()
+
+    def start(self) -> None:
+        """Raises `psycopg.OperationalError` when it cannot be made."""
+        self._request.start()
+
+    @property
+    def socket(self) -> int:
+        return int(self._request.socket)
+
+    def is_over(self) -> bool:
+        """Go on; whether the server has taken it up. Raises `psycopg.OperationalError` when it fails."""
+        status = self._request.poll()
+        if status == PollingStatus.FAILED:
+            raise psycopg.OperationalError("a request to cancel has failed")
+        self.wanted = READ if status == PollingStatus.READING else WRITE
+        return bool(status == PollingStatus.OK)
 
 
 def _is_drained(pgconn: Any) -> bool:

@@ -21,6 +21,7 @@ import pytest
 from shardpool import AsyncRouter, Router, ShardpoolError
 from tests.timing import in_time, not_after
 
+from .calls import Calls
 from .fleet import FaultFleet
 
 CANCELS = 5000
@@ -173,6 +174,31 @@ _UNDER_A_SECOND: dict[str, Verb] = {
 }
 
 
+# -- requests to cancel that come late -----------------------------------------------------------------------------
+
+
+def test_a_request_to_cancel_that_the_server_takes_up_late_ends_nothing_of_others(
+    open_calls: Callable[..., Calls], fleet: FaultFleet
+) -> None:
+    """Its postmaster, which hears the request, is stopped for a moment; the process that has ended its answer goes on."""
+    calls = open_calls(fleet.topology(pool="{max_size: 1}", timeout=5.0, direct=tuple(fleet.servers)))
+    calls.go(calls.copy_into([(number, 1) for number in range(3000)]))
+    calls.go(calls.scatter("select 1"))
+    postmasters = [server.pid for server in fleet.servers.values() if server.pid is not None]
+    try:
+        for pid in postmasters:
+            os.kill(pid, signal.SIGSTOP)
+        calls.go(calls.stream_one("select * from ledger"))
+        nexts = [
+            calls.spawn(calls.execute(keys[0], "select count(*) from generate_series(1, 3000000)", timeout=20))
+            for keys in fleet.keys(1).values()
+        ]
+    finally:
+        for pid in postmasters:
+            os.kill(pid, signal.SIGCONT)
+    assert [call.result(30) for call in nexts] == [[(3000000,)]] * len(nexts)
+
+
 # -- fork ------------------------------------------------------------------------------------------------------------
 
 
@@ -295,7 +321,7 @@ def test_an_interpreter_that_exits_with_calls_under_way_is_gone_soon(
 
 
 def _wait_for_sleepers(fleet: FaultFleet, name: str) -> None:
-    end = monotonic() + 20
+    end = monotonic() + 60
     while not any("pg_sleep" in session[2] for session in fleet.sessions(name)):
         not_after(end)
         threading.Event().wait(0.01)

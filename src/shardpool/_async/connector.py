@@ -14,7 +14,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import tuple_row
 
 from .. import config, control
-from .._attempt import Attempt, Unanswered, bounded
+from .._attempt import POOLED, Attempt, Unanswered, bounded
 from .._background import async_aside, async_within
 from .._liveness import GIVEN_BACK
 from .._meter import Meters
@@ -159,6 +159,7 @@ class AsyncConnector:
     async def _connect(self, seconds: float | None = None) -> AsyncConnection[Any]:
         begun = monotonic()
         conn = await self._let_in(seconds)
+        setattr(conn, POOLED, self.endpoint.pooler != "none")
         # libpq's own timeout ends here: a server that froze now would hold the pool's one worker for good.
         until = begun + seconds if seconds is not None else monotonic() + self.connect_seconds
         watch = self.watchdog.watch(conn, until)

@@ -118,13 +118,16 @@ class AsyncStream:
 
     async def abort(self, error: BaseException) -> None:
         """Roll back, politely for a short time, then by closing the connection, which has the same effect."""
-        self.watch.deadline = monotonic() + 2.0
+        watch = self.pool.watchdog.watch(self.conn, monotonic() + 2.0)
         try:
             if self._context is not None:
                 await self._context.__aexit__(type(error), error, None)
             await self.conn.rollback()
         except BaseException:
             await self.conn.close()
+        finally:
+            if not self.pool.watchdog.release(watch):
+                await self.conn.close()
 
 
 class ShardFailed(Exception):

@@ -64,7 +64,13 @@ async def copy_into(
         for stream in streams:
             if not stream.pool.watchdog.release(stream.watch):
                 await stream.conn.close()
-        await give_all([(stream.pool, stream.conn) for stream in streams])
+        await give_all([(stream.pool, stream.conn) for stream in streams], partial(_aborted, streams, load.failure))
+
+
+async def _aborted(streams: Sequence[AsyncStream], failure: BaseException | None) -> None:
+    """Undo what has failed; not before its error is known, for an interrupt may come meanwhile."""
+    if failure is not None:
+        await async_run_all([partial(stream.abort, failure) for stream in streams])
 
 
 def _shards_of(topology: Topology, table: str) -> list[str]:
@@ -156,6 +162,7 @@ class _Load:
         self._format_row: Callable[[Sequence[Any], Any, bytearray], None] = format_row_text
         # True while the caller's own iterable runs: what it raises is passed on as it is.
         self._reading = False
+        self.failure: BaseException | None = None
 
     async def run(
         self, rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]], binary: bool | None
@@ -165,7 +172,7 @@ class _Load:
             await self._copy(rows, binary)
             return await self._finish()
         except BaseException as error:
-            await async_run_all([partial(stream.abort, error) for stream in self._streams])
+            self.failure = error
             explained = self._explain(error)
             if explained is error:
                 error.add_note(f"nothing was loaded into {self._table}: rolled back on every shard")

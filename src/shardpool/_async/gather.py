@@ -14,7 +14,7 @@ from psycopg.rows import RowFactory
 
 from .._concurrency import Step, async_drive, async_run_all, async_sleep
 from .._leg import Leg, Statement
-from .._meter import TAKEN
+from .._slots import Place
 from ..errors import DeadlineExceeded, ScatterError, ShardError, ShardUnavailable, first_line
 from ..result import Result
 from ..topology import Topology, placements_differ
@@ -245,49 +245,46 @@ async def _endpoint(
 
 async def _take_each(pools: dict[str, AsyncEndpointPool], until: float, absent: Missing, *, partial: bool) -> Taken:
     """A connection of each pool; with `partial`, of those that give one, and `absent` has the others' errors."""
-    reserved: dict[str, AsyncEndpointPool] = {}
+    places: dict[str, Place] = {}
     failures = absent
     conns: dict[str, AsyncConnection[Any]] = {}
     begun = monotonic()
+    is_over = False
 
     async def connect(name: str) -> None:
         # Written down at once: when the caller is interrupted, what the others have got has to be given back.
         try:
-            conns[name] = await reserved[name].connect(until)
-            conns[name].__dict__[TAKEN] = (begun, monotonic())
+            conns[name] = await pools[name].connect(places[name], begun, until)
         except Exception as error:
             failures[name] = error
+        if is_over and (conn := conns.pop(name, None)) is not None:
+            # It was interrupted twice, and has not waited for this one.
+            await pools[name].give(conn)
 
     try:
         for name, pool in pools.items():
             try:
-                await pool.reserve_for_scatter(until)
+                places[name] = await pool.reserve_for_scatter(until)
             except Retired:
                 raise
             except Exception as error:
                 failures[name] = error
                 if not partial:
                     raise _nothing_begun({name: error}) from error
-            else:
-                reserved[name] = pool
-        if all(pool.is_warm for pool in reserved.values()):
-            for name in reserved:
+        if all(pools[name].is_warm for name in places):
+            for name in places:
                 await connect(name)
         else:
-            await async_run_all([bind_arguments(connect, name) for name in reserved])
+            await async_run_all([bind_arguments(connect, name) for name in places])
         _judge(failures, partial, bool(conns))
     except BaseException:
-        for name, pool in reserved.items():
+        is_over = True
+        for name, place in places.items():
             if name not in conns:
-                pool.release()
-                pool.release_scatter()
-        await give_all([(reserved[name], conn) for name, conn in conns.items()])
+                place.free()
+        await give_all([(pools[name], conn) for name in pools if (conn := conns.pop(name, None)) is not None])
         raise
-    for name in failures:
-        if name in reserved:
-            reserved[name].release()
-            reserved[name].release_scatter()
-    return {name: (reserved[name], conns[name]) for name in pools if name in conns}
+    return {name: (pools[name], conns[name]) for name in pools if name in conns}
 
 
 def _judge(failures: dict[str, BaseException], partial: bool, any_taken: bool) -> None:

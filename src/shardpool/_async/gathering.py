@@ -64,8 +64,7 @@ async def execute(
         else:
             await async_drive(steps, deadline)
     finally:
-        await _freed(legs, deadline)
-        await give_all(taken.values())
+        await give_all(taken.values(), partial(_freed, legs, deadline))
     failures = gather.failures_of(legs, taken, may_be_applied=False)
     if missing is not None and gather.may_be_missing(failures, len(legs)):
         missing.update(gather.as_missing(failures))

@@ -146,10 +146,12 @@ class AsyncLease:
         cut = self._watch is not None and not self._pool.watchdog.release(self._watch)
         if cut:
             await self._conn.close()
-        if is_outdated(error):
-            await self._pool.drain()
         moving.tell(self._handle._router, error)
-        await self._pool.give(self._conn)
+        try:
+            if is_outdated(error):
+                await self._pool.drain()
+        finally:
+            await self._pool.give(self._conn)
         if error is None and self._phase == "commit":
             # Confirmed: that the deadline came at the same time changes nothing.
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,12 +18,12 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from .. import _refusals
 from .._breaker import Breaker
-from .._concurrency import async_is_contended, async_spawn, async_uninterrupted
+from .._concurrency import async_heeded, async_spawn, async_uninterrupted
 from .._idle import async_put_idle, async_take_idle
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._meter import TAKEN
 from .._session import SESSION, is_touched
-from .._slots import AsyncSlots, QueueFull, SentAway
+from .._slots import AsyncSlots, Place, QueueFull, SentAway
 from .._watchdog import AsyncWatchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
 from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused, Retried
@@ -39,6 +39,8 @@ _SHORTEST_WAIT = 0.02
 _LONGEST_WAIT = 0.2
 # What the rollback of a transaction that was left open may take.
 _ROLLBACK_SECONDS = 1.0
+# The attribute of a connection that holds the place of the one who has it; None when nobody has.
+PLACE = "_shardpool_place"
 # Nothing to roll back, and nothing left to roll back on.
 _AT_REST = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
 
@@ -93,17 +95,10 @@ class AsyncEndpointPool:
         `DeadlineExceeded` at the deadline (monotonic seconds), `Retired` after a reload.
         """
         begun = monotonic()
-        if self.breaker.cause is not None or not self._slots.acquire_at_once():
-            await self.reserve(deadline)
-        conn = self._idle()
-        if conn is None or not self._is_fresh(conn, monotonic()):
-            try:
-                conn = await self._connected(conn, deadline)
-            except BaseException:
-                self._slots.release()
-                raise
-        conn.__dict__[TAKEN] = (begun, monotonic())
-        return cast("AsyncConnection[Any]", conn)
+        place = self._slots.acquire_at_once() if self.breaker.cause is None else None
+        if place is None:
+            place = await self.reserve(deadline)
+        return await self.connect(place, begun, deadline)
 
     def _is_fresh(self, conn: Any, now: float) -> bool:
         """Whether an idle connection is still there: looked at when nobody has used it for a while, or when another
@@ -115,44 +110,34 @@ class AsyncEndpointPool:
         pool = self._pool
         return None if pool is None else async_take_idle(pool)
 
-    async def reserve(self, deadline: float) -> None:
+    async def reserve(self, deadline: float) -> Place:
         """The first half of `take`: a place among those who may hold a connection."""
-        if self.breaker.cause is not None:
-            raise self.refusal()
-        try:
-            await self._slots.acquire(deadline)
-        except QueueFull:
-            raise self._busy() from None
-        except SentAway:
-            raise self._sent_away() from None
-        except TimeoutError:
-            raise self.overdue("all connections of its pool stayed in use") from None
+        return await self._reserved(self._slots, deadline, "all connections of its pool stayed in use")
 
-    def release(self) -> None:
-        """Undo `reserve`, when no connection was made."""
-        self._slots.release()
-
-    async def reserve_for_scatter(self, deadline: float) -> None:
-        """`reserve` for a call on many shards, which may not have all the places; ends with `release_scatter` too."""
-        if self.breaker.cause is not None:
-            raise self.refusal()
+    async def reserve_for_scatter(self, deadline: float) -> Place:
+        """`reserve` for a call on many shards, which may not have all the places."""
+        beside = await self._reserved(
+            self._scatter_slots, deadline, "all connections that calls on many shards may have stayed in use"
+        )
         try:
-            await self._scatter_slots.acquire(deadline)
-        except QueueFull:
-            raise self._busy() from None
-        except SentAway:
-            raise self._sent_away() from None
-        except TimeoutError:
-            raise self.overdue("all connections that calls on many shards may have stayed in use") from None
-        try:
-            await self.reserve(deadline)
+            place = await self.reserve(deadline)
+            place.beside = beside
+            return place
         except BaseException:
-            self._scatter_slots.release()
+            beside.free()
             raise
 
-    def release_scatter(self) -> None:
-        """Give up the place among the calls on many shards."""
-        self._scatter_slots.release()
+    async def _reserved(self, slots: AsyncSlots, deadline: float, why_late: str) -> Place:
+        if self.breaker.cause is not None:
+            raise self.refusal()
+        try:
+            return await slots.acquire(deadline)
+        except QueueFull:
+            raise self._busy() from None
+        except SentAway:
+            raise self._sent_away() from None
+        except TimeoutError:
+            raise self.overdue(why_late) from None
 
     @property
     def is_warm(self) -> bool:
@@ -161,11 +146,26 @@ class AsyncEndpointPool:
         return self._pool is not None and len(self._pool._pool) > 0
 
     async def give(self, conn: AsyncConnection[Any]) -> None:
-        """Undo what the caller has left, and back into the pool, which replaces what is broken."""
-        now = monotonic()
+        """Undo what the caller has left, and back into the pool, which replaces what is broken.
+
+        What takes more than a moment goes on to its end when the caller is cancelled.
+        """
+        place = conn.__dict__[PLACE]
+        given = False
+        try:
+            given = self._give_at_once(conn, place)
+        finally:
+            if not given:
+                # Cancelled in a rollback, psycopg first asks the server to cancel it, for seconds when that is frozen.
+                await async_uninterrupted(partial(self._give_slowly, conn), place)
+
+    def _give_at_once(self, conn: AsyncConnection[Any], place: Place) -> bool:
+        """Give back what is well, and waited for by nobody; False for what takes longer. Once more does nothing."""
         attributes = conn.__dict__
+        if attributes[PLACE] is not place:
+            return True
+        now = monotonic()
         attributes[GIVEN_BACK] = now
-        pool: Any = conn._pool
         status = conn.pgconn.transaction_status
         if status != TransactionStatus.UNKNOWN:
             self.answered_at = now
@@ -174,24 +174,34 @@ class AsyncEndpointPool:
         taken = attributes.get(TAKEN)
         if taken is not None:
             self.meter.used(taken, now)
-        touched = False
-        if status == TransactionStatus.IDLE:
-            touched = attributes[SESSION].marks and is_touched(conn)
-            if not touched and async_put_idle(pool, conn, now):
-                self._slots.release()
-                return
-        # A closed pool closes what it is given.
-        if (status in _AT_REST and not touched) or pool.closed:
-            await self._put(conn)
-        else:
-            # Cancelled in a rollback, psycopg first asks the server to cancel it, for seconds when that is frozen.
-            await async_uninterrupted(self._roll_back_and_put, conn)
-
-    async def _roll_back_and_put(self, conn: AsyncConnection[Any]) -> None:
+        if status != TransactionStatus.IDLE or (attributes[SESSION].marks and is_touched(conn)):
+            return False
+        # Taken off before: whoever finds the connection in the pool puts a place of his own there.
+        attributes[PLACE] = None
+        given = True
         try:
-            await self._roll_back(conn)
+            given = async_put_idle(conn._pool, conn, now)
         finally:
-            await self._put(conn)
+            if given:
+                place.free()
+            else:
+                attributes[PLACE] = place
+        return given
+
+    async def _give_slowly(self, conn: AsyncConnection[Any], place: Place) -> None:
+        if conn.__dict__[PLACE] is not place:
+            return
+        pool: Any = conn._pool
+        try:
+            # A closed pool closes what it is given.
+            if conn.pgconn.transaction_status != TransactionStatus.UNKNOWN and not pool.closed:
+                await self._roll_back(conn)
+        finally:
+            conn.__dict__[PLACE] = None
+            try:
+                await _put(pool, conn)
+            finally:
+                place.free()
 
     async def _roll_back(self, conn: AsyncConnection[Any]) -> None:
         """Within a bound: psycopg_pool's own rollback would wait for a frozen server for good."""
@@ -214,29 +224,24 @@ class AsyncEndpointPool:
                 _log.warning("a connection to %s could not be reset: %s", self.name, first_line(error))
                 await conn.close()
 
-    async def _put(self, conn: AsyncConnection[Any]) -> None:
-        pool = cast("AsyncConnectionPool[Any]", conn._pool)
+    async def connect(self, place: Place, begun: float, deadline: float) -> AsyncConnection[Any]:
+        """The second half of `take`, which has `begun` then: a connection for a place; when it fails, that is free."""
         try:
-            if async_is_contended(pool):
-                # Then putconn waits, and a task that is cancelled meanwhile would lose the connection to nobody.
-                await async_uninterrupted(pool.putconn, conn)
-            else:
-                await _put(pool, conn)
-        finally:
-            self._slots.release()
-
-    async def connect(self, deadline: float) -> AsyncConnection[Any]:
-        """The second half of `take`: a connection from the pool, for one who has a place."""
-        conn = self._idle()
-        if conn is not None and self._is_fresh(conn, monotonic()):
+            conn = self._idle()
+            if conn is None or not self._is_fresh(conn, monotonic()):
+                conn = await self._connected(conn, deadline)
+            attributes = conn.__dict__
+            attributes[PLACE] = place
+            attributes[TAKEN] = (begun, monotonic())
             return cast("AsyncConnection[Any]", conn)
-        return await self._connected(conn, deadline)
+        except BaseException:
+            place.free()
+            raise
 
     async def _connected(self, gone: AsyncConnection[Any] | None, deadline: float) -> AsyncConnection[Any]:
         """A connection that is made, or given back meanwhile; in the place of one that has `gone`, if there is one."""
         if gone is not None:
-            await gone.close()
-            await cast("AsyncConnectionPool[Any]", gone._pool).putconn(gone)
+            await async_uninterrupted(_replaced, gone)
         pool = self._pool
         if pool is None or pool.closed:
             pool = await self._open()
@@ -249,11 +254,10 @@ class AsyncEndpointPool:
             now = monotonic()
             left = deadline - now
             try:
-                conn: Any = await pool.getconn(wait if left > wait else left)
+                conn: Any = await async_heeded(partial(pool.getconn, wait if left > wait else left), pool.putconn)
                 if self._is_fresh(conn, now):
                     return cast("AsyncConnection[Any]", conn)
-                await conn.close()
-                await pool.putconn(conn)
+                await async_uninterrupted(_replaced, conn)
                 continue
             except PoolClosed:
                 if self.breaker.is_open:
@@ -323,7 +327,7 @@ class AsyncEndpointPool:
         """Replace every connection, those in use when they are given back: what they have prepared is out of date."""
         pool = self._pool
         if pool is not None and not pool.closed:
-            await pool.drain()
+            await async_uninterrupted(AsyncConnectionPool.drain, pool)
 
     def discard(self) -> None:
         """Close the idle connections in the background, and those in use when they are given back."""
@@ -376,7 +380,7 @@ class AsyncEndpointPool:
             except BaseException:
                 if self._pool is pool:
                     self._pool = None
-                await pool.close()
+                await async_uninterrupted(_closed, pool)
                 raise
             # Looked at again: a close() that came meanwhile has found nothing open to close.
             if not self.retired:
@@ -521,18 +525,50 @@ async def _put(pool: AsyncConnectionPool[Any], conn: AsyncConnection[Any]) -> No
         raise
 
 
-async def give_all(taken: Iterable[tuple[AsyncEndpointPool, AsyncConnection[Any]]]) -> None:
-    """Give back what a call on many shards has held, over an interrupt too, which is raised when the last is back."""
+async def give_all(
+    taken: Iterable[tuple[AsyncEndpointPool, AsyncConnection[Any]]],
+    make_ready: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Give back what a call on many shards has held; before, `make_ready` is called if something is not at rest.
+
+    What takes more than a moment goes on to its end when the caller is cancelled.
+    """
+    held = [(pool, conn, conn.__dict__[PLACE]) for pool, conn in taken]
+    given = False
+    try:
+        given = all(conn.pgconn.transaction_status in _AT_REST for _, conn, _ in held) and all(
+            pool._give_at_once(conn, place) for pool, conn, place in held
+        )
+    finally:
+        if not given:
+            await async_uninterrupted(partial(_give_each, make_ready), held)
+
+
+async def _give_each(
+    make_ready: Callable[[], Awaitable[None]] | None,
+    held: list[tuple[AsyncEndpointPool, AsyncConnection[Any], Place]],
+) -> None:
+    """Over an interrupt too, which is raised when the last is back."""
     interrupt: BaseException | None = None
-    for pool, conn in taken:
+    try:
+        if make_ready is not None:
+            await make_ready()
+    except BaseException as error:
+        interrupt = error
+    for pool, conn, place in held:
         try:
-            await pool.give(conn)
+            if not pool._give_at_once(conn, place):
+                await pool._give_slowly(conn, place)
         except BaseException as error:
             interrupt = error
-        finally:
-            pool.release_scatter()
     if interrupt is not None:
         raise interrupt
+
+
+async def _replaced(conn: AsyncConnection[Any]) -> None:
+    """Have its pool make another in the place of one that has gone."""
+    await conn.close()
+    await cast("AsyncConnectionPool[Any]", conn._pool).putconn(conn)
 
 
 def _sizes(settings: PoolSettings) -> tuple[int, int]:

@@ -147,8 +147,8 @@ async def _answer(
             raise ScatterError(f"{len(failures)} of {len(taken)} shards failed", failures=failures) from error
         raise
     finally:
-        await shipping.rolled_back([conn for _, conn in taken.values()], deadline())
-        await give_all(taken.values())
+        held = [conn for _, conn in taken.values()]
+        await give_all(taken.values(), partial(shipping.rolled_back, held, deadline()))
 
 
 class _Reader:

@@ -12,8 +12,9 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
+from .._attempt import is_pooled
 from .._concurrency import Overdue, drive_flow
-from .._flow import cancelled
+from .._flow import Request, cancelled
 
 # Seconds for each attempt: a request that comes before its server has begun is lost, and is made again.
 _ATTEMPTS = (0.05, 0.1, 0.2, 0.4)
@@ -25,16 +26,25 @@ _MOMENT = 0.03
 def give_up(conns: Iterable[Connection[Any]], until: float) -> None:
     """Cancel what runs on the connections and make them ready for others; those that do not answer are closed.
 
+    So are those whose request to cancel may come late, and would end what the next caller runs.
     Takes no longer than to `until` (monotonic seconds), or for a moment when that has passed.
     """
-    busy = [conn for conn in conns if conn.pgconn.transaction_status == TransactionStatus.ACTIVE]
-    if psycopg.pq.version() >= _SINCE:
-        until = max(until, monotonic() + _MOMENT)
-        for seconds in _ATTEMPTS:
-            if not busy or monotonic() >= until:
-                break
-            with suppress(Overdue, psycopg.Error):
-                drive_flow(cancelled(busy), min(until, monotonic() + seconds))
-            busy = [conn for conn in busy if conn.pgconn.transaction_status == TransactionStatus.ACTIVE]
-    for conn in busy:
-        conn.close()
+    asked: dict[Any, Request] = {}
+    cancelling = busy = _busy(conns)
+    try:
+        if psycopg.pq.version() >= _SINCE:
+            until = max(until, monotonic() + _MOMENT)
+            for seconds in _ATTEMPTS:
+                if not busy or monotonic() >= until:
+                    break
+                with suppress(Overdue, psycopg.Error):
+                    drive_flow(cancelled(busy, asked), min(until, monotonic() + seconds))
+                busy = _busy(busy)
+    finally:
+        for conn in cancelling:
+            if conn in asked or conn in busy or is_pooled(conn):
+                conn.close()
+
+
+def _busy(conns: Iterable[Connection[Any]]) -> list[Connection[Any]]:
+    return [conn for conn in conns if conn.pgconn.transaction_status == TransactionStatus.ACTIVE]

@@ -14,9 +14,14 @@ import psycopg
 from psycopg import Connection, Cursor
 from psycopg.rows import tuple_row
 
+<<<<<<< HEAD
 from .. import config, control
 from .._attempt import Attempt, Unanswered, bounded
 from .._background import aside, within
+=======
+from .. import control
+from .._attempt import POOLED, Attempt, Unanswered, bounded
+>>>>>>> e7a999b (pools: no cancellation and no interrupt loses a place, and a late request to cancel ends nothing of others)
 from .._liveness import GIVEN_BACK
 from .._meter import Meters
 from .._watchdog import Watchdog
@@ -160,6 +165,7 @@ class Connector:
     def _connect(self, seconds: float | None = None) -> Connection[Any]:
         begun = monotonic()
         conn = self._let_in(seconds)
+        setattr(conn, POOLED, self.endpoint.pooler != "none")
         # libpq's own timeout ends here: a server that froze now would hold the pool's one worker for good.
         until = begun + seconds if seconds is not None else monotonic() + self.connect_seconds
         watch = self.watchdog.watch(conn, until)

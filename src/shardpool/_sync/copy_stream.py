@@ -119,13 +119,16 @@ class Stream:
 
     def abort(self, error: BaseException) -> None:
         """Roll back, politely for a short time, then by closing the connection, which has the same effect."""
-        self.watch.deadline = monotonic() + 2.0
+        watch = self.pool.watchdog.watch(self.conn, monotonic() + 2.0)
         try:
             if self._context is not None:
                 self._context.__exit__(type(error), error, None)
             self.conn.rollback()
         except BaseException:
             self.conn.close()
+        finally:
+            if not self.pool.watchdog.release(watch):
+                self.conn.close()
 
 
 class ShardFailed(Exception):

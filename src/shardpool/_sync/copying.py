@@ -65,7 +65,13 @@ def copy_into(
         for stream in streams:
             if not stream.pool.watchdog.release(stream.watch):
                 stream.conn.close()
-        give_all([(stream.pool, stream.conn) for stream in streams])
+        give_all([(stream.pool, stream.conn) for stream in streams], partial(_aborted, streams, load.failure))
+
+
+def _aborted(streams: Sequence[Stream], failure: BaseException | None) -> None:
+    """Undo what has failed; not before its error is known, for an interrupt may come meanwhile."""
+    if failure is not None:
+        run_all([partial(stream.abort, failure) for stream in streams])
 
 
 def _shards_of(topology: Topology, table: str) -> list[str]:
@@ -157,6 +163,7 @@ class _Load:
         self._format_row: Callable[[Sequence[Any], Any, bytearray], None] = format_row_text
         # True while the caller's own iterable runs: what it raises is passed on as it is.
         self._reading = False
+        self.failure: BaseException | None = None
 
     def run(self, rows: Iterable[Sequence[Any]], binary: bool | None) -> dict[str, int]:
         try:
@@ -164,7 +171,7 @@ class _Load:
             self._copy(rows, binary)
             return self._finish()
         except BaseException as error:
-            run_all([partial(stream.abort, error) for stream in self._streams])
+            self.failure = error
             explained = self._explain(error)
             if explained is error:
                 error.add_note(f"nothing was loaded into {self._table}: rolled back on every shard")

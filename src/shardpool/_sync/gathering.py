@@ -65,8 +65,7 @@ def execute(
         else:
             drive(steps, deadline)
     finally:
-        _freed(legs, deadline)
-        give_all(taken.values())
+        give_all(taken.values(), partial(_freed, legs, deadline))
     failures = gather.failures_of(legs, taken, may_be_applied=False)
     if missing is not None and gather.may_be_missing(failures, len(legs)):
         missing.update(gather.as_missing(failures))

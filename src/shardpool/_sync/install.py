@@ -78,7 +78,8 @@ def init(router: Router, timeout: float) -> dict[str, str]:
         _on_all(shards, [shard.prepare for shard in shards], "nothing was changed on any shard")
         _on_all(shards, [shard.commit for shard in shards], "run init again: it completes what is missing")
     finally:
-        run_all([shard.close for shard in shards])
+        for shard in shards:
+            shard.close()
     for pools in router._state.pools.values():
         for pool in pools.endpoints:
             pool.is_well()  # what was refused for want of the schema is tried again at once

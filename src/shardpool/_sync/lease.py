@@ -147,10 +147,12 @@ class Lease:
         cut = self._watch is not None and not self._pool.watchdog.release(self._watch)
         if cut:
             self._conn.close()
-        if is_outdated(error):
-            self._pool.drain()
         moving.tell(self._handle._router, error)
-        self._pool.give(self._conn)
+        try:
+            if is_outdated(error):
+                self._pool.drain()
+        finally:
+            self._pool.give(self._conn)
         if error is None and self._phase == "commit":
             # Confirmed: that the deadline came at the same time changes nothing.
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,12 +19,12 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from .. import _refusals
 from .._breaker import Breaker
-from .._concurrency import is_contended, spawn, uninterrupted
+from .._concurrency import heeded, spawn, uninterrupted
 from .._idle import put_idle, take_idle
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._meter import TAKEN
 from .._session import SESSION, is_touched
-from .._slots import QueueFull, SentAway, Slots
+from .._slots import Place, QueueFull, SentAway, Slots
 from .._watchdog import Watchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
 from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused, Retried
@@ -40,6 +40,8 @@ _SHORTEST_WAIT = 0.02
 _LONGEST_WAIT = 0.2
 # What the rollback of a transaction that was left open may take.
 _ROLLBACK_SECONDS = 1.0
+# The attribute of a connection that holds the place of the one who has it; None when nobody has.
+PLACE = "_shardpool_place"
 # Nothing to roll back, and nothing left to roll back on.
 _AT_REST = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
 
@@ -94,17 +96,10 @@ class EndpointPool:
         `DeadlineExceeded` at the deadline (monotonic seconds), `Retired` after a reload.
         """
         begun = monotonic()
-        if self.breaker.cause is not None or not self._slots.acquire_at_once():
-            self.reserve(deadline)
-        conn = self._idle()
-        if conn is None or not self._is_fresh(conn, monotonic()):
-            try:
-                conn = self._connected(conn, deadline)
-            except BaseException:
-                self._slots.release()
-                raise
-        conn.__dict__[TAKEN] = (begun, monotonic())
-        return cast("Connection[Any]", conn)
+        place = self._slots.acquire_at_once() if self.breaker.cause is None else None
+        if place is None:
+            place = self.reserve(deadline)
+        return self.connect(place, begun, deadline)
 
     def _is_fresh(self, conn: Any, now: float) -> bool:
         """Whether an idle connection is still there: looked at when nobody has used it for a while, or when another
@@ -116,44 +111,34 @@ class EndpointPool:
         pool = self._pool
         return None if pool is None else take_idle(pool)
 
-    def reserve(self, deadline: float) -> None:
+    def reserve(self, deadline: float) -> Place:
         """The first half of `take`: a place among those who may hold a connection."""
-        if self.breaker.cause is not None:
-            raise self.refusal()
-        try:
-            self._slots.acquire(deadline)
-        except QueueFull:
-            raise self._busy() from None
-        except SentAway:
-            raise self._sent_away() from None
-        except TimeoutError:
-            raise self.overdue("all connections of its pool stayed in use") from None
+        return self._reserved(self._slots, deadline, "all connections of its pool stayed in use")
 
-    def release(self) -> None:
-        """Undo `reserve`, when no connection was made."""
-        self._slots.release()
-
-    def reserve_for_scatter(self, deadline: float) -> None:
-        """`reserve` for a call on many shards, which may not have all the places; ends with `release_scatter` too."""
-        if self.breaker.cause is not None:
-            raise self.refusal()
+    def reserve_for_scatter(self, deadline: float) -> Place:
+        """`reserve` for a call on many shards, which may not have all the places."""
+        beside = self._reserved(
+            self._scatter_slots, deadline, "all connections that calls on many shards may have stayed in use"
+        )
         try:
-            self._scatter_slots.acquire(deadline)
-        except QueueFull:
-            raise self._busy() from None
-        except SentAway:
-            raise self._sent_away() from None
-        except TimeoutError:
-            raise self.overdue("all connections that calls on many shards may have stayed in use") from None
-        try:
-            self.reserve(deadline)
+            place = self.reserve(deadline)
+            place.beside = beside
+            return place
         except BaseException:
-            self._scatter_slots.release()
+            beside.free()
             raise
 
-    def release_scatter(self) -> None:
-        """Give up the place among the calls on many shards."""
-        self._scatter_slots.release()
+    def _reserved(self, slots: Slots, deadline: float, why_late: str) -> Place:
+        if self.breaker.cause is not None:
+            raise self.refusal()
+        try:
+            return slots.acquire(deadline)
+        except QueueFull:
+            raise self._busy() from None
+        except SentAway:
+            raise self._sent_away() from None
+        except TimeoutError:
+            raise self.overdue(why_late) from None
 
     @property
     def is_warm(self) -> bool:
@@ -162,11 +147,26 @@ class EndpointPool:
         return self._pool is not None and len(self._pool._pool) > 0
 
     def give(self, conn: Connection[Any]) -> None:
-        """Undo what the caller has left, and back into the pool, which replaces what is broken."""
-        now = monotonic()
+        """Undo what the caller has left, and back into the pool, which replaces what is broken.
+
+        What takes more than a moment goes on to its end when the caller is cancelled.
+        """
+        place = conn.__dict__[PLACE]
+        given = False
+        try:
+            given = self._give_at_once(conn, place)
+        finally:
+            if not given:
+                # Cancelled in a rollback, psycopg first asks the server to cancel it, for seconds when that is frozen.
+                uninterrupted(partial(self._give_slowly, conn), place)
+
+    def _give_at_once(self, conn: Connection[Any], place: Place) -> bool:
+        """Give back what is well, and waited for by nobody; False for what takes longer. Once more does nothing."""
         attributes = conn.__dict__
+        if attributes[PLACE] is not place:
+            return True
+        now = monotonic()
         attributes[GIVEN_BACK] = now
-        pool: Any = conn._pool
         status = conn.pgconn.transaction_status
         if status != TransactionStatus.UNKNOWN:
             self.answered_at = now
@@ -175,24 +175,34 @@ class EndpointPool:
         taken = attributes.get(TAKEN)
         if taken is not None:
             self.meter.used(taken, now)
-        touched = False
-        if status == TransactionStatus.IDLE:
-            touched = attributes[SESSION].marks and is_touched(conn)
-            if not touched and put_idle(pool, conn, now):
-                self._slots.release()
-                return
-        # A closed pool closes what it is given.
-        if (status in _AT_REST and not touched) or pool.closed:
-            self._put(conn)
-        else:
-            # Cancelled in a rollback, psycopg first asks the server to cancel it, for seconds when that is frozen.
-            uninterrupted(self._roll_back_and_put, conn)
-
-    def _roll_back_and_put(self, conn: Connection[Any]) -> None:
+        if status != TransactionStatus.IDLE or (attributes[SESSION].marks and is_touched(conn)):
+            return False
+        # Taken off before: whoever finds the connection in the pool puts a place of his own there.
+        attributes[PLACE] = None
+        given = True
         try:
-            self._roll_back(conn)
+            given = put_idle(conn._pool, conn, now)
         finally:
-            self._put(conn)
+            if given:
+                place.free()
+            else:
+                attributes[PLACE] = place
+        return given
+
+    def _give_slowly(self, conn: Connection[Any], place: Place) -> None:
+        if conn.__dict__[PLACE] is not place:
+            return
+        pool: Any = conn._pool
+        try:
+            # A closed pool closes what it is given.
+            if conn.pgconn.transaction_status != TransactionStatus.UNKNOWN and not pool.closed:
+                self._roll_back(conn)
+        finally:
+            conn.__dict__[PLACE] = None
+            try:
+                _put(pool, conn)
+            finally:
+                place.free()
 
     def _roll_back(self, conn: Connection[Any]) -> None:
         """Within a bound: psycopg_pool's own rollback would wait for a frozen server for good."""
@@ -215,29 +225,24 @@ class EndpointPool:
                 _log.warning("a connection to %s could not be reset: %s", self.name, first_line(error))
                 conn.close()
 
-    def _put(self, conn: Connection[Any]) -> None:
-        pool = cast("ConnectionPool[Any]", conn._pool)
+    def connect(self, place: Place, begun: float, deadline: float) -> Connection[Any]:
+        """The second half of `take`, which has `begun` then: a connection for a place; when it fails, that is free."""
         try:
-            if is_contended(pool):
-                # Then putconn waits, and a task that is cancelled meanwhile would lose the connection to nobody.
-                uninterrupted(pool.putconn, conn)
-            else:
-                _put(pool, conn)
-        finally:
-            self._slots.release()
-
-    def connect(self, deadline: float) -> Connection[Any]:
-        """The second half of `take`: a connection from the pool, for one who has a place."""
-        conn = self._idle()
-        if conn is not None and self._is_fresh(conn, monotonic()):
+            conn = self._idle()
+            if conn is None or not self._is_fresh(conn, monotonic()):
+                conn = self._connected(conn, deadline)
+            attributes = conn.__dict__
+            attributes[PLACE] = place
+            attributes[TAKEN] = (begun, monotonic())
             return cast("Connection[Any]", conn)
-        return self._connected(conn, deadline)
+        except BaseException:
+            place.free()
+            raise
 
     def _connected(self, gone: Connection[Any] | None, deadline: float) -> Connection[Any]:
         """A connection that is made, or given back meanwhile; in the place of one that has `gone`, if there is one."""
         if gone is not None:
-            gone.close()
-            cast("ConnectionPool[Any]", gone._pool).putconn(gone)
+            uninterrupted(_replaced, gone)
         pool = self._pool
         if pool is None or pool.closed:
             pool = self._open()
@@ -250,11 +255,10 @@ class EndpointPool:
             now = monotonic()
             left = deadline - now
             try:
-                conn: Any = pool.getconn(wait if left > wait else left)
+                conn: Any = heeded(partial(pool.getconn, wait if left > wait else left), pool.putconn)
                 if self._is_fresh(conn, now):
                     return cast("Connection[Any]", conn)
-                conn.close()
-                pool.putconn(conn)
+                uninterrupted(_replaced, conn)
                 continue
             except PoolClosed:
                 if self.breaker.is_open:
@@ -324,7 +328,7 @@ class EndpointPool:
         """Replace every connection, those in use when they are given back: what they have prepared is out of date."""
         pool = self._pool
         if pool is not None and not pool.closed:
-            pool.drain()
+            uninterrupted(ConnectionPool.drain, pool)
 
     def discard(self) -> None:
         """Close the idle connections in the background, and those in use when they are given back."""
@@ -377,7 +381,7 @@ class EndpointPool:
             except BaseException:
                 if self._pool is pool:
                     self._pool = None
-                pool.close()
+                uninterrupted(_closed, pool)
                 raise
             # Looked at again: a close() that came meanwhile has found nothing open to close.
             if not self.retired:
@@ -522,18 +526,50 @@ def _put(pool: ConnectionPool[Any], conn: Connection[Any]) -> None:
         raise
 
 
-def give_all(taken: Iterable[tuple[EndpointPool, Connection[Any]]]) -> None:
-    """Give back what a call on many shards has held, over an interrupt too, which is raised when the last is back."""
+def give_all(
+    taken: Iterable[tuple[EndpointPool, Connection[Any]]],
+    make_ready: Callable[[], None] | None = None,
+) -> None:
+    """Give back what a call on many shards has held; before, `make_ready` is called if something is not at rest.
+
+    What takes more than a moment goes on to its end when the caller is cancelled.
+    """
+    held = [(pool, conn, conn.__dict__[PLACE]) for pool, conn in taken]
+    given = False
+    try:
+        given = all(conn.pgconn.transaction_status in _AT_REST for _, conn, _ in held) and all(
+            pool._give_at_once(conn, place) for pool, conn, place in held
+        )
+    finally:
+        if not given:
+            uninterrupted(partial(_give_each, make_ready), held)
+
+
+def _give_each(
+    make_ready: Callable[[], None] | None,
+    held: list[tuple[EndpointPool, Connection[Any], Place]],
+) -> None:
+    """Over an interrupt too, which is raised when the last is back."""
     interrupt: BaseException | None = None
-    for pool, conn in taken:
+    try:
+        if make_ready is not None:
+            make_ready()
+    except BaseException as error:
+        interrupt = error
+    for pool, conn, place in held:
         try:
-            pool.give(conn)
+            if not pool._give_at_once(conn, place):
+                pool._give_slowly(conn, place)
         except BaseException as error:
             interrupt = error
-        finally:
-            pool.release_scatter()
     if interrupt is not None:
         raise interrupt
+
+
+def _replaced(conn: Connection[Any]) -> None:
+    """Have its pool make another in the place of one that has gone."""
+    conn.close()
+    cast("ConnectionPool[Any]", conn._pool).putconn(conn)
 
 
 def _sizes(settings: PoolSettings) -> tuple[int, int]:

@@ -115,7 +115,6 @@ def _execute(
         return Result(pgresult, conns[prepared.at], tuple(conns), row_factory, bound=bound)
     except Overdue:
         tell(taken, None)
-        rolled_back(conns.values(), deadline)
         raise DeadlineExceeded(
             "the deadline passed while rows were brought to one shard",
             shard=prepared.at if prepared is not None else bound.shards[0],
@@ -129,8 +128,7 @@ def _execute(
             raise _Lost(f"{len(failures)} of {len(conns)} shards failed", failures=failures) from error
         raise
     finally:
-        rolled_back(conns.values(), deadline)
-        give_all(taken.values())
+        give_all(taken.values(), partial(rolled_back, [conn for _, conn in taken.values()], deadline))
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,8 +148,8 @@ def _answer(
             raise ScatterError(f"{len(failures)} of {len(taken)} shards failed", failures=failures) from error
         raise
     finally:
-        shipping.rolled_back([conn for _, conn in taken.values()], deadline())
-        give_all(taken.values())
+        held = [conn for _, conn in taken.values()]
+        give_all(taken.values(), partial(shipping.rolled_back, held, deadline()))
 
 
 class _Reader:

@@ -132,7 +132,8 @@ async def connected(
     finally:
         for watch in watches:
             watchdog.release(watch)
-        await async_run_all([conn.close for conn in opened.values()])
+        for conn in opened.values():
+            await conn.close()
         watchdog.close()
 
 

@@ -137,9 +137,15 @@ async def end(process: asyncio.subprocess.Process) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        with suppress(TimeoutError):
+        try:
             await asyncio.wait_for(process.wait(), _END)
             return
+        except TimeoutError:
+            continue
+        except asyncio.CancelledError:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
 
 
 def _masked(text: str, password: str | None) -> str:

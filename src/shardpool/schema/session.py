@@ -12,7 +12,7 @@ import getpass
 import os
 import socket
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -116,14 +116,15 @@ class ShardSession:
         self.tell("locked")
 
     async def _close(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await self._looking
-        # The statements' session first: the shard is free when nothing runs any more.
-        for conn in (self._worker, self._monitor):
-            if conn is not None:
-                await conn.close()
+        try:
+            if self._looking is not None:
+                self._looking.cancel()
+                await asyncio.gather(self._looking, return_exceptions=True)
+        finally:
+            # The statements' session first: the shard is free when nothing runs any more.
+            for conn in (self._worker, self._monitor):
+                if conn is not None:
+                    await conn.close()
 
     async def take_time(self) -> None:
         """A role's limits on a session or a transaction are for its services: a migration may take longer."""
