@@ -14,14 +14,9 @@ import psycopg
 from psycopg import Connection, Cursor
 from psycopg.rows import tuple_row
 
-<<<<<<< HEAD
 from .. import config, control
-from .._attempt import Attempt, Unanswered, bounded
-from .._background import aside, within
-=======
-from .. import control
 from .._attempt import POOLED, Attempt, Unanswered, bounded
->>>>>>> e7a999b (pools: no cancellation and no interrupt loses a place, and a late request to cancel ends nothing of others)
+from .._background import aside, within
 from .._liveness import GIVEN_BACK
 from .._meter import Meters
 from .._watchdog import Watchdog
