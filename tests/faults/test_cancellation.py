@@ -180,7 +180,7 @@ _UNDER_A_SECOND: dict[str, Verb] = {
 def test_a_request_to_cancel_that_the_server_takes_up_late_ends_nothing_of_others(
     open_calls: Callable[..., Calls], fleet: FaultFleet
 ) -> None:
-    """Its postmaster, which hears the request, is stopped for a moment; the process that has ended its answer goes on."""
+    """Its postmaster, which hears the request, is stopped for a moment; the process of the answer goes on."""
     calls = open_calls(fleet.topology(pool="{max_size: 1}", timeout=5.0, direct=tuple(fleet.servers)))
     calls.go(calls.copy_into([(number, 1) for number in range(3000)]))
     calls.go(calls.scatter("select 1"))
