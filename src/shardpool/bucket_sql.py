@@ -6,11 +6,14 @@ NULL where Python raises: a NULL part, a key that no range or list entry holds, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from .hashing import PARTITION_SEED, murmur3
 from .keys import KeyPart, KeyType, KeyValue, encode_canonical, key_text
 from .partitioning import Hash, List, Partitioning, Range
+
+if TYPE_CHECKING:
+    from .topology import Keyspace
 
 _LONGEST_NAME = 63  # bytes: NAMEDATALEN - 1
 
@@ -51,6 +54,25 @@ def create_bucket_function(keyspace: str, partitioning: Partitioning) -> str:
         f"CREATE OR REPLACE FUNCTION {bucket_function(keyspace)}({parameters}) RETURNS integer\n"
         f"LANGUAGE sql IMMUTABLE PARALLEL SAFE\nRETURN {bucket_expression(partitioning, columns)}"
     )
+
+
+def owned_buckets(keyspace: Keyspace, shard_name: str) -> list[tuple[int, int]]:
+    """The ranges of buckets, first and last included, that the topology gives to the shard; ascending."""
+    ranges: list[tuple[int, int]] = []
+    for entry in keyspace.owners:
+        if entry.shard != shard_name:
+            continue
+        if ranges and ranges[-1][1] + 1 == entry.first:
+            ranges[-1] = (ranges[-1][0], entry.last)
+        else:
+            ranges.append((entry.first, entry.last))
+    return ranges
+
+
+def owned_multirange(keyspace: Keyspace, shard_name: str) -> str:
+    """`owned_buckets` as a constant of SQL."""
+    ranges = ",".join(f"[{first},{last}]" for first, last in owned_buckets(keyspace, shard_name))
+    return f"'{{{ranges}}}'::pg_catalog.int4multirange"
 
 
 def key_columns(key_types: Sequence[KeyType]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from .bucket_sql import (
     bucket_expression,
     bucket_function,
     create_bucket_function,
+    owned_multirange,
     quote_ident,
     quote_literal,
     quote_table,
@@ -282,19 +283,6 @@ def _contract_problem(contracts: Mapping[str, Any], topology: Topology) -> str |
     return None
 
 
-def owned_buckets(keyspace: Keyspace, shard_name: str) -> list[tuple[int, int]]:
-    """The ranges of buckets, first and last included, that the topology gives to the shard; ascending."""
-    ranges: list[tuple[int, int]] = []
-    for entry in keyspace.owners:
-        if entry.shard != shard_name:
-            continue
-        if ranges and ranges[-1][1] + 1 == entry.first:
-            ranges[-1] = (ranges[-1][0], entry.last)
-        else:
-            ranges.append((entry.first, entry.last))
-    return ranges
-
-
 def misplaced_rows_query(keyspace: Keyspace, table: str, owned: Sequence[tuple[int, int]]) -> str:
     """A query for one row (misplaced, uncovered), counts of a table's rows on the shard that owns these bucket ranges.
 
@@ -319,7 +307,7 @@ def lost_rows_query(old: Keyspace, new: Keyspace, table: str, shard_name: str) -
     It reads the whole table, at about 1 µs a row of a bigint key, and twice that where pins or bounds change.
     """
     was = _bucket_of(old, old.tables[table])
-    before, after = _multirange(old, shard_name), _multirange(new, shard_name)
+    before, after = owned_multirange(old, shard_name), owned_multirange(new, shard_name)
     now = "was" if old.partitioning == new.partitioning else _bucket_of(new, old.tables[table])
     placed = f"SELECT *, {now} AS now FROM (SELECT *, {was} AS was FROM {quote_table(table)} OFFSET 0) AS placed"
     return (
@@ -334,7 +322,7 @@ def unplaced_rows_query(topology: Topology, table: str, shard_name: str) -> str 
     match topology.placements.get(table):
         case Sharded(keyspace, columns):
             space = topology.keyspaces[keyspace]
-            owned = f"{_bucket_of(space, columns)} <@ {_multirange(space, shard_name)}"
+            owned = f"{_bucket_of(space, columns)} <@ {owned_multirange(space, shard_name)}"
             return f"SELECT count(*) FROM {quote_table(table)} WHERE NOT coalesce({owned}, false)"
         case Single(shard) if shard != shard_name:
             return f"SELECT count(*) FROM {quote_table(table)}"
@@ -347,7 +335,7 @@ def occupied_query(keyspace: Keyspace, table: str, shard_name: str) -> str:
     bucket = _bucket_of(keyspace, keyspace.tables[table])
     return (
         f"SELECT bucket, count(*) FROM (SELECT {bucket} AS bucket FROM {quote_table(table)} OFFSET 0) AS placed\n"
-        f"WHERE bucket <@ {_multirange(keyspace, shard_name)} GROUP BY bucket"
+        f"WHERE bucket <@ {owned_multirange(keyspace, shard_name)} GROUP BY bucket"
     )
 
 
@@ -393,7 +381,7 @@ def _foreign(keyspace: Keyspace, columns: Sequence[str], shard_name: str) -> str
     """
     whole = " AND ".join(f"NEW.{quote_ident(column)} IS NOT NULL" for column in columns)
     expression = _bucket_of(keyspace, columns, "NEW.")
-    return f"{whole} AND NOT coalesce({expression} <@ {_multirange(keyspace, shard_name)}, false)"
+    return f"{whole} AND NOT coalesce({expression} <@ {owned_multirange(keyspace, shard_name)}, false)"
 
 
 def unfence_statement(table: str) -> str:
@@ -405,11 +393,6 @@ def _bucket_of(keyspace: Keyspace, columns: Sequence[str], row: str = "") -> str
     kinds = keyspace.key_types
     cast = [f"{row}{quote_ident(column)}::{kind}" for column, kind in zip(columns, kinds, strict=True)]
     return f"({bucket_expression(keyspace.partitioning, cast)})"
-
-
-def _multirange(keyspace: Keyspace, shard_name: str) -> str:
-    owned = owned_buckets(keyspace, shard_name)
-    return "'{" + ",".join(f"[{first},{last}]" for first, last in owned) + "}'::int4multirange"
 
 
 def self_test_query(topology: Topology) -> str:

@@ -27,7 +27,7 @@ KeyValue = KeyPart | tuple[KeyPart, ...]
 ENCODING_VERSION = 1
 
 # Column types whose equality is equality of the bytes that are hashed, as format_type() spells them without a length.
-_COLUMN_TYPES: dict[KeyType, tuple[str, ...]] = {
+COLUMN_TYPES: dict[KeyType, tuple[str, ...]] = {
     "bigint": ("bigint", "integer", "smallint"),
     "text": ("text", "character varying"),
     "uuid": ("uuid",),
@@ -48,7 +48,7 @@ pack_length = Struct("<I").pack
 def column_problems(name: str, type_: str, key_type: KeyType, *, deterministic: bool) -> list[str]:
     """Why a column cannot hold this part of a key, in words."""
     found = []
-    if type_.split("(")[0] not in _COLUMN_TYPES[key_type]:
+    if type_.split("(")[0] not in COLUMN_TYPES[key_type]:
         found.append(f"key column {name} is {type_}, the topology says {key_type}")
     if not deterministic:
         found.append(f"key column {name} has a nondeterministic collation")

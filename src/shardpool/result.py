@@ -40,6 +40,18 @@ class _Narrow:
         return getattr(self._pgresult, name)
 
 
+class _Silent:
+    """A result whose rows are not shown, as if the statement had given none."""
+
+    nfields = ntuples = 0
+
+    def __init__(self, pgresult: PGresult) -> None:
+        self._pgresult = pgresult
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pgresult, name)
+
+
 def hide(transformer: Any, pgresult: PGresult, width: int) -> None:
     """Load the columns behind the first `width` as plain text or bytes: they are for sorting, and not looked at."""
     binary = pgresult.nfields > 0 and pgresult.fformat(0) == 1
@@ -114,6 +126,15 @@ class Result:
             hide(found._transformer, pgresults[0], width)
         found._record = record
         return found
+
+    def hide_check(self, returning: bool) -> None:
+        """Leave out the last column, which a check has added; and all rows where there were to be none."""
+        if returning:
+            self._width = self._pgresult.nfields - 1
+            hide(self._transformer, self._pgresult, self._width)
+        else:
+            silent: Any = [_Silent(part) for part in self._parts]
+            self._pgresult, self._parts, self._order = silent[0], silent, None
 
     # Not a cached_property: up to Python 3.11 that takes a lock, which all results share while one of them is decoded.
     @property

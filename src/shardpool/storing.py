@@ -21,8 +21,8 @@ TRIGGERS = f"""({_FAMILY}
         t.tgname, (t.tgtype & 4) <> 0, (t.tgtype & 16) <> 0, l.lanname, p.prosrc) order by t.tgname, t.oid)
     from pg_catalog.pg_trigger t join family f on f.oid = t.tgrelid join pg_catalog.pg_proc p on p.oid = t.tgfoid
     join pg_catalog.pg_language l on l.oid = p.prolang join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-    where not t.tgisinternal and t.tgenabled in ('O', 'A') and (t.tgtype & 3) = 3 and (t.tgtype & 20) <> 0
-      and n.nspname <> 'shardpool')"""
+    where not t.tgisinternal and t.tgparentid = 0 and t.tgenabled in ('O', 'A')
+      and (t.tgtype & 3) = 3 and (t.tgtype & 20) <> 0 and n.nspname <> 'shardpool')"""
 
 # The names of the rules that rewrite INSERT or UPDATE, as JSON.
 RULES = """(

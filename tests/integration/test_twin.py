@@ -14,7 +14,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from shardpool.bucket_sql import bucket_function, create_bucket_function, key_columns
+from shardpool.bucket_sql import bucket_function, create_bucket_function, key_columns, owned_buckets
 from shardpool.control import (
     CONTROL_VERSION,
     IDENTITY_QUERY,
@@ -24,7 +24,6 @@ from shardpool.control import (
     install_statements,
     lock_group,
     misplaced_rows_query,
-    owned_buckets,
     self_test_query,
 )
 from shardpool.errors import KeyNotCovered

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shardpool.bucket_sql import bucket_function, quote_ident, quote_literal, quote_table
+from shardpool.bucket_sql import bucket_function, owned_buckets, quote_ident, quote_literal, quote_table
 from shardpool.control import (
     CONTROL_VERSION,
     NOT_INSTALLED_HINT,
@@ -16,7 +16,6 @@ from shardpool.control import (
     install_statements,
     misplaced_rows_query,
     newer_epoch,
-    owned_buckets,
 )
 from shardpool.errors import UnknownShard
 from shardpool.partitioning import Hash

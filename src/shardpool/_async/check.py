@@ -14,6 +14,7 @@ from psycopg.rows import tuple_row
 
 from .. import control
 from .._concurrency import async_run_all, async_sleep
+from ..bucket_sql import owned_buckets
 from ..errors import ShardError, first_line
 from ..precautions import ROLE, file_findings, role_findings
 from ..report import Finding, Report
@@ -307,7 +308,7 @@ async def _rows(
 
 
 async def _misplaced(conn: AsyncConnection[Any], keyspace: Keyspace, table: str, name: str) -> list[Finding]:
-    query = control.misplaced_rows_query(keyspace, table, control.owned_buckets(keyspace, name))
+    query = control.misplaced_rows_query(keyspace, table, owned_buckets(keyspace, name))
     misplaced, uncovered = await _one(conn, query)
     subject = f"{name}/{table.removeprefix('public.')}"
     where = f'Find them with shardpool."bucket_{keyspace.name}"(…), and move or delete them.'

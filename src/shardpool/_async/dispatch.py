@@ -20,8 +20,7 @@ from .lease import Params
 from .planning import Planned
 
 if TYPE_CHECKING:
-    from .handle import AsyncHandle
-    from .route import AsyncRoute
+    from .route import AsyncRoute, AsyncShardHandle
     from .router import AsyncRouter
 
 
@@ -42,7 +41,7 @@ async def execute(
     """Run a statement wherever its rows are; again when a reload has placed them elsewhere before it was sent."""
     while True:
         found = await planning.planned(router, query, params, deadline, strategy)
-        handle: AsyncHandle | None = None
+        handle: AsyncRoute | AsyncShardHandle | None = None
         route = _routed(found, params) if found.lookup is not None else None
         if route is not None:
             handle = route
@@ -75,21 +74,31 @@ async def execute(
                     continue
             handle = router.shard(bound.shards[0] if bound.shards else planning.any_shard(router))
         router._counts.add("one")
+        check, sent = found.plan.check, query
+        if check is not None:
+            sent = check.added(query, found.topology, handle.shard, has_params=params is not None)
         try:
             result = await handle._execute_until(
-                query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+                sent, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
             )
         except StaleTopology:
             if found.topology is router.topology:
                 raise
             continue
         except psycopg.DatabaseError as error:
+            refused = check.failure(error, found.plan.verb) if check is not None else None
+            if refused is not None and found.topology is router.topology:
+                raise refused from error
+            if refused is not None:
+                continue
             if not moving.is_given_away(error) or not moving.is_repeatable(query):
                 raise
             if not await moving.followed(router, error, deadline):
                 raise
             continue
         result._planned = found.plan
+        if check is not None:
+            result.hide_check(check.returning)
         return result
 
 

@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 from .. import control
 from .._concurrency import async_run_all
 from .._watchdog import Watch
-from ..bucket_sql import quote_table
+from ..bucket_sql import owned_buckets, quote_table
 from ..errors import InitRefused, ScatterError, ShardUnavailable, first_line
 from ..topology import Keyspace, Topology
 from .connector import AsyncConnector
@@ -131,7 +131,7 @@ async def _refuse_misplaced_rows(conn: AsyncConnection[Any], topology: Topology,
         exists = await _one(conn, "select pg_catalog.to_regclass(%s) is not null", (quote_table(table),))
         if not exists[0]:
             continue
-        query = control.misplaced_rows_query(keyspace, table, control.owned_buckets(keyspace, name))
+        query = control.misplaced_rows_query(keyspace, table, owned_buckets(keyspace, name))
         misplaced, _ = await _one(conn, query)
         if misplaced:
             raise InitRefused(

@@ -15,6 +15,7 @@ from psycopg.rows import tuple_row
 
 from .. import control
 from .._concurrency import run_all, sleep
+from ..bucket_sql import owned_buckets
 from ..errors import ShardError, first_line
 from ..precautions import ROLE, file_findings, role_findings
 from ..report import Finding, Report
@@ -304,7 +305,7 @@ def _rows(conn: Connection[Any], topology: Topology, name: str, facts: Mapping[s
 
 
 def _misplaced(conn: Connection[Any], keyspace: Keyspace, table: str, name: str) -> list[Finding]:
-    query = control.misplaced_rows_query(keyspace, table, control.owned_buckets(keyspace, name))
+    query = control.misplaced_rows_query(keyspace, table, owned_buckets(keyspace, name))
     misplaced, uncovered = _one(conn, query)
     subject = f"{name}/{table.removeprefix('public.')}"
     where = f'Find them with shardpool."bucket_{keyspace.name}"(…), and move or delete them.'

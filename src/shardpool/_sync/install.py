@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 from .. import control
 from .._concurrency import run_all
 from .._watchdog import Watch
-from ..bucket_sql import quote_table
+from ..bucket_sql import owned_buckets, quote_table
 from ..errors import InitRefused, ScatterError, ShardUnavailable, first_line
 from ..topology import Keyspace, Topology
 from .connector import Connector
@@ -132,7 +132,7 @@ def _refuse_misplaced_rows(conn: Connection[Any], topology: Topology, keyspace: 
         exists = _one(conn, "select pg_catalog.to_regclass(%s) is not null", (quote_table(table),))
         if not exists[0]:
             continue
-        query = control.misplaced_rows_query(keyspace, table, control.owned_buckets(keyspace, name))
+        query = control.misplaced_rows_query(keyspace, table, owned_buckets(keyspace, name))
         misplaced, _ = _one(conn, query)
         if misplaced:
             raise InitRefused(

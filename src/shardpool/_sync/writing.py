@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+from psycopg import Connection
 from psycopg.rows import RowFactory
 
 from .._leg import Leg, Statement
 from .._ship import TIME
-from ..errors import UnsupportedQuery
+from ..errors import ScatterError, UnsupportedQuery
 from ..query.bound import Bound, row_shards
+from ..query.placing import Check
 from ..query.plan import Copies, Gathered, Split
 from ..query.rows import Rows
 from ..query.template import Template
@@ -58,13 +61,24 @@ def execute(
         if isinstance(plan, Split) and rows is not None:
             rows_by_shard = _rows_by_shard(plan, found, params)
             statements = {name: _divided(rows, statements[name], rows_by_shard[name]) for name in statements}
+        check = bound.plan.check
+        if check is not None:
+            statements = {name: _checked(check, own, found, taken[name][1], name) for name, own in statements.items()}
         copies = plan.copies if isinstance(plan, Gathered) else None
         write = partial(_copies_written, unit, copies) if copies is not None else unit.write
         legs = unit.settled(partial(write, statements))
         unit.commit()
         results = [leg.pgresult for leg in legs]
         order = _given_order([rows_by_shard[name] for name in taken], results) if isinstance(plan, Split) else None
-        return Result.of(results[:1] if copies is not None else results, legs[0].conn, bound, row_factory, order=order)
+        result = Result.of(
+            results[:1] if copies is not None else results, legs[0].conn, bound, row_factory, order=order
+        )
+        if check is not None:
+            result.hide_check(check.returning)
+        return result
+    except (ScatterError, psycopg.Error) as error:
+        _refuse_misplaced(bound, error.failures.values() if isinstance(error, ScatterError) else [error])
+        raise
     finally:
         for _, conn in taken.values():
             if gather.is_busy(conn):
@@ -105,7 +119,7 @@ def _timed(timed: Template, statements: Mapping[str, Statement], unit: Unit) -> 
 def _rows_by_shard(split: Split, found: Planned, params: Params | None) -> dict[str, list[int]]:
     """By shard the numbers of the rows of VALUES, from 0."""
     rows_by_shard: dict[str, list[int]] = {}
-    for number, name in enumerate(row_shards(split, found.topology, found.arrange(params))):
+    for number, name in enumerate(row_shards(split, found.topology, found.plan.read(found.arrange(params)))):
         rows_by_shard.setdefault(name, []).append(number)
     return rows_by_shard
 
@@ -120,6 +134,18 @@ def _divided(rows: Rows, whole: Statement, own: Sequence[int]) -> Statement:
         types=[whole.types[number - 1] for number in numbers],
         formats=[whole.formats[number - 1] for number in numbers],
     )
+
+
+def _checked(check: Check, whole: Statement, found: Planned, conn: Connection[Any], shard: str) -> Statement:
+    return replace(whole, text=check.added(whole.text, found.topology, shard, encoding=conn.info.encoding))
+
+
+def _refuse_misplaced(bound: Bound, errors: Iterable[BaseException]) -> None:
+    check = bound.plan.check
+    for error in errors:
+        refused = check.failure(error, bound.plan.verb) if check is not None else None
+        if refused is not None:
+            raise refused from error
 
 
 def _given_order(numbers: Sequence[Sequence[int]], results: Sequence[Any]) -> list[tuple[int, int]] | None:

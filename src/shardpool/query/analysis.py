@@ -48,6 +48,8 @@ class Analysis:
     writes: list[Node] = field(default_factory=list)
     # Assignments to keys that are no changes if the parameters say so.
     kept: list[Kept] = field(default_factory=list)
+    # What may store other keys than those by which rows are placed.
+    doubts: list[str] = field(default_factory=list)
     # Whether there is an aggregate of which it is not known whose level it belongs to.
     unclear_aggregates: bool = False
     # A function that is written as if it were a column, `t.count` for `count(t)`.

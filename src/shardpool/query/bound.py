@@ -62,7 +62,7 @@ def bind(plan: Plan, topology: Topology, params: Sequence[Any]) -> Bound:
         case Gathered(copies=Copies()):
             return Bound(plan, "write", tuple(topology.shards))
         case Split() as split:
-            touched = frozenset(row_shards(split, topology, params))
+            touched = frozenset(row_shards(split, topology, plan.read(params)))
             by_use = [touched, *(use.shards(topology, params) for use in plan.uses[1:])]
         case _:
             by_use = plan.shards_by_use(topology, params)

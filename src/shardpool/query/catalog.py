@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..storing import RULES, TRIGGERS, UNIQUE, Trigger, triggers
 from ..topology import Topology
 
 # Settings that decide what a value means or looks like: they must be equal where values are brought together.
@@ -16,11 +17,14 @@ _SETTINGS = (
 )
 
 _NAMED = """\
-with named as (
+with recursive named as (
     select n.name, pg_catalog.to_regclass(
                pg_catalog.quote_ident(pg_catalog.split_part(n.name, '.', 1)) || '.' ||
                pg_catalog.quote_ident(pg_catalog.split_part(n.name, '.', 2))) as oid
     from pg_catalog.unnest(%s::text[]) n (name)
+),
+family (oid) as (
+    select oid from named union select h.inhrelid from pg_catalog.pg_inherits h join family f on f.oid = h.inhparent
 )
 """
 
@@ -36,6 +40,12 @@ from (
     from pg_catalog.pg_attrdef d where d.adrelid in (select oid from named)
     union all select pg_catalog.concat('i ', i.indexrelid, ' ', i.xmin)
     from pg_catalog.pg_index i where i.indrelid in (select oid from named)
+    union all select pg_catalog.concat('t ', t.oid, ' ', t.xmin)
+    from pg_catalog.pg_trigger t where t.tgrelid in (select oid from family)
+    union all select pg_catalog.concat('r ', r.oid, ' ', r.xmin)
+    from pg_catalog.pg_rewrite r where r.ev_class in (select oid from named)
+    union all select pg_catalog.concat('h ', h.inhrelid, ' ', h.xmin)
+    from pg_catalog.pg_inherits h where h.inhparent in (select oid from family)
     union all select pg_catalog.concat('p ', p.oid, ' ', p.xmin) from pg_catalog.pg_proc p where p.oid >= 16384
     union all select pg_catalog.concat('o ', o.oid, ' ', o.xmin) from pg_catalog.pg_operator o where o.oid >= 16384
     union all select pg_catalog.concat('e ', e.oid, ' ', e.xmin) from pg_catalog.pg_enum e
@@ -89,7 +99,8 @@ CATALOG_QUERY = f"""
                             a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull,
                             l.collname, coalesce(l.collisdeterministic, true),
                             case when a.attidentity <> '' then 'identity'
-                                 when a.attgenerated = '' then pg_catalog.pg_get_expr(d.adbin, 0) end)
+                                 when a.attgenerated = '' then pg_catalog.pg_get_expr(d.adbin, 0) end,
+                            a.attgenerated <> '')
                             order by a.attnum)
                         from pg_catalog.pg_attribute a left join pg_catalog.pg_collation l on l.oid = a.attcollation
                         left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -98,7 +109,10 @@ CATALOG_QUERY = f"""
                     from pg_catalog.pg_index i
                     cross join lateral pg_catalog.unnest(i.indkey) with ordinality k (attnum, number)
                     join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
-                    where i.indrelid = c.oid and i.indisprimary)))
+                    where i.indrelid = c.oid and i.indisprimary),
+            'unique', {UNIQUE.format(table="c.oid")},
+            'triggers', {TRIGGERS.format(table="c.oid")},
+            'rules', {RULES.format(table="c.oid")}))
         from named n join pg_catalog.pg_class c on c.oid = n.oid),
     'functions', (select pg_catalog.json_agg(f.facts order by f.facts::text) from (
         select distinct pg_catalog.json_build_array(
@@ -168,17 +182,25 @@ class Column:
     collation: str | None
     deterministic: bool
     default: str | None
+    generated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table, alike on all shards. `key` is its primary key, empty when it has none."""
+    """One table, alike on all shards. `key` is its primary key, empty when it has none.
+
+    `unique` are the names of its unique indexes and exclusion constraints, each with the columns that are equal in rows
+    that conflict; None stands for an expression. `rules` are those that rewrite INSERT or UPDATE.
+    """
 
     name: str
     kind: str
     row_security: bool
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    unique: tuple[tuple[str, frozenset[str | None]], ...] = ()
+    triggers: tuple[Trigger, ...] = ()
+    rules: tuple[str, ...] = ()
 
     def column(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)
@@ -317,7 +339,10 @@ def _tables(shard: str, told: Mapping[str, Any], topology: Topology) -> tuple[di
 
 def _table(name: str, facts: Mapping[str, Any]) -> Table:
     columns = tuple(Column(*column) for column in facts["columns"] or [])
-    return Table(name, facts["kind"], facts["rls"], columns, tuple(facts["key"] or ()))
+    unique = tuple((index, frozenset(held or ())) for index, held in facts.get("unique") or ())
+    rules = tuple(facts.get("rules") or ())
+    key = tuple(facts["key"] or ())
+    return Table(name, facts["kind"], facts["rls"], columns, key, unique, triggers(facts.get("triggers")), rules)
 
 
 def _functions(rows: list[Any], *, built_in: bool) -> dict[str, Function]:
@@ -379,4 +404,8 @@ def _table_difference(ours: Any, theirs: Any) -> str:
     names = [str(one[0]) for one in columns if one not in others] + [
         str(one[0]) for one in others if one not in columns
     ]
-    return f" (column {', '.join(dict.fromkeys(names))})" if names else " (its order of columns, kind or primary key)"
+    return (
+        f" (column {', '.join(dict.fromkeys(names))})"
+        if names
+        else " (its order of columns, kind, indexes or triggers)"
+    )

@@ -32,6 +32,8 @@ class _Unknown:
 
 
 UNKNOWN = _Unknown()
+# A parameter whose text the server may read as another type than the key's: see `plan.loose_params`.
+UNREAD = object()
 # A value that no key equals, NULL for one.
 NOTHING = object()
 
@@ -288,6 +290,12 @@ def stored_value(const: Const, key_type: KeyType, params: Values) -> Any:
     if plain is None and const.holder.nullable:
         raise InvalidKey("NULL is the key of no shard", hint="Give the row a key, and make the column NOT NULL.")
     value = UNKNOWN if type(plain) is Decimal else key_value(const, key_type, params)
+    if plain is UNREAD:
+        raise InvalidKey(
+            f"cannot tell the shard of a new row by ${const.param}, a text that is used in several places",
+            detail="The server reads it in all of them as the type that the first one asks for.",
+            hint=f"Give the key a parameter of its own, or pass it as the Python type of a {key_type} key.",
+        )
     if value is UNKNOWN or (value is NOTHING and plain is not None):
         raise InvalidKey(
             f"cannot tell the shard of a new row by a {key_type} key of type {type(plain).__name__}",

@@ -11,7 +11,8 @@ from typing import Any
 from ..errors import UnsupportedQuery
 from ..topology import Reference, Sharded, Single, Topology
 from .listed import Listed
-from .pins import Both, Const, In, Kept, Pin, Stored, buckets
+from .pins import UNREAD, Both, Const, In, Kept, Pin, Stored, buckets
+from .placing import Check
 from .rows import Rows, taken_apart
 from .scopes import Node
 from .statement import inner, kind, strings, walk
@@ -176,7 +177,8 @@ class Plan:
     shard can answer for itself. `scattered` is what is done when it concerns several shards; `refusal` why nothing is.
     `reasons` say why no faster way was taken. Of a SELECT all this is made when it first concerns several shards;
     before that it is not complete. The values of `loose` parameters are texts that the server may read as another type
-    than the key's: see `loose_params`. `kept` are keys that are assigned, and must not change.
+    than the key's: see `loose_params`. `kept` are keys that are assigned, and must not change; `check`
+    is how the keys that are stored are seen to be the shard's own, where that could be otherwise.
     """
 
     sql: str
@@ -190,6 +192,7 @@ class Plan:
     is_complete: bool = True
     loose: frozenset[int] = frozenset()
     kept: tuple[Kept, ...] = ()
+    check: Check | None = None
 
     @cached_property
     def key_param(self) -> tuple[str, int] | None:
@@ -207,16 +210,17 @@ class Plan:
 
     def shards_by_use(self, topology: Topology, params: Sequence[Any]) -> list[frozenset[str]]:
         """For each use the names of the shards on which its rows that matter lie."""
-        if self.loose:
-            params = [
-                _UNREAD if number in self.loose and type(value) in (str, list) else value
-                for number, value in enumerate(params, 1)
-            ]
+        params = self.read(params)
         return [use.shards(topology, params) for use in self.uses]
 
-
-# A value that is compared with no key.
-_UNREAD = object()
+    def read(self, params: Sequence[Any]) -> Sequence[Any]:
+        """The parameters, without the texts of which it is not known how the server reads them."""
+        if not self.loose:
+            return params
+        return [
+            UNREAD if number in self.loose and type(value) in (str, list) else value
+            for number, value in enumerate(params, 1)
+        ]
 
 
 def loose_params(tree: Any, key_columns: Set[str]) -> frozenset[int]:

@@ -13,6 +13,7 @@ from .combine import combine
 from .gathered import gathered
 from .inner_order import Unfit, carried
 from .listed import listed
+from .placing import unseen
 from .plan import Gathered, Plan, Scattered, Shipped, loose_params, uses_of
 from .pull import pull
 from .purity import first_impurity, refuse_server_bound, refuse_system_columns
@@ -94,6 +95,8 @@ def _plan_select(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> P
         from .writes import writing_with
 
         raise writing_with(analysis)
+    if analysis.doubts:
+        raise unseen(tree, analysis.writes[0], analysis.doubts)
     loose = loose_params(tree, analysis.key_columns)
     kept = tuple(analysis.kept)
     return Plan(sql, "SELECT", uses, bool(analysis.writes), is_complete=not uses, loose=loose, kept=kept)

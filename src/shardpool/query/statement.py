@@ -175,6 +175,16 @@ def values_places(sql: bytes) -> tuple[list[tuple[int, int]], list[tuple[int, in
     return rows, params
 
 
+def code_end(sql: str) -> int:
+    """Where the last word of a statement ends: behind it are only blanks, comments and semicolons."""
+    import postgast
+
+    token_of = postgast.pg_query_pb2.Token
+    behind = (token_of.SQL_COMMENT, token_of.C_COMMENT, token_of.ASCII_59)
+    ends = [found.end for found in postgast.scan(sql).tokens if found.token not in behind]
+    return len(sql.encode()[: max(ends, default=0)].decode())
+
+
 def quoted(name: str) -> str:
     """An identifier in double quotes."""
     return '"' + name.replace('"', '""') + '"'

@@ -7,6 +7,7 @@ that reads the rows of the same keys, run on each shard for its own rows. The ro
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,14 +15,16 @@ from typing import Any
 import psycopg
 
 from ..errors import UnsupportedQuery
+from ..keys import COLUMN_TYPES
 from ..topology import Reference, Sharded, Topology
 from .analysis import Analysis, Ctes
-from .catalog import Catalog
+from .catalog import Catalog, Column
 from .conditions import constant
 from .levels import Level
 from .listed import Listed
 from .names import NAMELESS, output_name
 from .pins import Const, Holder, In, Kept, Stored
+from .placing import check_of, doubts_of, refuse_conflicts_elsewhere, unseen
 from .plan import Copies, Gathered, Plan, Split, Use, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
@@ -49,6 +52,9 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog, listed
         raise writing_with(analysis)
     if isinstance(target.placement, Reference):
         return _plan_reference(sql, tree, analysis, uses)
+    if analysis.writes[1:] and analysis.doubts:
+        raise unseen(tree, target, analysis.doubts)
+    check = check_of(sql, tree, target, analysis.doubts, topology)
     refusal = None
     if kind(tree) == "InsertStmt" and isinstance(target.placement, Sharded):
         keys = _keys_of_values(tree, target, catalog, listed)
@@ -59,18 +65,21 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog, listed
                 highest = max((found.number for found in walk(tree) if kind(found) == "ParamRef"), default=0)
                 text = timed.numbered(1 + max(highest, listed.highest_param if listed is not None else 0))
             split = Split(target.keyspace, keys, text, timed, listed)
-            return Plan(sql, "INSERT", uses, True, split, _split_refusal(tree, analysis, catalog))
+            refusal = _split_refusal(tree, analysis, catalog)
+            loose = _loose_keys(sql, tree, target, catalog)
+            return Plan(sql, "INSERT", uses, True, split, refusal, loose=loose, check=check)
         refusal = _insert_refusal(tree, target, analysis, keys is not None)
     refusal = refusal or _refusal(tree, target, analysis, catalog)
     scattered = None if refusal is not None else Gathered("write", sql, timed=_timed(tree))
-    loose = loose_params(tree, analysis.key_columns)
-    return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0, loose=loose, kept=tuple(analysis.kept))
+    loose, kept = loose_params(tree, analysis.key_columns), tuple(analysis.kept)
+    return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0, loose=loose, kept=kept, check=check)
 
 
 def analyse_write(analysis: Analysis, tree: Any, parent: Scope | None, ctes: Ctes) -> Level:
     """A write of a statement, or in its WITH clause; the first in `analysis.writes` is the statement's own."""
     node, item = analysis.table(tree.relation)
     analysis.writes.append(node)
+    analysis.doubts += doubts_of(tree, node, analysis.catalog)
     if isinstance(node.placement, Reference):
         analysis.references.append(node)
     else:
@@ -141,7 +150,8 @@ def _analyse_insert(analysis: Analysis, tree: Any, node: Node, item: Item, scope
     select = inner(tree.select_stmt) if tree.HasField("select_stmt") else None
     if select is not None:
         level = analysis.query(select, scope.parent, ctes)
-        _tie_inserted(select, level, node, columns, _holders(node, analysis.catalog), analysis.listed)
+        holders = _holders(node, analysis.catalog)
+        analysis.doubts += _tie_inserted(select, level, node, columns, holders, analysis.listed)
     scope.items.append(item)
     if tree.HasField("on_conflict_clause"):
         _analyse_conflict(analysis, tree.on_conflict_clause, node, item, scope, ctes)
@@ -157,9 +167,14 @@ def _holders(node: Node, catalog: Catalog) -> dict[str, Holder]:
     for name in node.key_columns:
         column = catalog.tables[node.table].column(name)
         assert column is not None
-        length = _LENGTH.fullmatch(column.type)
-        found[name] = Holder(int(length[1]) if length else 0, not column.not_null)
+        found[name] = Holder(_length(column.type), not column.not_null)
     return found
+
+
+def _length(type_: str) -> int:
+    """The length of a varchar(n); 0 for every other type."""
+    found = _LENGTH.fullmatch(type_)
+    return int(found[1]) if found else 0
 
 
 _LENGTH = re.compile(r"character varying\(([0-9]+)\)")
@@ -177,14 +192,15 @@ def _tie_inserted(
     columns: Sequence[str],
     holders: dict[str, Holder],
     listed: Listed | None,
-) -> None:
-    """What the SELECT of an INSERT says about the keys of the new rows."""
+) -> list[str]:
+    """What the SELECT of an INSERT says about the keys of the new rows; gives what may change them on the way."""
     if select.values_lists:
         for part, name in enumerate(node.key_columns):
             consts = _consts(select, columns.index(name), holders[name], listed) if name in columns else []
             if consts and all(const is not None for const in consts):
                 node.pins[part].append(Stored(tuple(const for const in consts if const is not None)))
-        return
+        return []
+    doubts = []
     for part, name in enumerate(node.key_columns):
         if name not in columns or not level.is_counted or columns.index(name) >= len(level.columns):
             continue
@@ -192,9 +208,12 @@ def _tie_inserted(
         if origin is not None and origin.part == part:
             origin.node.tie(node, part)
             node.tie(origin.node, part)
+            if holders[name].length and not 0 < _length(origin.type) <= holders[name].length:
+                doubts.append(f"{name} is a varchar({holders[name].length}), and cuts off spaces behind that")
         const = _selected_constant(select, columns.index(name))
         if const is not None:
             node.pins[part].append(Stored((replace(const, holder=holders[name]),)))
+    return doubts
 
 
 def _consts(select: Any, number: int, holder: Holder, listed: Listed | None) -> list[Const | None]:
@@ -220,15 +239,7 @@ def _selected_constant(select: Any, number: int) -> Const | None:
 def _analyse_conflict(analysis: Analysis, clause: Any, node: Node, item: Item, scope: Scope, ctes: Ctes) -> None:
     inside = Scope(scope.parent, [item, Item("excluded", [(name, None) for name, _ in item.columns])])
     analysis.visit(clause, inside, ctes)
-    if clause.HasField("infer") and not clause.infer.conname:
-        named = {element.index_elem.name for element in clause.infer.index_elems}
-        missing = [name for name in node.key_columns if name not in named]
-        if missing:
-            raise UnsupportedQuery(
-                f"the conflict target does not hold the partition key {', '.join(missing)}",
-                detail="Rows that conflict with it can be on other shards.",
-                hint=f"Use ON CONFLICT ({', '.join([*node.key_columns, *sorted(named)])}), with such a unique index.",
-            )
+    refuse_conflicts_elsewhere(clause, node, analysis.catalog)
     _check_assigned(clause.target_list, node, excluded=True)
 
 
@@ -244,13 +255,14 @@ def _keys_of_values(
     columns = columns or [column.name for column in catalog.tables[node.table].columns]
     missing = [name for name in node.key_columns if name not in columns]
     if missing:
-        raise UnsupportedQuery(
-            f"INSERT into {table} without its partition key {', '.join(missing)}", hint=_name_key(node)
-        )
+        raise _without_key(table, node, missing)
     if not select.values_lists:
         return None
     if len({len(row.list.items) for row in select.values_lists}) > 1:
         raise psycopg.errors.SyntaxError("VALUES lists must all be the same length")
+    if not tree.cols and len(select.values_lists[0].list.items) <= max(map(columns.index, node.key_columns)):
+        missing = [name for name in node.key_columns if columns.index(name) >= len(select.values_lists[0].list.items)]
+        raise _without_key(table, node, missing)
     rows, holders = [], _holders(node, catalog)
     by_part = [_consts(select, columns.index(name), holders[name], listed) for name in node.key_columns]
     for number, consts in enumerate(zip(*by_part, strict=True), 1):
@@ -262,6 +274,35 @@ def _keys_of_values(
             )
         rows.append(tuple(const for const in consts if const is not None))
     return tuple(rows)
+
+
+def _loose_keys(sql: str, tree: Any, node: Node, catalog: Catalog) -> frozenset[int]:
+    """The parameters that are keys of VALUES, and stand elsewhere too: not only for columns of the key's type.
+
+    Only of named parameters there are several places: that is seen in the text, without a walk through many rows.
+    """
+    numbers = _PARAM.findall(sql)
+    if len(set(numbers)) == len(numbers):
+        return frozenset()
+    table, select = catalog.tables[node.table], inner(tree.select_stmt)
+    names = [column.res_target.name for column in tree.cols] or [column.name for column in table.columns]
+    kinds = {_family(table.column(name)) for name in node.key_columns}
+    places = Counter(int(number[1:]) for number in numbers)
+    if len(kinds) == 1:
+        for row in select.values_lists:
+            for name, value in zip(names, map(inner, row.list.items), strict=False):
+                if kind(value) == "ParamRef" and _family(table.column(name)) in kinds:
+                    places[value.number] -= 1
+    return frozenset(number for number, count in places.items() if count)
+
+
+_PARAM = re.compile(r"\$[0-9]+")
+
+
+def _family(column: Column | None) -> str:
+    """The key type that a column can hold; its own type where it can hold none."""
+    type_ = "" if column is None else column.type.split("(")[0]
+    return next((key_type for key_type, types in COLUMN_TYPES.items() if type_ in types), type_)
 
 
 def _is_divisible(tree: Any) -> bool:
@@ -288,6 +329,10 @@ def _insert_refusal(tree: Any, node: Node, analysis: Analysis, is_values: bool) 
         detail="The partition key of each new row is neither that of a row that is read, nor a constant.",
         hint="Read the rows with execute(), and write them with copy_into().",
     )
+
+
+def _without_key(table: str, node: Node, missing: Sequence[str]) -> UnsupportedQuery:
+    return UnsupportedQuery(f"INSERT into {table} without its partition key {', '.join(missing)}", hint=_name_key(node))
 
 
 def _name_key(node: Node) -> str:
