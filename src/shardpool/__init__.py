@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         KeyNotCovered,
         LoadError,
         MissingKey,
+        OtherMap,
         Problem,
         RouterMisuse,
         RoutingError,
@@ -63,6 +64,7 @@ __all__ = [
     "KeyNotCovered",
     "LoadError",
     "MissingKey",
+    "OtherMap",
     "Problem",
     "Report",
     "Result",
@@ -100,7 +102,7 @@ __getattr__ = exports(
         ".config": "load_topology parse_topology",
         ".errors": (
             "BatchError CommitUnknown ConfigError DeadlineExceeded EditRefused InitRefused InvalidKey ItemFailure "
-            "ItemRolledBack KeyNotCovered LoadError MissingKey Problem RouterMisuse RoutingError "
+            "ItemRolledBack KeyNotCovered LoadError MissingKey OtherMap Problem RouterMisuse RoutingError "
             "ScatterError ShardBusy ShardError ShardpoolError ShardUnavailable StaleTopology "
             "UnknownKeyspace UnknownShard UnknownTable UnsupportedQuery"
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import DeadlineExceeded, ShardBusy, ShardUnavailable, first_line
+from .errors import DeadlineExceeded, OtherMap, ShardBusy, ShardUnavailable, first_line
 from .topology import Endpoint
 
 
@@ -11,13 +11,14 @@ def unavailable(shard: str, endpoint: Endpoint, cause: Exception) -> ShardUnavai
 
     Each caller gets an exception of its own: a shared one would collect the tracebacks of all of them.
     """
+    kind = OtherMap if isinstance(cause, OtherMap) else ShardUnavailable
     if isinstance(cause, ShardUnavailable):
         message, detail, hint = cause.message, cause.detail, cause.hint
     else:
         message = f"shard {shard} cannot be reached"
         detail = f"{endpoint.address}: {first_line(cause)}"
         hint = "The other shards go on working. See check() for the whole fleet."
-    error = ShardUnavailable(message, shard=shard, endpoint=endpoint.name, phase="connect", detail=detail, hint=hint)
+    error = kind(message, shard=shard, endpoint=endpoint.name, phase="connect", detail=detail, hint=hint)
     error.__cause__ = cause
     return error
 

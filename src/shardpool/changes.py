@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .control import contract
 from .errors import EditRefused
 from .keys import KeyValue, key_text
+from .owner_map import contract
 from .partitioning import Hash, List, Range
 from .topology import Endpoint, Keyspace, Reference, Shard, Sharded, Single, Topology
 

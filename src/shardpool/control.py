@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import settings
+from .agreement import other_maps
 from .bucket_sql import (
     bucket_expression,
     bucket_function,
@@ -23,12 +24,18 @@ from .bucket_sql import (
     quote_table,
 )
 from .errors import KeyNotCovered
-from .keys import ENCODING_VERSION, KeyType, KeyValue, canonical_key, key_parts, key_text
+from .keys import KeyType, KeyValue, canonical_key, key_parts, key_text
 from .own_sql import qualified
+from .owner_map import contract
 from .partitioning import Hash, List, Partitioning
 from .topology import Keyspace, Sharded, Single, Topology, succeed
 
 CONTROL_VERSION = 1
+"""The version of the schema that this package installs."""
+
+WORKS_WITH = frozenset({1})
+"""The versions of the schema with which this package works. A newer one names the versions of the package, as
+`meta.works_with`, that go on working with it: so servers and processes are upgraded in any order."""
 
 LOCK_CLASS = 1936747623
 """The reserved first number of the two-number advisory locks on lock groups ("splg" in ASCII)."""
@@ -55,13 +62,42 @@ SELECT self.fleet, self.shard, meta.version,
   pg_catalog.pg_is_in_recovery(),
   (SELECT coalesce(pg_catalog.max(owner.epoch), 0) FROM shardpool.owner),
   pg_catalog.to_jsonb(self) ->> 'also'::pg_catalog.text,
-  {settings.TOLD}
+  {settings.TOLD},
+  (SELECT coalesce(pg_catalog.jsonb_object_agg(here.keyspace, CASE
+      WHEN (pg_catalog.to_jsonb(here) -> 'maps'::pg_catalog.text -> 'epoch'::pg_catalog.text) = pg_catalog.to_jsonb(
+        (SELECT coalesce(pg_catalog.max(owner.epoch), 0) FROM shardpool.owner WHERE owner.keyspace = here.keyspace))
+      THEN pg_catalog.to_jsonb(here) -> 'maps'::pg_catalog.text -> 'digests'::pg_catalog.text
+      ELSE (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(first_bucket, last_bucket, shard)
+          ORDER BY first_bucket) FROM shardpool.owner WHERE owner.keyspace = here.keyspace) END), '{{}}')
+    FROM shardpool.hash_contract AS here),
+  coalesce(pg_catalog.to_jsonb(meta) -> 'works_with'::pg_catalog.text, '[]')
 FROM shardpool.self CROSS JOIN shardpool.meta""")
-"""One row: fleet, shard, control version, epoch of the topology, {keyspace: contract}, is it a standby, highest epoch
-of owners (0: none), other name of the shard, the settings of the session as `settings.TOLD` tells them.
+"""One row, of the fields of `Identity`.
 
 The columns that came later are read through JSON, so that a server that has not got them yet is no other shard.
 """
+
+
+class Identity(NamedTuple):
+    """A row of `IDENTITY_QUERY`: who a server says it is.
+
+    `epoch` is the topology's, `owners_epoch` the highest of an owner (0: none), `also` another name of the shard.
+    `contracts` are by keyspace, and so are `maps`: digests that routers may have (see `owner_map`), or, where a shard
+    has none that are of its owners, these as [first bucket, last bucket, shard]. `settings` are the session's as
+    `settings.TOLD` tells them, `works_with` the versions of the package that can use a newer schema.
+    """
+
+    fleet: str
+    shard: str
+    version: int
+    epoch: int
+    contracts: Any
+    is_standby: bool
+    owners_epoch: int
+    also: str | None
+    settings: str
+    maps: Any
+    works_with: Any
 
 
 def lock_group(bucket: int) -> int:
@@ -83,7 +119,7 @@ def install_statements(topology: Topology, shard_name: str) -> list[str]:
         *(
             statement
             for keyspace in topology.keyspaces.values()
-            for statement in (*_functions(keyspace), _owners(keyspace, topology.epoch))
+            for statement in (*_functions(keyspace), *_owners(keyspace, topology.epoch))
         ),
     ]
 
@@ -101,7 +137,7 @@ def edit_statements(topology: Topology, shard_name: str) -> list[str]:
 
 CURRENT_QUERY = (
     "SELECT pg_catalog.to_regclass('shardpool.history') IS NOT NULL\n"
-    "  AND pg_catalog.to_regprocedure('shardpool.watch_buckets(text, text)') IS NOT NULL"
+    "  AND pg_catalog.to_regprocedure('shardpool.accept_maps(text, jsonb, boolean)') IS NOT NULL"
 )
 """Whether a shard has all that an edit calls."""
 
@@ -148,9 +184,22 @@ def _functions(keyspace: Keyspace) -> Iterator[str]:
     yield watch
 
 
-def _owners(keyspace: Keyspace, epoch: int) -> str:
-    owners = quote_literal(_owners_json(keyspace))
-    return f"SELECT shardpool.install_owners({quote_literal(keyspace.name)}, {epoch}, {owners})"
+def _owners(keyspace: Keyspace, epoch: int) -> Iterator[str]:
+    name, digest = quote_literal(keyspace.name), quote_literal(keyspace.map_digest)
+    yield f"SELECT shardpool.install_owners({name}, {epoch}, {quote_literal(_owners_json(keyspace))})"
+    yield f"SELECT shardpool.install_map({name}, {epoch}, {digest})"
+
+
+def accept_maps(topologies: Sequence[Topology], *, only: bool) -> list[str]:
+    """The statements by which a shard takes routers of these topologies, and with `only` no others; idempotent."""
+    maps: dict[str, list[str]] = {}
+    for topology in topologies:
+        for keyspace in topology.keyspaces.values():
+            maps.setdefault(keyspace.name, []).append(keyspace.map_digest)
+    return [
+        f"SELECT shardpool.accept_maps({quote_literal(name)}, {quote_literal(json.dumps(digests))}, {only})"
+        for name, digests in maps.items()
+    ]
 
 
 def _owners_json(keyspace: Keyspace) -> str:
@@ -160,18 +209,6 @@ def _owners_json(keyspace: Keyspace) -> str:
             for entry in keyspace.owners
         ]
     )
-
-
-def contract(partitioning: Partitioning) -> dict[str, Any]:
-    """How keys become buckets, as far as it never changes: pins, bounds and listed values may, and are not in it."""
-    facts: dict[str, Any] = {
-        "kind": type(partitioning).__name__.lower(),
-        "key_types": list(partitioning.key_types),
-        "encoding": ENCODING_VERSION,
-    }
-    if isinstance(partitioning, Hash):
-        facts |= {"function": partitioning.function, "buckets": partitioning.buckets}
-    return facts
 
 
 def contract_with_vectors(partitioning: Partitioning) -> dict[str, Any]:
@@ -245,29 +282,63 @@ def _special_keys(partitioning: Partitioning) -> Sequence[KeyValue]:
 def check_identity(row: Sequence[Any] | None, topology: Topology, shard_name: str) -> str | None:
     """What is wrong with the server that gave this row of `IDENTITY_QUERY`, and what to do; None when it is the shard.
 
-    A keyspace that only one side knows is no fault; nor are other owners of an epoch that the topology has seen.
+    A keyspace that only one side knows is no fault. Whether its owners are the topology's is asked of `map_problem`.
     """
     if row is None:
         return f"the control schema of this server is empty. {NOT_INSTALLED_HINT}"
-    fleet, shard, version, _, contracts = row[:5]
-    if fleet != topology.fleet or shard_name not in (shard, row[7]):
+    here = Identity._make(row)
+    if here.fleet != topology.fleet or shard_name not in (here.shard, here.also):
         return (
-            f'this server is shard "{shard}" of fleet "{fleet}", not shard "{shard_name}" of fleet "{topology.fleet}". '
-            "Set its address right in the topology."
+            f'this server is shard "{here.shard}" of fleet "{here.fleet}", '
+            f'not shard "{shard_name}" of fleet "{topology.fleet}". Set its address right in the topology.'
         )
-    if version != CONTROL_VERSION:
-        todo = NOT_INSTALLED_HINT if version < CONTROL_VERSION else "Upgrade the shardpool package."
-        return f"its control schema is of version {version}, and this router needs {CONTROL_VERSION}. {todo}"
-    if row[6] > topology.epoch:
-        return f"its owners are of epoch {row[6]}, and this topology is of epoch {topology.epoch}. Reload the topology."
-    return _contract_problem(json.loads(contracts) if isinstance(contracts, str) else contracts, topology)
+    if here.version not in WORKS_WITH and CONTROL_VERSION not in _json(here.works_with):
+        todo = NOT_INSTALLED_HINT if here.version < CONTROL_VERSION else "Upgrade the shardpool package."
+        return f"its control schema is of version {here.version}, and this router needs {CONTROL_VERSION}. {todo}"
+    if here.owners_epoch > topology.epoch:
+        return (
+            f"its owners are of epoch {here.owners_epoch}, and this topology is of epoch {topology.epoch}. "
+            "Reload the topology."
+        )
+    return _contract_problem(_json(here.contracts), topology)
 
 
 def newer_epoch(row: Sequence[Any] | None, topology: Topology, shard_name: str) -> int | None:
-    """The epoch of the server's owners, when it is the shard and all that is wrong is that the topology is older."""
-    if row is None or (row[0], row[2]) != (topology.fleet, CONTROL_VERSION) or shard_name not in (row[1], row[7]):
+    """The epoch of the server's map, when it is the shard and all that is wrong is that the topology is older."""
+    if row is None:
         return None
-    return int(row[6]) if row[6] > topology.epoch else None
+    here = Identity._make(row)
+    if here.fleet != topology.fleet or shard_name not in (here.shard, here.also):
+        return None
+    if here.owners_epoch > topology.epoch:
+        return here.owners_epoch
+    return here.epoch if here.epoch > topology.epoch and map_problem(row, topology) is not None else None
+
+
+def map_problem(row: Sequence[Any], topology: Topology) -> tuple[str, str] | None:
+    """What a shard has otherwise than the topology, and what to do; None when both send every key to the same shard."""
+    here = Identity._make(row)
+    epoch = here.epoch
+    found = [str(other) for other in other_maps(_json(here.maps), epoch, topology)]
+    if not found:
+        return None
+    if epoch == topology.epoch:
+        found.append(f"both are of epoch {epoch}")
+        todo = "One of them was changed by hand. Undo that, and make the change with: shardpool topology apply COPY"
+    else:
+        found.append(f"the shard is of epoch {epoch}, the topology of epoch {topology.epoch}")
+        todo = "Make the change with: shardpool topology apply COPY. Where all of the file is right: shardpool init"
+    return "; ".join(found), todo
+
+
+def tells_maps(row: Sequence[Any]) -> bool:
+    """Whether the shard knows which maps are right, rather than its owners alone."""
+    return all(maps and isinstance(maps[0], str) for maps in _json(Identity._make(row).maps).values())
+
+
+def _json(value: Any) -> Any:
+    """What json columns are, whether or not psycopg was told to leave them as text."""
+    return json.loads(value) if isinstance(value, str | bytes) else value
 
 
 def _contract_problem(contracts: Mapping[str, Any], topology: Topology) -> str | None:

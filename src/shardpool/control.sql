@@ -25,6 +25,8 @@ COMMENT ON TABLE shardpool.meta IS 'the version of this schema, and the epoch of
 
 -- Later additions to version 1; what reads them does without them where they are not there yet.
 ALTER TABLE shardpool.meta ADD COLUMN IF NOT EXISTS epoch bigint NOT NULL DEFAULT 0;
+ALTER TABLE shardpool.meta ADD COLUMN IF NOT EXISTS works_with integer[] NOT NULL DEFAULT '{1}';
+COMMENT ON COLUMN shardpool.meta.works_with IS 'the versions of the package that can use this schema';
 
 DO $check$
 BEGIN
@@ -53,6 +55,9 @@ CREATE TABLE IF NOT EXISTS shardpool.hash_contract (
   contract jsonb NOT NULL
 );
 COMMENT ON TABLE shardpool.hash_contract IS 'how keys become buckets, with test vectors; never changed but for the vectors';
+ALTER TABLE shardpool.hash_contract ADD COLUMN IF NOT EXISTS maps jsonb;
+COMMENT ON COLUMN shardpool.hash_contract.maps IS 'digests of the maps from key to shard that routers may have, and of '
+  'which epoch the owners were then; of other owners by now they say nothing';
 
 CREATE TABLE IF NOT EXISTS shardpool.owner (
   keyspace text NOT NULL,
@@ -295,6 +300,49 @@ BEGIN
 END
 $body$;
 
+-- The digests that were written for the owners as they are now, or NULL: of those of another version nothing is known.
+CREATE OR REPLACE FUNCTION shardpool.maps_in_force(of_keyspace text) RETURNS jsonb
+LANGUAGE sql STABLE
+RETURN (SELECT maps->'digests' FROM shardpool.hash_contract WHERE keyspace = of_keyspace
+  AND maps->'epoch' = pg_catalog.to_jsonb((SELECT coalesce(pg_catalog.max(epoch), 0) FROM shardpool.owner
+    WHERE keyspace = of_keyspace)));
+
+-- Routers with these maps are let in, and only they, or those with the maps of before as well.
+CREATE OR REPLACE FUNCTION shardpool.accept_maps(of_keyspace text, digests jsonb, only_these boolean) RETURNS void
+LANGUAGE plpgsql AS $body$
+DECLARE
+  here jsonb := CASE WHEN only_these THEN '[]' ELSE coalesce(shardpool.maps_in_force(of_keyspace), '[]') END;
+  owners_epoch bigint := coalesce((SELECT pg_catalog.max(epoch) FROM shardpool.owner WHERE keyspace = of_keyspace), 0);
+BEGIN
+  UPDATE shardpool.hash_contract SET maps = pg_catalog.jsonb_build_object('epoch', owners_epoch, 'digests',
+      (SELECT pg_catalog.jsonb_agg(DISTINCT digest) FROM pg_catalog.jsonb_array_elements(here || digests) AS digest))
+    WHERE keyspace = of_keyspace;
+END
+$body$;
+
+-- After the owners: the map is in force as of this epoch. Another map comes with an epoch of its own.
+CREATE OR REPLACE FUNCTION shardpool.install_map(of_keyspace text, at_epoch bigint, digest text) RETURNS void
+LANGUAGE plpgsql AS $body$
+DECLARE
+  here jsonb := shardpool.maps_in_force(of_keyspace);
+  known_epoch bigint;
+BEGIN
+  IF here ? digest THEN
+    RETURN;
+  END IF;
+  SELECT greatest(meta.epoch, (SELECT pg_catalog.max(epoch) FROM shardpool.owner WHERE keyspace = of_keyspace))
+    INTO known_epoch FROM shardpool.meta;
+  IF known_epoch = at_epoch AND here IS NOT NULL THEN
+    RAISE EXCEPTION 'keyspace "%" has other pins, bounds or listed keys on this shard than in the topology, both of '
+      'epoch %', of_keyspace, at_epoch
+      USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = pg_catalog.format('Map %s there, %s here.',
+          here->>0, digest), HINT = 'Raise the epoch with every change of the topology.';
+  END IF;
+  PERFORM shardpool.accept_maps(of_keyspace, pg_catalog.jsonb_build_array(digest), true);
+  UPDATE shardpool.meta SET epoch = at_epoch WHERE epoch < at_epoch;
+END
+$body$;
+
 -- The number of buckets, from 0, that hold the same keys as when the owners were written.
 CREATE OR REPLACE FUNCTION shardpool.same_buckets(of_keyspace text) RETURNS integer
 LANGUAGE sql STABLE
@@ -405,6 +453,8 @@ BEGIN
     WHERE lost.epoch > here AND lost.outcome = 'begun' AND lost.plan->'renames'->>shard = also;
   UPDATE shardpool.history SET outcome = 'given up', finished_at = pg_catalog.clock_timestamp()
     WHERE epoch > here AND outcome = 'begun';
+  -- An editor of an older version tells of no maps: then owners are compared, until one does that tells.
+  UPDATE shardpool.hash_contract SET maps = NULL WHERE NOT of_plan ? 'maps' AND of_plan->'owners' ? keyspace;
   INSERT INTO shardpool.history (epoch, digest, change, author, plan)
     VALUES (to_epoch, of_digest, of_change, by_author, of_plan)
     ON CONFLICT (epoch) DO UPDATE SET digest = excluded.digest, change = excluded.change, author = excluded.author,
@@ -450,7 +500,8 @@ $body$;
 REVOKE EXECUTE ON FUNCTION shardpool.install_self(text, text), shardpool.install_contract(text, jsonb),
   shardpool.install_owners(text, bigint, jsonb), shardpool.check_same_owners(text, bigint, jsonb),
   shardpool.carry_epochs(text, jsonb, integer), shardpool.same_buckets(text),
-  shardpool.watch_buckets(text, text),
+  shardpool.watch_buckets(text, text), shardpool.maps_in_force(text),
+  shardpool.accept_maps(text, jsonb, boolean), shardpool.install_map(text, bigint, text),
   shardpool.begin_edit(bigint, bigint, text, text, text, jsonb, boolean),
   shardpool.end_edit(bigint, text, boolean) FROM PUBLIC;
 GRANT USAGE ON SCHEMA shardpool TO PUBLIC;

@@ -13,6 +13,7 @@
     ├── UnsupportedQuery            rewrite the SQL (also psycopg.NotSupportedError, 0A000)
     ├── ShardError                  one shard failed (also psycopg.OperationalError)
     │   ├── ShardUnavailable        not reached, or not the right server: nothing was applied
+    │   │   └── OtherMap            it sends keys to other shards than the topology (also StaleTopology)
     │   ├── ShardBusy               its pool and its queue are full: nothing was applied
     │   ├── DeadlineExceeded        the call's time was over
     │   └── CommitUnknown           the connection was lost when a write may have been applied
@@ -158,6 +159,10 @@ class UnsupportedQuery(ShardpoolError, psycopg.NotSupportedError):
     sqlstate = "0A000"
 
 
+class StaleTopology(ShardpoolError):
+    """The route or the caller's topology is older than the fleet: reload, then route the key again."""
+
+
 class ShardError(ShardpoolError, psycopg.OperationalError):
     """One shard could not do its part.
 
@@ -185,6 +190,10 @@ class ShardError(ShardpoolError, psycopg.OperationalError):
 
 class ShardUnavailable(ShardError):
     """The shard was not reached, or the server that answered is not that shard: nothing was applied."""
+
+
+class OtherMap(ShardUnavailable, StaleTopology):
+    """The shard and the topology disagree about which key is on which shard: nothing was applied."""
 
 
 class ShardBusy(ShardError):
@@ -302,10 +311,6 @@ class InitRefused(ShardpoolError):
 
 class EditRefused(ShardpoolError):
     """An edit of the topology that cannot be made as things are; says so when something of it was begun."""
-
-
-class StaleTopology(ShardpoolError):
-    """The route or the caller's topology is older than the fleet: reload, then route the key again."""
 
 
 def summary(error: BaseException) -> str:

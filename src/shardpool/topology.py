@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Literal, NoReturn
 
 from .errors import MissingKey, UnknownKeyspace, UnknownShard, UnknownTable, nearest, shown
+from .owner_map import map_digest
 from .partitioning import KeyType, Partitioning
 
 Role = Literal["primary", "replica", "node"]
@@ -162,6 +163,11 @@ class Keyspace:
     def epoch_by_bucket(self) -> tuple[int, ...]:
         """The epoch since which each bucket has its owner, by its number."""
         return tuple(entry.epoch for entry in self.owners for _ in range(entry.first, entry.last + 1))
+
+    @cached_property
+    def map_digest(self) -> str:
+        """Which key is on which shard, to be compared; see `owner_map.map_digest`."""
+        return map_digest(self.partitioning, self.shard_by_bucket)
 
     @cached_property
     def owning_shards(self) -> frozenset[str]:

@@ -25,7 +25,7 @@ def given_away(topology: Topology, giver: str, taker: str) -> Topology:
     for name, keyspace in topology.keyspaces.items():
         owners = [replace(entry, shard=taker) if entry.shard == giver else entry for entry in keyspace.owners]
         keyspaces[name] = replace(keyspace, owners=tuple(OwnerRange(o.first, o.last, o.shard, o.epoch) for o in owners))
-    return replace(topology, epoch=topology.epoch + 1, keyspaces=keyspaces)
+    return replace(topology, epoch=topology.epoch + 1, keyspaces=keyspaces, control="none")
 
 
 @pytest.mark.parametrize("strategy", [None, "pull"])

@@ -63,7 +63,7 @@ def raised(text: str, epoch: int = 6) -> str:
 
 
 def without_s3(text: str, epoch: int = 6) -> str:
-    """The text of the file without its last shard, whose buckets go to s0."""
+    """The text of the file without its last shard, whose buckets go to s0; the shards are not asked about that."""
     lines = raised(text, epoch).splitlines(keepends=True)
     at = lines.index("  s3:\n")
     changed = "".join(lines[:at] + lines[at + 2 :])
@@ -71,6 +71,7 @@ def without_s3(text: str, epoch: int = 6) -> str:
         changed.replace("s0: 0-1023", "s0: [0-1023, 3072-4095]")
         .replace(", s3: 3072-4095", "")
         .replace("17: s3", "17: s0")
+        .replace("fleet:", "control: none\nfleet:")
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from shardpool.control import (
     check_identity,
     contract,
     install_statements,
+    map_problem,
     misplaced_rows_query,
     newer_epoch,
 )
@@ -45,6 +47,9 @@ def row(**changes: Any) -> tuple[Any, ...]:
         "is_standby": False,
         "owners_epoch": 12,
         "also": None,
+        "settings": "",
+        "maps": {"tenants": [TENANTS.map_digest]},
+        "works_with": [],
     }
     return tuple((good | changes).values())
 
@@ -62,7 +67,7 @@ def test_a_shard_that_knows_other_keyspaces_is_good(contracts: dict[str, Any]) -
         (row(shard="s1"), 'shard "s1" of fleet "shop", not shard "s0"'),
         (row(fleet="test"), 'fleet "test"'),
         (row(version=CONTROL_VERSION - 1), NOT_INSTALLED_HINT),
-        (row(version=CONTROL_VERSION + 1), "Upgrade the shardpool package"),
+        (row(version=CONTROL_VERSION + 1, works_with=[CONTROL_VERSION + 1]), "Upgrade the shardpool package"),
         (row(epoch=13, owners_epoch=13), "Reload the topology"),
         (row(contracts={"tenants": contract(Hash(("bigint",), buckets=8))}), "buckets 8, not 4096"),
         (row(contracts={"tenants": contract(Hash(("text",)))}), "key_types"),
@@ -76,6 +81,51 @@ def test_a_newer_epoch_without_newer_owners_is_no_fault() -> None:
     assert check_identity(row(epoch=13), TOPOLOGY, "s0") is None
     assert newer_epoch(row(epoch=13), TOPOLOGY, "s0") is None
     assert newer_epoch(row(epoch=14, owners_epoch=13), TOPOLOGY, "s0") == 13
+
+
+def test_a_newer_schema_that_names_this_version_is_good() -> None:
+    works_with = [CONTROL_VERSION, CONTROL_VERSION + 1]
+    for told in (works_with, json.dumps(works_with)):
+        assert check_identity(row(version=CONTROL_VERSION + 1, works_with=told), TOPOLOGY, "s0") is None
+
+
+MOVED = replace(TENANTS, owners=(OwnerRange(0, 4095, "s1", 12),))
+PINNED = replace(
+    TENANTS, partitioning=Hash(("bigint",), pinned=(7,)), owners=(*TENANTS.owners, OwnerRange(4096, 4096, "s0", 12))
+)
+
+
+def owners(keyspace: Keyspace) -> list[list[Any]]:
+    return [[entry.first, entry.last, entry.shard] for entry in keyspace.owners]
+
+
+@pytest.mark.parametrize("other", [MOVED, PINNED])
+@pytest.mark.parametrize("epoch", [11, 12])
+def test_another_map_is_told_with_both_maps_and_what_to_do(other: Keyspace, epoch: int) -> None:
+    told = map_problem(row(epoch=epoch, owners_epoch=2, maps={"tenants": [other.map_digest]}), TOPOLOGY)
+    assert told is not None
+    detail, hint = told
+    assert other.map_digest in detail and TENANTS.map_digest in detail
+    assert ("both are of epoch 12" if epoch == 12 else "the shard is of epoch 11, the topology of epoch 12") in detail
+    assert ("other owners" if other is MOVED else "other pins") in detail
+    assert "shardpool topology apply" in hint
+
+
+def test_another_map_of_a_later_epoch_is_a_newer_epoch() -> None:
+    assert newer_epoch(row(epoch=13, owners_epoch=2, maps={"tenants": [MOVED.map_digest]}), TOPOLOGY, "s0") == 13
+
+
+def test_one_of_several_maps_that_are_right_will_do() -> None:
+    assert map_problem(row(maps={"tenants": [MOVED.map_digest, TENANTS.map_digest]}), TOPOLOGY) is None
+    assert map_problem(row(maps=json.dumps({"tenants": [TENANTS.map_digest], "other": ["x-y"]})), TOPOLOGY) is None
+
+
+def test_a_shard_of_an_older_schema_is_judged_by_its_owners() -> None:
+    assert map_problem(row(maps={"tenants": owners(TENANTS)}), TOPOLOGY) is None
+    assert map_problem(row(maps={"tenants": None}), TOPOLOGY) is None
+    assert "other owners" in (map_problem(row(maps={"tenants": owners(MOVED)}), TOPOLOGY) or "")[0]
+    # The older schema does not say what was announced.
+    assert map_problem(row(epoch=11, maps={"tenants": owners(MOVED)}), TOPOLOGY) is None
 
 
 def test_a_shard_that_is_renamed_answers_to_both_names() -> None:

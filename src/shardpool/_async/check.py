@@ -246,11 +246,13 @@ async def _control(conn: AsyncConnection[Any], topology: Topology, name: str, su
     if mismatches:
         message = f"its bucket functions give {mismatches} wrong answers for the frozen vectors"
         findings.append(Finding("error", subject, message, control.NOT_INSTALLED_HINT))
+    unfinished = await _unfinished(conn, subject)
     cursor = conn.cursor(row_factory=tuple_row)
     await cursor.execute(_OWNERS)
-    findings.extend(_owner_findings(topology, subject, await cursor.fetchall()))
-    findings.extend(await _unfinished(conn, subject))
-    return findings
+    findings.extend(_owner_findings(topology, subject, await cursor.fetchall(), bool(unfinished)))
+    if not unfinished:
+        findings.extend(_map_findings(row, topology, subject, findings))
+    return [*findings, *unfinished]
 
 
 async def _unfinished(conn: AsyncConnection[Any], subject: str) -> list[Finding]:
@@ -271,7 +273,8 @@ async def _unfinished(conn: AsyncConnection[Any], subject: str) -> list[Finding]
     ]
 
 
-def _owner_findings(topology: Topology, subject: str, owners: Sequence[Any]) -> Iterator[Finding]:
+def _owner_findings(topology: Topology, subject: str, owners: Sequence[Any], is_unfinished: bool) -> Iterator[Finding]:
+    """Owners that the topology has otherwise; an edit that is not finished says itself what is to be done."""
     for keyspace in topology.keyspaces.values():
         stored = {
             bucket: shard
@@ -285,8 +288,18 @@ def _owner_findings(topology: Topology, subject: str, owners: Sequence[Any]) -> 
                 "error",
                 subject,
                 f"the owners of {differing} buckets of keyspace {keyspace.name} are others there than in the topology",
-                "Is this the newest topology? Else run: shardpool init",
+                None if is_unfinished else "Is this the newest topology? Else run: shardpool init",
             )
+
+
+def _map_findings(row: Any, topology: Topology, subject: str, findings: Sequence[Finding]) -> Iterator[Finding]:
+    """What the shard lets in: the map of this topology, where it knows which maps are right."""
+    problem = control.map_problem(row, topology)
+    if problem is not None and not any(finding.level == "error" for finding in findings):
+        yield Finding("error", subject, *problem)
+    elif not control.tells_maps(row):
+        what = "its schema is of an older shardpool: other pins, bounds or listed keys in a topology are not noticed"
+        yield Finding("warning", subject, what, control.NOT_INSTALLED_HINT)
 
 
 async def _tables(conn: AsyncConnection[Any], topology: Topology) -> Mapping[str, TableFacts]:

@@ -99,13 +99,16 @@ async def _on_all(shards: Sequence[_Candidate], steps: Sequence[Callable[[], Awa
 
 
 async def _install(conn: AsyncConnection[Any], topology: Topology, name: str) -> str:
-    lock, *statements = control.install_statements(topology, name)
+    lock, schema, *statements = control.install_statements(topology, name)
     await conn.execute(lock)
     before = await _identity(conn)
     if before is not None:
         problem = control.check_identity(before, topology, name)
         if problem is not None:
             raise InitRefused(f"the server of shard {name} is not to be changed", detail=problem)
+    # A newer schema that works with this package is not set back.
+    if before is None or before[2] <= control.CONTROL_VERSION:
+        await conn.execute(schema)
     for statement in statements:
         await conn.execute(statement)
     for keyspace in topology.keyspaces.values():

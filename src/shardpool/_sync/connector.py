@@ -20,7 +20,7 @@ from .._background import aside, within
 from .._liveness import GIVEN_BACK
 from .._meter import Meters
 from .._watchdog import Watchdog
-from ..errors import ShardUnavailable, first_line
+from ..errors import OtherMap, ShardUnavailable, first_line
 from ..events import Connected, ConnectFailed, NewerEpochSeen, Observers
 from ..own_sql import OWN_SESSION
 from ..settings import TOLD
@@ -302,12 +302,17 @@ class Connector:
                 "its owners are of a newer epoch",
                 f"its owners are of epoch {newer}, and this topology is of epoch {self.topology.epoch}",
                 f"Call reload(), with the topology file of epoch {newer}.",
+                OtherMap,
             )
         problem = control.check_identity(row, self.topology, self.shard)
         if problem is not None:
             raise self._unavailable("the server is not that shard", problem, None)
         assert row is not None
-        return row[5], row[8]
+        other = control.map_problem(row, self.topology)
+        if other is not None:
+            raise self._unavailable("it has other owners of keys than the topology", *other, OtherMap)
+        here = control.Identity._make(row)
+        return here.is_standby, here.settings
 
     def _unavailable(
         self, why: str, detail: str, hint: str | None, error_class: type[ShardUnavailable] = ShardUnavailable

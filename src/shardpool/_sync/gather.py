@@ -16,7 +16,7 @@ from psycopg.rows import RowFactory
 from .._concurrency import Step, drive, run_all, sleep
 from .._leg import Leg, Statement
 from .._slots import Place
-from ..errors import DeadlineExceeded, ScatterError, ShardError, ShardUnavailable, first_line
+from ..errors import DeadlineExceeded, OtherMap, ScatterError, ShardError, ShardUnavailable, first_line
 from ..result import Result
 from ..topology import Topology, placements_differ
 from . import moving
@@ -161,7 +161,7 @@ def take_all(
                 try:
                     pools[name] = _endpoint(state, name, until, readonly, refused)
                 except ShardError as error:
-                    if missing is None:
+                    if missing is None or not _is_absence(error):
                         raise
                     absent[name] = error
             taken = _take_each(pools, _patience(deadline, missing), absent, partial=missing is not None)
@@ -293,8 +293,16 @@ def _judge(failures: dict[str, BaseException], partial: bool, any_taken: bool) -
     for error in failures.values():
         if isinstance(error, Retired):
             raise error
-    if not partial or not any_taken or not all(isinstance(error, ShardError) for error in failures.values()):
+    if not partial or not any_taken or not all(map(_is_absence, failures.values())):
         raise _nothing_begun(failures)
+
+
+def _is_absence(error: BaseException) -> bool:
+    """Whether a shard that failed so may be left out of a partial answer.
+
+    One that sends keys to other shards shows that the others' rows are not what is asked for.
+    """
+    return isinstance(error, ShardError) and not isinstance(error, OtherMap)
 
 
 def overdue(name: str, pool: EndpointPool, *, reads: bool = False) -> Callable[[], DeadlineExceeded]:
@@ -376,9 +384,7 @@ def _nothing_begun(failures: dict[str, BaseException]) -> ScatterError:
 
 def may_be_missing(failures: dict[str, BaseException], asked: int) -> bool:
     """Whether the answer of the others is a partial one: some did answer, and none has found fault with the call."""
-    return len(failures) < asked and all(
-        isinstance(error, ShardError) or _is_lost(error) for error in failures.values()
-    )
+    return len(failures) < asked and all(_is_absence(error) or _is_lost(error) for error in failures.values())
 
 
 def as_missing(failures: dict[str, BaseException]) -> dict[str, BaseException]:
@@ -396,6 +402,8 @@ def _gone(name: str, error: BaseException) -> ShardUnavailable:
 
 def _is_lost(error: BaseException) -> bool:
     """psycopg's error of a connection that broke: of class 08 or 57P, or of none."""
+    if isinstance(error, ShardError):
+        return False
     return isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(("08", "57P"))
 
 

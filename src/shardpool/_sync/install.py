@@ -100,13 +100,16 @@ def _on_all(shards: Sequence[_Candidate], steps: Sequence[Callable[[], None]], s
 
 
 def _install(conn: Connection[Any], topology: Topology, name: str) -> str:
-    lock, *statements = control.install_statements(topology, name)
+    lock, schema, *statements = control.install_statements(topology, name)
     conn.execute(lock)
     before = _identity(conn)
     if before is not None:
         problem = control.check_identity(before, topology, name)
         if problem is not None:
             raise InitRefused(f"the server of shard {name} is not to be changed", detail=problem)
+    # A newer schema that works with this package is not set back.
+    if before is None or before[2] <= control.CONTROL_VERSION:
+        conn.execute(schema)
     for statement in statements:
         conn.execute(statement)
     for keyspace in topology.keyspaces.values():

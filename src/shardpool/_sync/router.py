@@ -30,7 +30,7 @@ from ..query.counts import Counts
 from ..report import Report
 from ..result import ByShard, Result
 from ..topology import Topology, placements_differ, succeed
-from . import batch, check, copying, dispatch, gather, install, planning, streaming, waiting
+from . import batch, check, confirming, copying, dispatch, gather, install, planning, streaming, waiting
 from .connector import ConnectOptions
 from .lease import Params
 from .planning import Knowledge
@@ -189,11 +189,17 @@ class Router:
 
         Calls that run are not touched: they end on the pools that they began on. A bad file (`ConfigError`), another
         fleet, an older epoch or the same epoch with other contents (`StaleTopology`) changes nothing.
+
+        Where keys change their shard, one shard is asked first, for a second at most, then others, for three: one that
+        has other owners refuses the topology (`OtherMap`). When none answers it is put in force, and every connection
+        is made anew, so that no shard is used that has not confirmed it.
         """
         if topology is None and self._path is not None:
             topology = config.load_topology(self._path)
         elif topology is None:
             raise RouterMisuse("this router was made from a Topology, not from a file", hint="Pass the new topology.")
+        check_successor(topology, self._state.topology)
+        unconfirmed = confirming.is_new(topology, self._state.topology) and not confirming.is_confirmed(self, topology)
         # Of two reloads at the same time the later one sees what the earlier one has set.
         with self._swapping:
             old = self._state
@@ -205,6 +211,9 @@ class Router:
             for shard in old.pools.values():
                 shard.replaced = True
         kept = [pool for shard in pools.values() for pool in shard.endpoints]
+        if unconfirmed:
+            for pool in kept:
+                pool.discard()
         run_all([pool.resize for pool in kept])
         run_all([pool.close for pool in retired_pools(old.pools, pools)])
         self._observers.observe(Reloaded(before=old.topology.epoch, epoch=topology.epoch))

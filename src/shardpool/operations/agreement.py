@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from .. import control
 from ..errors import EditRefused
 from ..topology import Topology
@@ -15,7 +12,11 @@ _EPOCH = """
     select greatest((select max(epoch) from shardpool.owner), (to_jsonb(meta)->>'epoch')::bigint, 0)
     from shardpool.meta
 """
-_CONTRACTS = "select keyspace, contract->'vectors' from shardpool.hash_contract"
+_CONTRACTS = """
+    select keyspace, contract->'vectors', case when to_jsonb(c)->'maps'->'epoch' = to_jsonb((select max(epoch)
+      from shardpool.owner where owner.keyspace = c.keyspace)) then to_jsonb(c)->'maps'->'digests' end
+    from shardpool.hash_contract c
+"""
 
 
 async def check_owners(conn: Conn, topology: Topology, name: str) -> None:
@@ -29,14 +30,16 @@ async def check_owners(conn: Conn, topology: Topology, name: str) -> None:
     stored: dict[str, list[str]] = {}
     for keyspace, first, last, shard in await rows(conn, _OWNERS):
         stored.setdefault(keyspace, []).extend([shard] * (last - first + 1))
-    vectors: Mapping[str, Any] = dict(await rows(conn, _CONTRACTS))
+    contracts = {name: (vectors or [], maps) for name, vectors, maps in await rows(conn, _CONTRACTS)}
     for keyspace in topology.keyspaces.values():
         here = stored.get(keyspace.name)
         if here is None:
             continue
         differing = sum(was != now for was, now in zip(here, keyspace.shard_by_bucket, strict=False))
         differing += abs(len(here) - len(keyspace.shard_by_bucket))
-        if differing or control.moved_vectors(vectors.get(keyspace.name) or [], keyspace.partitioning):
+        vectors, maps = contracts.get(keyspace.name, ([], None))
+        is_other = maps is not None and keyspace.map_digest not in maps
+        if differing or is_other or control.moved_vectors(vectors, keyspace.partitioning):
             what = f"{differing} bucket{'' if differing == 1 else 's'}" if differing else "some keys"
             raise EditRefused(
                 f"shard {name} knows other owners of {what} of keyspace {keyspace.name} than the topology file says",

@@ -109,6 +109,7 @@ class _Application:
         self._before = renamed(edit.old, self._names)
         self._resettled = resettled(edit.old, edit.new)
         self._fresh: list[str] = []
+        self._take_over = False
         self._undone = False
         self._resumed = False
         # The first shard by its old name: two editors of one topology choose the same, unless one of them removes it.
@@ -117,6 +118,7 @@ class _Application:
         self._arbiter = min(staying or conns.names, key=lambda name: old_name.get(name, name))
 
     async def run(self, settle: float, take_over: bool) -> Applied:
+        self._take_over = take_over
         self._say("count")
         await self._conns.on(self._conns.names, self._check_server, "the look at who the servers are")
         self._plan = await counted(self._plan, self._conns)
@@ -148,7 +150,7 @@ class _Application:
         await self._or_undo(self._replace)
         await settled(settle if self._moves else 0.0, self._say)
         self._say("finish")
-        await finish(self._conns, edit.new, edit.new.epoch, edit.digest)
+        await finish(self._conns, edit.new, edit.new.epoch, edit.digest, self._moves)
 
     @property
     def _moves(self) -> bool:
@@ -197,6 +199,7 @@ class _Application:
             "renames": self._names,
             "leaving": leaving(before, edit.new, self._conns.names),
             "vectors": control.vectors(edit.new) if self._moves else {},
+            "maps": {name: keyspace.map_digest for name, keyspace in edit.new.keyspaces.items()},
         }
 
         async def begin(name: str, conn: Conn) -> str:
@@ -228,6 +231,8 @@ class _Application:
             await install(conn, control.edit_statements(self._edit.new, name))
         if name in self._names.values():
             await conn.execute("update shardpool.self set also = %s where shard <> %s", (name, name))
+        # Routers may have the old file or the new one until the edit is finished.
+        await install(conn, control.accept_maps([self._edit.old, self._edit.new], only=self._take_over))
 
     async def _fence(self) -> None:
         """Fences first, then the count: rows that came in since the first count are seen, and no more can come."""
@@ -253,6 +258,7 @@ class _Application:
         async def undo(name: str, conn: Conn) -> None:
             # Fences of earlier edits go on refusing what they refused.
             await undo_fences(conn, self._before, name, bool(await one(conn, _MOVED_BEFORE)))
+            await install(conn, control.accept_maps([self._edit.old], only=True))
             await self._end(name, conn)
 
         await self._conns.on(self._conns.names, undo, "undoing the edit")

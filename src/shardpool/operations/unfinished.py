@@ -56,8 +56,11 @@ async def install(conn: Conn, statements: Sequence[str]) -> None:
             await conn.execute(statement)
 
 
-async def finish(conns: Connections, new: Topology, epoch: int, of_digest: str) -> None:
-    """The last step, on every shard in one transaction; it can be made again."""
+async def finish(conns: Connections, new: Topology, epoch: int, of_digest: str, moves: bool) -> None:
+    """The last step, on every shard in one transaction; it can be made again.
+
+    When no key moves, routers of the old topology are still right: shards go on letting them in.
+    """
 
     async def end(name: str, conn: Conn) -> None:
         statements = control.edit_statements(new, name) if name in new.shards else []
@@ -68,6 +71,8 @@ async def finish(conns: Connections, new: Topology, epoch: int, of_digest: str) 
             for statement in statements:
                 await conn.execute(statement)
             await conn.execute("select shardpool.end_edit(%s, %s, true)", (epoch, of_digest))
+            for statement in control.accept_maps([new], only=moves):
+                await conn.execute(statement)
 
     await conns.on(conns.names, end, "finishing the edit")
 
@@ -134,10 +139,11 @@ async def take_up(
         arbiter = min(topology.shards)
         await show_alive(conns[arbiter], topology.shards[arbiter].primary.pooler)
         epoch, of_digest, change, _, plan = next(iter(left.values()))
-        await settled(settle if plan.get("settle", bool(plan["owners"])) else 0.0, say)
+        moves = plan.get("settle", bool(plan["owners"]))
+        await settled(settle if moves else 0.0, say)
         say("finish")
-        await finish(conns, topology, epoch, of_digest)
-    untold = await _tell_leavers(topology, plan.get("leaving", {}), epoch, of_digest, timeout)
+        await finish(conns, topology, epoch, of_digest, moves)
+    untold = await _tell_leavers(topology, plan.get("leaving", {}), epoch, of_digest, moves, timeout)
     return TakenUp(epoch, change, untold)
 
 
@@ -161,7 +167,7 @@ def _gives(plan: Mapping[str, Any], keyspace: str, topology: Topology) -> bool:
 
 
 async def _tell_leavers(
-    topology: Topology, leavers: Mapping[str, Any], epoch: int, of_digest: str, timeout: float
+    topology: Topology, leavers: Mapping[str, Any], epoch: int, of_digest: str, moves: bool, timeout: float
 ) -> tuple[str, ...]:
     """Finish on the shards that have left the fleet; gives those that cannot be told, with their addresses."""
     password = topology.shards[min(topology.shards)].primary.password
@@ -180,5 +186,5 @@ async def _tell_leavers(
         return ()
     gone = replace(topology, shards={name: Shard(name, end) for name, end in ends.items()}, keyspaces={})
     async with connected(dict.fromkeys(ends, gone), timeout, some=True) as conns:
-        await finish(conns, topology, epoch, of_digest)
+        await finish(conns, topology, epoch, of_digest, moves)
         return tuple(f"{name} ({ends[name].address})" for name in ends if name not in conns)

@@ -1,0 +1,145 @@
+"""Topologies that are not what the shards know: refused, whichever way they come, before they hide a row."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardpool import OtherMap, Router, ScatterError, ShardUnavailable, StaleTopology, load_topology
+from shardpool.events import ReloadFailed
+from tests.integration.test_reload_file import Told, until
+
+# Each changes where some keys are, and none needs a table or a row to be elsewhere for the file to be valid.
+CHANGES = {
+    "owners": ("s0: 0-1023, s1: 1024-2047", "s1: 0-1023, s0: 1024-2047"),
+    "a pin": ("pinned: {17: s3}", "pinned: {17: s2}"),
+    "another pin": ("pinned: {17: s3}", "pinned: {18: s3}"),
+    "no pin": ("    pinned: {17: s3}\n", ""),
+    "a bound": ("below: 2025-01-01", "below: 2025-01-02"),
+    "a range's owner": ("below: 2025-01-01, shard: s0", "below: 2025-01-01, shard: s1"),
+    "listed keys": ("list: {s0: [de, fr], s1: [us, ca]}", "list: {s0: [de, us], s1: [fr, ca]}"),
+}
+
+
+def changed(path: str, change: str, to: Path, epoch: int | None = None) -> str:
+    text = Path(path).read_text(encoding="utf-8")
+    before, after = CHANGES[change]
+    assert before in text
+    text = text.replace(before, after)
+    to.write_text(text if epoch is None else re.sub("epoch: .*", f"epoch: {epoch}", text), encoding="utf-8")
+    return str(to)
+
+
+def test_a_file_of_the_same_epoch_that_places_keys_otherwise_is_refused_with_both_maps(
+    topology_path: str, tmp_path: Path, router: Router
+) -> None:
+    router.execute("insert into orders values (17, 1, 'there')")
+    good = router.topology
+    for change in CHANGES:
+        with Router(changed(topology_path, change, tmp_path / "other.yaml")) as other:
+            with pytest.raises(StaleTopology, match="other owners of keys") as raised:
+                other.execute("select * from orders where tenant_id = 17")
+            assert isinstance(raised.value, ShardUnavailable) and raised.value.applied == "no"
+            name = next(n for n, k in other.topology.keyspaces.items() if k.map_digest != good.keyspaces[n].map_digest)
+            detail = raised.value.detail or ""
+            assert "both are of epoch 5" in detail and f"keyspace {name}" in detail
+            assert good.keyspaces[name].map_digest in detail
+            assert other.topology.keyspaces[name].map_digest in detail
+            with pytest.raises(StaleTopology):
+                other.for_key(17, table="orders").execute("insert into orders values (17, 2, 'elsewhere')")
+            for partial in (False, True):
+                with pytest.raises(ScatterError) as scattered:
+                    other.scatter("select count(*) from orders", partial=partial)
+                assert {type(error) for error in scattered.value.failures.values()} == {OtherMap}
+        with pytest.raises(StaleTopology, match="has the same epoch 5"):
+            router.reload(load_topology(tmp_path / "other.yaml"))
+    assert router.execute("select n from orders").rows == [(1,)]
+
+
+def test_a_file_with_a_raised_epoch_is_taken_over_when_the_shards_know_it(topology_path: str, tmp_path: Path) -> None:
+    told = Told()
+    with Router(topology_path, reload_interval=0.1, observers=[told]) as router:
+        before = router.topology
+        router.scatter("select 1")
+        copy = tmp_path / "copy.yaml"
+        for change in CHANGES:
+            changed(topology_path, change, copy, epoch=6)
+            with pytest.raises(StaleTopology, match="other owners of keys") as raised:
+                router.reload(load_topology(copy))
+            assert "the shard is of epoch 5, the topology of epoch 6" in (raised.value.detail or "")
+            with Router(copy) as fresh, pytest.raises(StaleTopology):
+                fresh.shard("s3").execute("select 1")
+        changed(topology_path, "a pin", Path(topology_path), epoch=6)
+        until(lambda: told.of(ReloadFailed))
+        assert "other owners of keys" in router.stats()["reload"]["last_error"]
+        assert router.topology.epoch == before.epoch and len(router.scatter("select 1")) == 4
+        with Router(topology_path) as installer:
+            installer.init()
+        router.reload()
+        assert router.topology.epoch == 6
+        assert router.for_key(17, table="orders").execute("select 1").shards == ("s2",)
+        assert router.check().ok
+
+
+def test_init_refuses_other_pins_of_the_same_epoch(topology_path: str, tmp_path: Path) -> None:
+    """The owners alone are the same: what is another key's is its bucket."""
+    with Router(changed(topology_path, "another pin", tmp_path / "other.yaml")) as other:
+        with pytest.raises(ScatterError, match="other pins, bounds or listed keys"):
+            other.init()
+        assert {finding.level for finding in other.check().findings if "map" in finding.message} == {"error"}
+    with Router(topology_path) as router:
+        assert router.check().ok
+
+
+def test_shards_that_are_down_do_not_keep_a_router_from_a_topology(topology_path: str) -> None:
+    """Which shard is asked is chance: whichever it is, another one answers."""
+    with Router(topology_path) as router:
+        pinned = replace_pin(router.topology, 6)
+        with Router(pinned) as installer:
+            installer.init()
+        down = pinned.shards["s0"].primary
+        gone = replace(down, params=tuple(sorted({**dict(down.params), "port": "1"}.items())))
+        pinned = replace(pinned, shards={**pinned.shards, "s0": replace(pinned.shards["s0"], primary=gone)})
+        assert router.reload(pinned).epoch == 6
+        assert router.for_key(17, table="orders").shard == "s2"
+
+
+def test_a_topology_that_no_shard_has_confirmed_uses_no_connection_of_before(topology_path: str) -> None:
+    locked = False
+
+    def passwords(shard: str, endpoint: str) -> None:
+        if locked:
+            raise LookupError
+
+    with Router(topology_path, passwords=passwords) as router:
+        query = "select pg_backend_pid()"
+        before = {shard: result.one() for shard, result in router.scatter(query).items()}
+        locked = True
+        router.reload(replace_pin(router.topology, 6))
+        assert router.topology.epoch == 6
+        locked = False
+        # The shards do not know it: no call gets through to one.
+        with pytest.raises(ShardUnavailable):
+            router.shard("s0").execute(query)
+        with Router(router.topology) as installer:
+            installer.init()
+        after = until(lambda: well(router, query))
+        assert not set(before.values()) & set(after.values())
+
+
+def well(router: Router, query: str) -> Any:
+    try:
+        return {shard: result.one() for shard, result in router.scatter(query).items()}
+    except ScatterError:
+        return None
+
+
+def replace_pin(topology: Any, epoch: int) -> Any:
+    """Key 17 of the tenants is on s2, by a topology of that epoch."""
+    space = topology.keyspaces["tenants"]
+    owners = (*space.owners[:-1], replace(space.owners[-1], shard="s2", epoch=epoch))
+    return replace(topology, epoch=epoch, keyspaces={**topology.keyspaces, "tenants": replace(space, owners=owners)})
