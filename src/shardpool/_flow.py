@@ -15,7 +15,7 @@ from psycopg import errors
 from psycopg.pq import ExecStatus, PollingStatus
 
 from ._concurrency import READ, WRITE
-from ._leg import Statement
+from ._leg import Statement, ends_session
 from ._session import note
 
 T = TypeVar("T")
@@ -55,7 +55,10 @@ def checked(conn: Any, pgresult: Any) -> Any:
     if pgresult is None:
         raise psycopg.OperationalError("the server closed the connection before it answered")
     if pgresult.status == ExecStatus.FATAL_ERROR:
-        raise errors.error_from_result(pgresult, encoding=conn.info.encoding)
+        error = errors.error_from_result(pgresult, encoding=conn.info.encoding)
+        if ends_session(error):
+            conn.pgconn.finish()
+        raise error
     return pgresult
 
 

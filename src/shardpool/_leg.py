@@ -21,6 +21,7 @@ from ._session import note
 
 _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 _PREPARED_MAX = 100
+BEGIN_READ_ONLY = "begin read only"
 LEFT_OPEN = "the statement left a transaction open, which was rolled back"
 # Both say that the prepared statement is no good and that nothing was run: 0A000 comes after DDL changed its columns.
 _STALE_STATEMENT = (b"0A000", b"26000")
@@ -102,9 +103,18 @@ class Leg:
         except psycopg.Error as error:
             self.error = error
             # The server answered to the end; an error without SQLSTATE is one of the connection.
-            self.reusable = error.sqlstate is not None and self.pgconn.transaction_status != TransactionStatus.ACTIVE
+            self.reusable = (
+                error.sqlstate is not None
+                and not ends_session(error)
+                and self.pgconn.transaction_status != TransactionStatus.ACTIVE
+            )
 
     def _run(self) -> Step:
+        yield from self._run_statement()
+        if self.pgconn.transaction_status == TransactionStatus.INTRANS:
+            yield from self._roll_back()
+
+    def _run_statement(self) -> Step:
         prepared = prepared_of(self.conn)
         statement = self.statement
         note(self.conn, statement.text)
@@ -124,8 +134,6 @@ class Leg:
         else:
             yield from self._ask(self._send_unprepared)
         self._raise_error()
-        if self.pgconn.transaction_status == TransactionStatus.INTRANS:
-            yield from self._roll_back()
 
     def _roll_back(self) -> Step:
         """Refuse what would be lost unseen when the connection goes back. It is not broken, so nothing is raised."""
@@ -196,8 +204,22 @@ class Leg:
             raise errors.error_from_result(self.pgresult, encoding=self.conn.info.encoding)
 
 
+class Repetition(Leg):
+    """A leg that is made once more, in a transaction that may only read and is left open."""
+
+    def _run(self) -> Step:
+        yield from self._ask(partial(self.pgconn.send_query, BEGIN_READ_ONLY.encode()))
+        self._raise_error()
+        yield from self._run_statement()
+
+
 class _Overdue(Exception):
     """The driver said that the time is over."""
+
+
+def ends_session(error: psycopg.Error) -> bool:
+    """Whether it is the last word of a server, which then closes the connection: that may come a moment later."""
+    return (error.sqlstate or "").startswith("57P")
 
 
 def prepared_of(conn: Any) -> Prepared:

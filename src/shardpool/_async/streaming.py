@@ -14,10 +14,10 @@ from psycopg.adapt import Transformer
 from psycopg.rows import RowFactory, tuple_row
 
 from .._concurrency import Overdue, async_drive_flow
-from .._flow import begun, chunks
-from .._leg import Statement
+from .._flow import begun, chunks, run
+from .._leg import BEGIN_READ_ONLY, Statement
 from .._ship import TypesDiffer, brought, check_types
-from ..errors import DeadlineExceeded, ScatterError, StaleTopology, UnsupportedQuery
+from ..errors import DeadlineExceeded, ScatterError, StaleTopology, UnsupportedQuery, first_line
 from ..query.bound import Bound, Fanout, check_fanout
 from ..query.merger import Merger
 from ..query.merging import NotHere, bound_value, row_keys
@@ -25,7 +25,7 @@ from ..query.plan import Gathered, Shipped
 from ..result import hide, shape_of
 from . import freshness, gather, planning, shipping
 from .gathering import local
-from .lease import Params, is_lost
+from .lease import Params, is_lost, unknown
 from .planning import Planned
 from .pools import give_all
 from .statements import statement_on
@@ -69,15 +69,18 @@ async def stream(
             continue
         if bound.strategy == "one" or await planning.are_alike(router, bound.shards, deadline()):
             break
-    given = False
+    given = again = False
     while True:
-        blocks = _answer(router, found, bound, query, params, deadline, size, readonly, binary, row_factory)
+        blocks = _answer(router, found, bound, query, params, deadline, size, readonly, binary, row_factory, again)
         try:
             async for rows in blocks:
                 given = given or bool(rows)
                 for row in rows:
                     yield row
             return
+        except _Again:
+            again = True
+            continue
         except (NotHere, TypesDiffer, *shipping.UNFIT_FOR_A_TABLE) as reason:
             # Before the first row: later the shards' answers have been seen to fit.
             scattered = bound.scattered
@@ -86,10 +89,14 @@ async def stream(
                 raise
             if how == "pull" or given:
                 raise shipping.unlike(reason) from reason
-            again = reason
+            unfit = reason
         finally:
             await blocks.aclose()
-        found, bound = await planning.otherwise(router, query, params, deadline(), again)
+        found, bound = await planning.otherwise(router, query, params, deadline(), unfit)
+
+
+class _Again(Exception):
+    """Connections were lost before the first row: it is run once more."""
 
 
 async def _answer(
@@ -103,8 +110,12 @@ async def _answer(
     readonly: bool,
     binary: bool,
     row_factory: RowFactory[Any] | None,
+    again: bool,
 ) -> AsyncGenerator[list[Any], None]:
-    """The rows by one plan, some at a time. Raises what says that it has to be another one before it gives any."""
+    """The rows by one plan, some at a time; `again` in transactions that may only read.
+
+    Before it gives any, it raises what says that it has to be another plan, or once more.
+    """
     limit, offset = None, 0
     if isinstance(bound.scattered, Gathered):
         values = found.arrange(params)
@@ -123,14 +134,19 @@ async def _answer(
         ) from None
     conns = {name: conn for name, (_, conn) in taken.items()}
     reader = _Reader(bound, deadline, size, binary, row_factory)
+    given = False
     try:
         for conn in conns.values():
             if not conn.autocommit:
                 await conn.set_autocommit(True)
         if shipped:
             conns = await reader.bring(router, found, query, params, conns)
+        elif again:
+            for conn in conns.values():
+                await async_drive_flow(run(conn, BEGIN_READ_ONLY), deadline())
         statements = [reader.statement(conn, query, params) for conn in conns.values()]
         async for rows in reader.read(conns, statements, offset, limit):
+            given = given or bool(rows)
             yield rows
     except Overdue:
         shipping.tell(taken, None)
@@ -143,9 +159,14 @@ async def _answer(
     except psycopg.Error as error:
         shipping.tell(taken, error)
         failures = {name: shipping.lost(name, error) for name, (_, conn) in taken.items() if is_lost(conn)}
-        if failures:
-            raise ScatterError(f"{len(failures)} of {len(taken)} shards failed", failures=failures) from error
-        raise
+        if again and isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+            # It writes after all, in a view, an operator or a cast; and may have done so the first time.
+            raise unknown(taken[names[0]][0], "query", first_line(error)) from error
+        if not failures:
+            raise
+        if not (given or again) and gather.is_repeated(router, query, dict.fromkeys(failures, error), taken):
+            raise _Again from error
+        raise ScatterError(f"{len(failures)} of {len(taken)} shards failed", failures=failures) from error
     finally:
         held = [conn for _, conn in taken.values()]
         await give_all(taken.values(), partial(shipping.rolled_back, held, deadline()))

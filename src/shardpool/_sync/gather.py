@@ -14,13 +14,13 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import RowFactory
 
 from .._concurrency import Step, drive, run_all, sleep
-from .._leg import Leg, Statement
+from .._leg import Leg, Repetition, Statement
 from .._slots import Place
 from ..errors import DeadlineExceeded, OtherMap, ScatterError, ShardError, ShardUnavailable, first_line
 from ..result import Result
 from ..topology import Topology, placements_differ
 from . import moving
-from .lease import Params, explain, is_lost
+from .lease import Params, explain, is_lost, unknown
 from .planning import may_write
 from .pools import EndpointPool, Retired, give_all
 from .statements import Statements
@@ -89,8 +89,9 @@ def execute(
     row_factory: RowFactory[Any] | None,
     topology: Topology | None = None,
     missing: Missing | None = None,
+    again: bool = False,
 ) -> dict[str, Result]:
-    """The same statement on each shard: sent to all before any is read."""
+    """The same statement on each shard: sent to all before any is read; `again` in transactions that may only read."""
     taken = take_all(router, names, deadline, readonly, topology=topology, missing=missing)
     legs: list[Leg] = []
     results: dict[str, Result] = {}
@@ -99,7 +100,7 @@ def execute(
         for name, (pool, conn) in taken.items():
             if not conn.autocommit:
                 conn.set_autocommit(True)
-            legs.append(Leg(name, conn, statements.on(conn), overdue(name, pool)))
+            legs.append((Repetition if again else Leg)(name, conn, statements.on(conn), overdue(name, pool)))
         steps = ((leg.pgconn.socket, _answer(leg, results, row_factory)) for leg in legs)
         drive(steps, deadline)
     finally:
@@ -112,6 +113,9 @@ def execute(
     # Only what has failed is worth reading the SQL for.
     failed = [leg for leg in legs if leg.error is not None]
     failures = failures_of(failed, taken, may_be_applied=bool(failed) and may_write(router, query))
+    if missing is None and not again and is_repeated(router, query, failures, taken):
+        options: dict[str, Any] = {"readonly": readonly, "binary": binary, "row_factory": row_factory}
+        return execute(router, names, query, params, deadline, **options, topology=topology, again=True)
     found = {name: results[name] for name in names if name in results}
     return _all_or_raise(names, found, failures, missing)
 
@@ -146,6 +150,7 @@ def take_all(
     shards that are asked own every bucket at one epoch.
     """
     refused: set[EndpointPool] = set()
+    router._retries.earn()
     while True:
         router._check_usable()
         state = router._state
@@ -347,14 +352,28 @@ def failures_of(legs: Sequence[Leg], taken: Taken, *, may_be_applied: bool) -> d
     return {leg.shard: _explained(leg, *taken[leg.shard], may_be_applied) for leg in legs if leg.error is not None}
 
 
+def is_repeated(router: Router, query: Any, failures: Mapping[str, BaseException], taken: Taken) -> bool:
+    """Whether a statement is run once more on all its shards, as one on one shard is; if so that is counted.
+
+    Connections were lost, and that is all that went wrong; it only reads; and not too many calls are repeated.
+    """
+    if not failures or not all(map(_is_lost, failures.values())) or may_write(router, query):
+        return False
+    if not router._retries.spend():
+        return False
+    for name, error in failures.items():
+        taken[name][0].retried(error)
+    return True
+
+
 def several(failures: dict[str, BaseException], asked: int) -> BaseException:
     """One error for those of several shards.
 
     What is wrong with the statement or its data is told as one server would tell it: by psycopg's own error.
     """
-    wrong = [error for error in failures.values() if isinstance(error, psycopg.Error) and error.sqlstate]
-    if len(wrong) == len(failures) and not any(isinstance(error, ShardError) for error in wrong):
-        return wrong[0]
+    errors = list(failures.values())
+    if all(isinstance(error, psycopg.Error) and error.sqlstate and not _is_lost(error) for error in errors):
+        return errors[0]
     error = ScatterError(f"{len(failures)} of {asked} shards failed", failures=failures)
     error.__cause__ = next(iter(failures.values()))
     return error
@@ -365,6 +384,9 @@ def _explained(leg: Leg, pool: EndpointPool, conn: Connection[Any], may_be_appli
         pool.was_cut()
         return leg.error
     lost = is_lost(conn) or not leg.reusable
+    if isinstance(leg, Repetition) and isinstance(leg.error, psycopg.errors.ReadOnlySqlTransaction):
+        # It writes after all, in a view, an operator or a cast; and may have done so the first time.
+        return unknown(pool, "query", first_line(leg.error))
     error = explain(leg.error, pool, cut=False, lost=lost, phase="query", may_be_applied=may_be_applied)
     assert error is not None
     if error is not leg.error:

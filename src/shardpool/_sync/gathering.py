@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.rows import RowFactory
 
 from .._concurrency import drive
-from .._leg import Leg, Statement
+from .._leg import Leg, Repetition, Statement
 from ..query.bound import Bound
 from ..query.merging import NotHere, added, bound_value, merged_order
 from ..query.plan import Gathered
@@ -42,8 +42,9 @@ def execute(
     missing: gather.Missing | None,
     binary: bool,
     row_factory: RowFactory[Any] | None,
+    again: bool = False,
 ) -> Result:
-    """Ask every shard of the bound plan, and put their rows together."""
+    """Ask every shard of the bound plan, and put their rows together; `again` in transactions that may only read."""
     plan = bound.plan.scattered
     assert isinstance(plan, Gathered)
     values = found.arrange(params)
@@ -58,7 +59,8 @@ def execute(
             if not conn.autocommit:
                 conn.set_autocommit(True)
             statement = local(plan, bound, statements.on(conn))
-            legs.append(Leg(name, conn, statement, gather.overdue(name, pool, reads=True)))
+            overdue = gather.overdue(name, pool, reads=True)
+            legs.append((Repetition if again else Leg)(name, conn, statement, overdue))
         steps = ((leg.pgconn.socket, leg.step()) for leg in legs)
         if missing is None:
             drive(steps, deadline, partial(_any_failed, legs))
@@ -72,7 +74,10 @@ def execute(
         legs = [leg for leg in legs if leg.error is None]
         bound = replace(bound, shards=tuple(leg.shard for leg in legs))
     elif failures:
-        raise gather.several(failures, len(taken))
+        if again or missing is not None or not gather.is_repeated(router, query, failures, taken):
+            raise gather.several(failures, len(taken))
+        options: dict[str, Any] = {"readonly": readonly, "binary": binary, "row_factory": row_factory}
+        return execute(router, found, bound, query, params, deadline, **options, missing=None, again=True)
     pgresults = [leg.pgresult for leg in legs]
     conn = legs[0].conn
     if plan.add:

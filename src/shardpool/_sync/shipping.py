@@ -48,7 +48,9 @@ _LAST_SECONDS = 0.03
 
 
 class _Lost(ScatterError):
-    """Shards were lost while rows were brought together."""
+    """Shards were lost while rows were brought together; `repeated` says that it is done once more."""
+
+    repeated = False
 
 
 def execute(
@@ -63,15 +65,19 @@ def execute(
     binary: bool,
     row_factory: RowFactory[Any] | None,
 ) -> Result:
-    """Bring the rows to one shard and run the final statement there; again without those that are lost meanwhile, when
-    they may be `missing`."""
+    """Bring the rows to one shard and run the final statement there; once more when shards are lost meanwhile, or
+    without them when they may be `missing`."""
     without: gather.Missing = {}
+    again = False
     while True:
         try:
             asked = replace(bound, shards=tuple(name for name in bound.shards if name not in without))
             options: dict[str, Any] = {"missing": missing, "binary": binary, "row_factory": row_factory}
-            return _execute(router, found, asked, query, params, deadline, without=without, **options)
+            return _execute(router, found, asked, query, params, deadline, without=without, again=again, **options)
         except _Lost as error:
+            if error.repeated:
+                again = True
+                continue
             may_be_missing = missing is not None and gather.may_be_missing(error.failures, len(asked.shards))
             if missing is None or not may_be_missing or may_write(router, query):
                 raise ScatterError(error.message, failures=error.failures) from error.__cause__
@@ -91,6 +97,7 @@ def _execute(
     binary: bool,
     row_factory: RowFactory[Any] | None,
     without: gather.Missing,
+    again: bool,
 ) -> Result:
     if missing is not None:
         missing.update(without)
@@ -124,9 +131,13 @@ def _execute(
     except psycopg.Error as error:
         tell(taken, error)
         failures = {name: lost(name, error) for name, conn in conns.items() if is_lost(conn)}
-        if failures:
-            raise _Lost(f"{len(failures)} of {len(conns)} shards failed", failures=failures) from error
-        raise
+        if not failures:
+            raise
+        loss = _Lost(f"{len(failures)} of {len(conns)} shards failed", failures=failures)
+        # Nothing of it remains, whatever it does: it ends with ROLLBACK.
+        if missing is None and not again:
+            loss.repeated = gather.is_repeated(router, query, dict.fromkeys(failures, error), taken)
+        raise loss from error
     finally:
         give_all(taken.values(), partial(rolled_back, [conn for _, conn in taken.values()], deadline))
 
