@@ -58,6 +58,8 @@ check: $(VENV)/.installed  ## types, lint, import contracts, generated files
 	$(BIN)/python tools/config_reference.py --check
 	$(BIN)/python tools/limits.py --check
 	$(BIN)/python tools/dashboard.py --check
+	$(BIN)/pip-audit --requirement requirements/dev.txt --require-hashes --disable-pip --progress-spinner off \
+		--output $(VENV)/audit.txt
 
 oracle: $(VENV)/.installed  ## many more random statements, and TPC-H at a larger scale
 	SHARDPOOL_ORACLE_STATEMENTS=50000 SHARDPOOL_ORACLE_SEED=$${SEED:-$$(date +%j)} SHARDPOOL_TPCH_SCALE=0.1 \

@@ -35,6 +35,13 @@ runs on one shard as it stands. With `key=…`, `shard(name)` and `scatter()` a 
 The tables of the examples: `orders`, `items` and `customers` are sharded by `tenant_id`, `places` by `(region, id)`,
 `notes` by `author`, `events` by `day`; `countries` and `currencies` are reference tables, `audit_log` and `jobs` are
 single tables.
+
+## Views, and tables under row security
+
+A view over sharded tables is refused, declared in the topology or not: what it gives on one shard is not what it would
+give over all rows. Write its query, or a `WITH` of it. A view over reference tables alone can be declared as a
+reference table. A table under row security is refused as well, since each shard decides which rows a session sees. With
+`key=…`, on a route and in `scatter()` both are what they are on one server.
 """
 
 

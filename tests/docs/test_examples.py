@@ -1,8 +1,9 @@
 """The documentation is run: its code on real servers, its topology files through the loader, its links on disk.
 
 Of each page, all ```python blocks, the hidden ones (`<!-- python`) and all ```sh blocks become one script, run from
-top to bottom in a process and a folder of its own, so that the blocks of a page share their names. A ```text block is
-what the script has printed by then. Other blocks are shown and not run.
+top to bottom in a process and a folder of its own, so that the blocks of a page share their names. A block that begins
+with the name of a file in a folder, or of manage.py, is that file. A ```text block is what the script has printed by
+then. Other blocks are shown and not run.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _PRELUDE = (
     "import subprocess as _s; _sh = lambda text: (print(end='', flush=True), "
     "_s.run(['bash', '-euo', 'pipefail', '-c', text], check=True))"
 )
+_FILE = re.compile(r"# ((?:\w+/)+\w+\.py|manage\.py)\n")
 _BLOCK = re.compile(r"^(?:```|<!-- )(\w+)\n(.*?)^(?:```|-->)$", re.M | re.S)
 
 
@@ -66,9 +68,20 @@ def script(page: Path) -> str:
     """The page's blocks as one script, each on the lines that it has in the page, so that a traceback names them."""
     lines = [_PRELUDE]
     for block in blocks(page, "python", "sh"):
+        if _FILE.match(block.text):
+            continue
         text = block.text if block.language == "python" else _shell_call(block.text)
         lines += [""] * (block.line - len(lines)) + text.splitlines()
     return "\n".join(lines) + "\n"
+
+
+def write_files(page: Path, folder: Path) -> None:
+    """The files that blocks of the page are."""
+    for block in blocks(page, "python"):
+        if match := _FILE.match(block.text):
+            file = folder / match[1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text, encoding="utf-8")
 
 
 def _shell_call(text: str) -> str:
@@ -77,6 +90,7 @@ def _shell_call(text: str) -> str:
 
 def run(page: Path, folder: Path, *, home: Path | None = None) -> str:
     """What the page's script prints; the test fails with its traceback when it fails."""
+    write_files(page, folder)
     file = folder / f"{page.stem}_md.py"
     file.write_text(script(page), encoding="utf-8")
     done = subprocess.run([sys.executable, file.name], cwd=folder, env=_environment(home), text=True, **_PIPES)
