@@ -67,7 +67,7 @@ async def stream(
         check_fanout(bound, fanout)
         if not await freshness.is_fresh(router, bound.shards, deadline(), readonly=readonly):
             continue
-        if bound.strategy == "one" or await planning.are_alike(router, bound.shards, deadline()):
+        if bound.strategy == "one" or await planning.are_alike(router, bound, deadline()):
             break
     given = again = False
     while True:

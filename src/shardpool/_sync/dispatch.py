@@ -61,7 +61,7 @@ def execute(
                 if missing is not None and bound.plan.writes:
                     raise _partial_write(bound)
                 try:
-                    if not planning.are_alike(router, bound.shards, deadline, partial=missing is not None):
+                    if not planning.are_alike(router, bound, deadline, partial=missing is not None):
                         continue
                     router._counts.add(bound.strategy)
                     options: dict[str, Any] = {"binary": binary, "row_factory": row_factory}

@@ -20,6 +20,7 @@ from ..events import LongPlan
 from ..keys import KeyType
 from ..query import catalog as catalogs
 from ..query import purity
+from ..query.alike import Difference, differences
 from ..query.bound import Bound, Incomplete, bind
 from ..query.catalog import Catalog
 from ..query.merging import NotHere
@@ -93,7 +94,8 @@ class Knowledge:
         self.by: str = ""
         self.read_at = float("-inf")
         self.built_in: list[Any] | None = None
-        self.alike: set[str] = set()
+        # What each of the shards that have been compared has otherwise.
+        self.differences: dict[str, list[Difference]] = {}
         # The shard that was asked last for its catalog.
         self.asked = ""
         # How often the catalog was forgotten: what was begun to be read before is not believed after.
@@ -315,20 +317,22 @@ def _read_catalog(router: Router, deadline: float) -> Catalog:
     if known.told and known.told["tables"] != told["tables"]:
         # Else what was prepared on them for other columns fails, in blocks that cannot be made again.
         run_all([pool.drain for pools in router._state.pools.values() for pool in pools.endpoints])
-    known.told, known.by, known.alike, known.read_at = told, name, {name}, monotonic()
+    known.told, known.by, known.differences, known.read_at = told, name, {name: []}, monotonic()
     catalog = catalogs.make_catalog(name, told, known.built_in, router._state.topology)
     known.catalog = catalog if changes == known.changes else None
     return catalog
 
 
-def are_alike(router: Router, names: Sequence[str], deadline: float, *, partial: bool = False) -> bool:
-    """Raise `UnsupportedQuery` unless the shards have the same tables, functions and settings.
+def are_alike(router: Router, bound: Bound, deadline: float, *, partial: bool = False) -> bool:
+    """Raise `UnsupportedQuery` unless the shards have the same tables, functions and settings, as far as the statement
+    touches them.
 
     False when they have others than the plan was made with: plan again.
     With `partial` a shard that does not answer is none that differs: it will be missing.
     """
-    known = router._knowledge
-    unknown = [name for name in names if name not in known.alike]
+    known, names = router._knowledge, bound.shards
+    # What has been told before is not taken for a refusal.
+    unknown = [name for name in names if name not in known.differences or _touching(known.differences[name], bound)]
     if not unknown:
         return True
     until = (monotonic() + deadline) / 2 if partial else deadline
@@ -336,7 +340,7 @@ def are_alike(router: Router, names: Sequence[str], deadline: float, *, partial:
     # Without those that could not be reached last there is no answer: nobody else is asked before they are.
     for group in (failing, [name for name in unknown if name not in failing]):
         told_by_name, failures = _told_by(router, group, until)
-        differing = _compared(router, told_by_name)
+        differing = _compared(router, told_by_name, bound)
         if failures and not (partial and all(isinstance(error, ShardError) for error in failures.values())):
             raise ScatterError(f"{len(failures)} of {len(names)} shards failed", failures=failures) from next(
                 iter(failures.values())
@@ -364,30 +368,34 @@ def _told_by(router: Router, names: Sequence[str], until: float) -> tuple[dict[s
     return {name: told for name, (told, _) in zip(names, outcomes, strict=True) if name not in failures}, failures
 
 
-def _compared(router: Router, told_by_name: Mapping[str, Any]) -> tuple[str, list[str]] | None:
-    """Keep which shards are like the one of the catalog; the first that is not, and what it has otherwise."""
+def _touching(found: Sequence[Difference], bound: Bound) -> list[Difference]:
+    touched = bound.plan.touched
+    return [difference for difference in found if touched is None or touched.holds(difference)]
+
+
+def _compared(router: Router, told_by_name: Mapping[str, Any], bound: Bound) -> tuple[str, list[Difference]] | None:
+    """Keep what the shards have otherwise than the catalog; the first of them for which it matters, and what it is."""
     known = router._knowledge
     first = None
     for name, told in told_by_name.items():
-        differing = list(catalogs.differences(router._state.topology, known.told, told))
-        if not differing:
-            known.alike.add(name)
-        elif first is None and name not in known.alike:
-            first = name, differing
+        known.differences[name] = list(differences(router._state.topology, known.told, told))
+        touching = _touching(known.differences[name], bound)
+        if touching and first is None:
+            first = name, touching
     return first
 
 
-def _refuse_unlike(router: Router, name: str, differing: Sequence[str], deadline: float) -> None:
+def _refuse_unlike(router: Router, name: str, differing: Sequence[Difference], deadline: float) -> None:
     """Raise `UnsupportedQuery` for a shard that differs; not when the one it was compared with has changed since."""
     known = router._knowledge
     by, before = known.by, known.told
     known.catalog = None
-    if any(catalogs.differences(router._state.topology, before, _ask_told(router, by, False, deadline))):
+    if any(differences(router._state.topology, before, _ask_told(router, by, False, deadline))):
         forget_catalog(router)
         return
     raise UnsupportedQuery(
         f"shards {by} and {name} are not alike: {differing[0]}",
-        detail="; ".join(differing[:8]) if len(differing) > 1 else None,
+        detail="; ".join(map(str, differing[:8])) if len(differing) > 1 else None,
         hint="Make them alike, then ask again; a statement for one shard is answered meanwhile.",
     )
 
@@ -402,7 +410,7 @@ def is_like(router: Router, name: str, deadline: float, readonly: bool) -> bool:
     """Whether the tables and functions of a shard are those of the catalog in use."""
     told = _ask_told(router, name, readonly, deadline)
     known = router._knowledge
-    return known.catalog is None or not any(catalogs.differences(router._state.topology, known.told, told))
+    return known.catalog is None or not any(differences(router._state.topology, known.told, told))
 
 
 def _told(router: Router, name: str, deadline: float) -> Any:

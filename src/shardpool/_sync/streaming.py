@@ -68,7 +68,7 @@ def stream(
         check_fanout(bound, fanout)
         if not freshness.is_fresh(router, bound.shards, deadline(), readonly=readonly):
             continue
-        if bound.strategy == "one" or planning.are_alike(router, bound.shards, deadline()):
+        if bound.strategy == "one" or planning.are_alike(router, bound, deadline()):
             break
     given = again = False
     while True:

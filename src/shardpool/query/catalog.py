@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -366,46 +366,4 @@ def _worse(one: Function, other: Function) -> Function:
         max(one.volatility, other.volatility, key="isv".index),
         one.gives_set or other.gives_set,
         one.built_in and other.built_in,
-    )
-
-
-_COMPARED = {
-    "settings": "setting",
-    "database": "",
-    "collations": "version of collation",
-    "enums": "values of the enum",
-}
-
-
-def differences(topology: Topology, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
-    """What two shards tell otherwise, in words. A single table counts only where it lives, so not at all."""
-    for name in topology.placements:
-        if name in topology.single_tables:
-            continue
-        ours, theirs = ((told["tables"] or {}).get(name) for told in (one, other))
-        if ours != theirs:
-            yield f"table {name.removeprefix('public.')}{_table_difference(ours, theirs)}"
-    for key, known in _COMPARED.items():
-        for name in {**(one[key] or {}), **(other[key] or {})}:
-            ours, theirs = (one[key] or {}).get(name), (other[key] or {}).get(name)
-            if ours != theirs:
-                yield f"{known} {name} ({ours} and {theirs})".strip()
-    for key in ("functions", "operators"):
-        ours, theirs = ({str(facts) for facts in told[key] or []} for told in (one, other))
-        if ours != theirs:
-            names = {facts[0] for told in (one, other) for facts in told[key] or [] if str(facts) in ours ^ theirs}
-            yield f"{key} {', '.join(sorted(names)[:5])}"
-
-
-def _table_difference(ours: Any, theirs: Any) -> str:
-    if ours is None or theirs is None:
-        return " (it is not on both)"
-    columns, others = ours["columns"] or [], theirs["columns"] or []
-    names = [str(one[0]) for one in columns if one not in others] + [
-        str(one[0]) for one in others if one not in columns
-    ]
-    return (
-        f" (column {', '.join(dict.fromkeys(names))})"
-        if names
-        else " (its order of columns, kind, indexes or triggers)"
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import UnsupportedQuery
 from ..topology import Reference, Sharded, Single, Topology
+from .alike import Touched
 from .listed import Listed
 from .pins import UNREAD, Both, Const, In, Kept, Pin, Stored, buckets
 from .placing import Check
@@ -179,6 +180,7 @@ class Plan:
     before that it is not complete. The values of `loose` parameters are texts that the server may read as another type
     than the key's: see `loose_params`. `kept` are keys that are assigned, and must not change; `check`
     is how the keys that are stored are seen to be the shard's own, where that could be otherwise.
+    `touched` is what has to be the same on all shards, None for everything.
     """
 
     sql: str
@@ -193,6 +195,7 @@ class Plan:
     loose: frozenset[int] = frozenset()
     kept: tuple[Kept, ...] = ()
     check: Check | None = None
+    touched: Touched | None = None
 
     @cached_property
     def key_param(self) -> tuple[str, int] | None:

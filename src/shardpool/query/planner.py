@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import UnsupportedQuery
 from ..topology import Reference, Single, Topology
+from .alike import touched
 from .analysis import Analysis
 from .catalog import Catalog
 from .combine import combine
@@ -41,7 +42,7 @@ def plan(sql: str, topology: Topology, catalog: Catalog) -> Plan:
     if kind(tree) in _WRITES:
         from .writes import plan_write
 
-        return plan_write(sql, tree, topology, catalog, rows)
+        return replace(plan_write(sql, tree, topology, catalog, rows), touched=touched(tree, catalog))
     if kind(tree) != "SelectStmt" or tree.HasField("into_clause"):
         name = "SELECT INTO" if kind(tree) == "SelectStmt" else verb(tree)
         raise UnsupportedQuery(
@@ -78,6 +79,7 @@ def completed(sql: str, topology: Topology, catalog: Catalog, *, strategy: str |
         reasons,
         loose=loose_params(tree, analysis.key_columns),
         kept=tuple(analysis.kept),
+        touched=touched(tree, catalog),
     )
 
 
