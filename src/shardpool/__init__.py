@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         MissingKey,
         OtherMap,
         Problem,
+        ResultTooLarge,
         RouterMisuse,
         RoutingError,
         ScatterError,
@@ -68,6 +69,7 @@ __all__ = [
     "Problem",
     "Report",
     "Result",
+    "ResultTooLarge",
     "Route",
     "Router",
     "RouterMisuse",
@@ -102,8 +104,8 @@ __getattr__ = exports(
         ".config": "load_topology parse_topology",
         ".errors": (
             "BatchError CommitUnknown ConfigError DeadlineExceeded EditRefused InitRefused InvalidKey ItemFailure "
-            "ItemRolledBack KeyNotCovered LoadError MissingKey OtherMap Problem RouterMisuse RoutingError "
-            "ScatterError ShardBusy ShardError ShardpoolError ShardUnavailable StaleTopology "
+            "ItemRolledBack KeyNotCovered LoadError MissingKey OtherMap Problem ResultTooLarge "
+            "RouterMisuse RoutingError ScatterError ShardBusy ShardError ShardpoolError ShardUnavailable StaleTopology "
             "UnknownKeyspace UnknownShard UnknownTable UnsupportedQuery"
         ),
         ".partitioning": "encode_key",

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from ._watchdog import shut
+from ._sockets import shut
 from .errors import ShardUnavailable
 
 # Seconds for which a call that is cancelled waits for its server to be told; then its connection is cut.

@@ -15,6 +15,7 @@ from psycopg import errors
 from psycopg.pq import ExecStatus, PollingStatus
 
 from ._concurrency import READ, WRITE
+from ._intake import look
 from ._leg import Statement, ends_session
 from ._session import note
 
@@ -36,10 +37,13 @@ def ask(conn: Any, send: Callable[[], None]) -> Flow[Any]:
         if ready.get(pgconn.socket, 0) & READ:
             pgconn.consume_input()
     last: Any = None
+    reads = 0
     while True:
         while pgconn.is_busy():
             yield {pgconn.socket: READ}
             pgconn.consume_input()
+            reads += 1
+            look(conn, reads)
         found = pgconn.get_result()
         if found is None:
             break

@@ -17,7 +17,9 @@ from psycopg import errors
 from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
 
 from ._concurrency import OVERDUE, READ, WRITE, Step
+from ._intake import look
 from ._session import note
+from .errors import ResultTooLarge
 
 _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 _PREPARED_MAX = 100
@@ -100,6 +102,8 @@ class Leg:
             self.reusable = True
         except _Overdue:
             self.error = self._overdue()
+        except ResultTooLarge as error:
+            self.error = error
         except psycopg.Error as error:
             self.error = error
             # The server answered to the end; an error without SQLSTATE is one of the connection.
@@ -174,12 +178,14 @@ class Leg:
 
     def _answer(self) -> Generator[int, int, Any]:
         """The last result of one answer, read to its end; an error stands, whatever follows it."""
-        pgconn, last = self.pgconn, None
+        pgconn, last, reads = self.pgconn, None, 0
         while True:
             while pgconn.is_busy():
                 if (yield READ) == OVERDUE:
                     raise _Overdue
                 pgconn.consume_input()
+                reads += 1
+                look(self.conn, reads)
             pgresult = pgconn.get_result()
             if pgresult is None:
                 return last

@@ -8,12 +8,14 @@ the dictionary is atomic and decides who wins: the call that has finished, or th
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import threading
 from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any
+
+from ._intake import Intake
+from ._sockets import shut
+from .errors import ResultTooLarge
 
 PERIOD = 0.02
 # Looks at a call after which its pool is told that it is slow, and how often that is told again.
@@ -25,15 +27,26 @@ class Watch:
     """One call on one connection until `deadline` (monotonic seconds); the deadline may be moved while it runs.
 
     `pool.suspect()` is called when it has gone on for a tenth of a second, and every half a second from then on.
+    With `most` it is cut, too, when so many bytes have come, which its `error` tells then.
     """
 
-    __slots__ = ("conn", "deadline", "looks", "pool")
+    __slots__ = ("_intake", "conn", "deadline", "error", "looks", "most", "pool")
 
     def __init__(self, conn: Any, deadline: float, pool: Any) -> None:
         self.conn = conn
         self.deadline = deadline
         self.pool = pool
         self.looks = 0
+        self.most: int | None = None
+        self.error: ResultTooLarge | None = None
+        self._intake: Intake | None = None
+
+    def is_over(self, now: float) -> bool:
+        """Whether it has to be cut."""
+        if self.most is not None:
+            self._intake = self._intake or Intake(self.most)
+            self.error = self._intake.excess(self.conn)
+        return self.deadline <= now or self.error is not None
 
 
 class _Watching:
@@ -68,21 +81,10 @@ class _Watching:
                 # Whatever fails there, the other calls keep their deadlines.
                 with suppress(Exception):
                     watch.pool.suspect()
-            if watch.deadline <= now:
+            if watch.is_over(now):
                 with self._cutting:
                     if self._take_out(watch):
                         shut(watch.conn)
-
-
-def shut(conn: Any) -> None:
-    """Shut a connection's socket, without closing it: its reader sees the end of the stream and gives up.
-
-    A duplicate of the descriptor is used, since libpq owns the original and may close it at any time.
-    """
-    with suppress(Exception):
-        duplicate = socket.socket(fileno=os.dup(conn.pgconn.socket))
-        with duplicate, suppress(OSError):
-            duplicate.shutdown(socket.SHUT_RDWR)
 
 
 class Watchdog(_Watching):

@@ -23,6 +23,7 @@
     ├── LoadError                   a COPY into the fleet failed: what is where, by shard
     ├── EditRefused             the topology file or the fleet is not as this edit needs it: nothing was changed
     ├── InitRefused                 `init` on a server that is another shard's, or whose rows lie elsewhere
+    ├── ResultTooLarge              the answer is larger than `max_result_bytes`
     └── StaleTopology               the topology moved on: reload and route again
 
 On one shard psycopg's own exceptions pass through untouched, with a note that names the shard.
@@ -311,6 +312,10 @@ class InitRefused(ShardpoolError):
 
 class EditRefused(ShardpoolError):
     """An edit of the topology that cannot be made as things are; says so when something of it was begun."""
+
+
+class ResultTooLarge(ShardpoolError):
+    """The answer has more bytes than the router's `max_result_bytes`; the connection that it came on was cut."""
 
 
 def summary(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from shardpool import (
     InvalidKey,
     KeyNotCovered,
     MissingKey,
+    ResultTooLarge,
     Router,
     RouterMisuse,
     RoutingError,
@@ -396,3 +397,31 @@ def test_wide_rows_are_loaded_and_streamed_a_few_at_a_time(topology_path: str) -
     # 192 MiB were loaded, and 560 MiB were read.
     assert copied < 120
     assert streamed < 350
+
+
+def test_an_answer_that_is_too_large_is_given_up_while_it_comes(topology_path: str) -> None:
+    large = "select repeat('x', 200000) from generate_series(1, 100)"
+    slow = "select repeat('x', 200000), pg_sleep(0.01) from generate_series(1, 1000)"
+    with Router(topology_path, max_result_bytes=4 * 2**20) as router:
+        router.scatter("insert into orders select 1, g, repeat('x', 200000) from generate_series(1, 20) g")
+        for call in (
+            lambda: router.shard("s0").execute(slow, timeout=60),
+            lambda: router.execute("select * from orders"),
+            lambda: router.execute("select a.n, b.note from orders a join orders b on a.n = b.n + 1", timeout=60),
+            lambda: router.execute("select * from orders", partial=True),
+        ):
+            with pytest.raises(ResultTooLarge, match=r"(?s)more than 4 MiB.*stream.*max_result_bytes"):
+                call()
+        with pytest.raises(ScatterError) as raised:
+            router.scatter(large, shards=["s1", "s2"])
+        assert {type(error) for error in raised.value.failures.values()} == {ResultTooLarge}
+        with pytest.raises(ResultTooLarge, match="may have been applied"):
+            router.shard("s0").execute(
+                "insert into orders select 2, g, repeat('x', 200000) from generate_series(1, 200) g "
+                "returning note, pg_sleep(0.01)",
+                timeout=60,
+            )
+        assert router.execute("select count(*) from orders where n <= 20").one()[0] >= 80
+        assert router.scatter("select 1").keys() == {"s0", "s1", "s2", "s3"}
+    with Router(topology_path, max_result_bytes=None) as router:
+        assert len(router.shard("s0").execute(large)) == 100

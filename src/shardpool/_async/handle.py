@@ -15,6 +15,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import RowFactory, tuple_row
 
 from .._concurrency import async_hedged, async_sleep
+from .._intake import told_of
 from .._leg import LEFT_OPEN
 from .._session import SESSION, note, quiet
 from ..errors import RouterMisuse, ShardUnavailable, StaleTopology, first_line
@@ -320,6 +321,7 @@ class AsyncHandle(ABC):
         self._router._retries.earn()
         pool, conn = await self._take(readonly, deadline, after, chosen)
         watch = pool.watchdog.watch(conn, deadline, pool)
+        watch.most = self._router.max_result_bytes
         try:
             if not conn.autocommit:
                 await conn.set_autocommit(True)
@@ -351,6 +353,8 @@ class AsyncHandle(ABC):
                 await conn.close()
             await pool.give(conn)
         wrote = (cut or lost) and may_write(self._router, query)
+        if cut and watch.error is not None:
+            raise told_of(watch.error, wrote) from failure
         explained = explain(failure, pool, cut=cut, lost=lost, phase="query", may_be_applied=wrote)
         outdated = is_outdated(failure)
         if outdated:

@@ -58,7 +58,9 @@ class AsyncRouter:
     gives None, the topology's is used. It has to be quick: connections of that endpoint wait for it.
 
     `fanout` is the default of `execute`. `max_pull_rows` and `max_pull_bytes` bound what one statement may bring from
-    the shards to one of them when it cannot be answered otherwise; above them it is refused.
+    the shards to one of them when it cannot be answered otherwise; above them it is refused. `max_result_bytes` bounds
+    the answer of one `execute` or `scatter`, over all shards, as it comes (None: not at all; on other systems than
+    Linux, and on Unix sockets, it is not known what has come): above it, `ResultTooLarge` is raised.
 
     `observers` are told what happens: see `shardpool.events`. `max_held` calls at most, on each shard whose primary is
     found by asking (`hosts:`), wait within their deadlines while it has none; with 0 they are refused at once.
@@ -77,6 +79,7 @@ class AsyncRouter:
         fanout: Fanout = "all",
         max_pull_rows: int = 1_000_000,
         max_pull_bytes: int = 256 * 2**20,
+        max_result_bytes: int | None = 512 * 2**20,
         observers: Iterable[Observer] = (),
         max_held: int = 1000,
         reload_interval: float | None = 5.0,
@@ -104,6 +107,7 @@ class AsyncRouter:
         self._fanout: Fanout = fanout
         self.max_pull_rows = max_pull_rows
         self.max_pull_bytes = max_pull_bytes
+        self.max_result_bytes = max_result_bytes
         self._reloader: AsyncReloader | None = None
         if self._path is not None and reload_interval is not None:
             self._reloader = AsyncReloader(self, self._path, reload_interval, seen)

@@ -14,9 +14,18 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import RowFactory
 
 from .._concurrency import Step, drive, run_all, sleep
+from .._intake import INTAKE, Intake, told_of
 from .._leg import Leg, Repetition, Statement
 from .._slots import Place
-from ..errors import DeadlineExceeded, OtherMap, ScatterError, ShardError, ShardUnavailable, first_line
+from ..errors import (
+    DeadlineExceeded,
+    OtherMap,
+    ResultTooLarge,
+    ScatterError,
+    ShardError,
+    ShardUnavailable,
+    first_line,
+)
 from ..result import Result
 from ..topology import Topology, placements_differ
 from . import moving
@@ -190,7 +199,15 @@ def take_all(
                 raise Moved
             if missing is not None:
                 missing.update(absent)
+            _bound(taken, router.max_result_bytes)
             return taken
+
+
+def _bound(taken: Taken, most: int | None) -> None:
+    """Let what comes on the connections count together."""
+    intake = None if most is None else Intake(most)
+    for _, conn in taken.values():
+        conn.__dict__[INTAKE] = intake
 
 
 def _patience(deadline: float, missing: Missing | None) -> float:
@@ -374,12 +391,17 @@ def several(failures: dict[str, BaseException], asked: int) -> BaseException:
     errors = list(failures.values())
     if all(isinstance(error, psycopg.Error) and error.sqlstate and not _is_lost(error) for error in errors):
         return errors[0]
+    too_large = next((error for error in failures.values() if isinstance(error, ResultTooLarge)), None)
+    if too_large is not None:
+        return too_large
     error = ScatterError(f"{len(failures)} of {asked} shards failed", failures=failures)
     error.__cause__ = next(iter(failures.values()))
     return error
 
 
 def _explained(leg: Leg, pool: EndpointPool, conn: Connection[Any], may_be_applied: bool) -> BaseException:
+    if isinstance(leg.error, ResultTooLarge):
+        return told_of(leg.error, may_be_applied)
     if isinstance(leg.error, DeadlineExceeded):
         pool.was_cut()
         return leg.error

@@ -22,7 +22,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from .._async.connector import AsyncConnector
-from .._watchdog import shut
+from .._sockets import shut
 from ..errors import ShardError, ShardUnavailable, first_line
 from . import state
 from .errors import MigrationError
