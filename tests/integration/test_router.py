@@ -403,7 +403,7 @@ def test_an_answer_that_is_too_large_is_given_up_while_it_comes(topology_path: s
     large = "select repeat('x', 200000) from generate_series(1, 100)"
     slow = "select repeat('x', 200000), pg_sleep(0.01) from generate_series(1, 1000)"
     with Router(topology_path, max_result_bytes=4 * 2**20) as router:
-        router.scatter("insert into orders select 1, g, repeat('x', 200000) from generate_series(1, 20) g")
+        router.scatter("insert into orders select 1, g, repeat('x', 200000) from generate_series(1, 80) g")
         for call in (
             lambda: router.shard("s0").execute(slow, timeout=60),
             lambda: router.execute("select * from orders"),
