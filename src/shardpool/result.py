@@ -123,7 +123,10 @@ class Result:
         found._order = order
         if width is not None and width != pgresults[0].nfields:
             found._width = width
-            hide(found._transformer, pgresults[0], width)
+            if width:
+                hide(found._transformer, pgresults[0], width)
+            else:
+                found._order = []
         found._record = record
         return found
 
@@ -199,7 +202,7 @@ class Result:
     @cached_property
     def description(self) -> list[Column] | None:
         """The columns as psycopg describes them; None for a statement that gives no rows."""
-        if not self._pgresult.nfields:
+        if not self._shown:
             return None
         shape: Any = self._shape()
         return [Column(shape, index) for index in range(self._shown)]
@@ -207,7 +210,7 @@ class Result:
     @property
     def rowcount(self) -> int:
         """Rows given, or touched by a write; -1 where PostgreSQL tells none."""
-        if self._pgresult.nfields:
+        if self._shown:
             return len(self)
         touched = [part.command_tuples for part in self._parts]
         return -1 if any(count is None for count in touched) else sum(count or 0 for count in touched)

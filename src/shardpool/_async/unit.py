@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg.rows import tuple_row
 
-from .._concurrency import Step, async_drive, async_run_all, async_sleep
+from .._concurrency import Overdue, Step, async_drive, async_drive_flow, async_run_all, async_sleep
+from .._flow import describe
 from .._leg import Leg, Statement
 from .._participant import BEGIN, Interruptible, Participant
 from ..errors import CommitUnknown, DeadlineExceeded, ScatterError, ShardError
@@ -89,7 +90,7 @@ class AsyncUnit:
         await self._outside_transactions(names)
         # Who holds nothing yet may wait for the first lock as long as it takes.
         hasty = not self.in_turn and (len(names) > 1 or names[0] != next(iter(self._taken)))
-        begin = (before[0], *_SIDE_BY_SIDE, *before[1:]) if hasty else before
+        begin = (*before[:1], *_SIDE_BY_SIDE, *before[1:]) if hasty else before
         legs: list[Leg] = [
             Participant(name, conn, statements[name], gather.overdue(name, pool, reads=True), begin)
             for name, (pool, conn) in self._chosen(names)
@@ -103,7 +104,7 @@ class AsyncUnit:
         return legs
 
     async def ask(self, name: str, statement: Statement) -> Any:
-        """The result of a statement that only reads, on one shard, in its transaction if it is in one."""
+        """The result of a statement that only reads, on one shard, before any transaction is begun."""
         pool, conn = self._taken[name]
         await self._outside_transactions([name])
         leg = Leg(name, conn, statement, gather.overdue(name, pool, reads=True))
@@ -111,6 +112,15 @@ class AsyncUnit:
         if leg.error is not None:
             raise gather.several(gather.failures_of([leg], self._taken, may_be_applied=False), 1)
         return leg.pgresult
+
+    async def describe(self, name: str, statement: Statement) -> Any:
+        """What one shard says of a statement and its parameters, without running it."""
+        await self._outside_transactions([name])
+        pool, conn = self._taken[name]
+        try:
+            return await async_drive_flow(describe(conn, statement), self._deadline)
+        except Overdue:
+            raise gather.overdue(name, pool, reads=True)() from None
 
     async def roll_back(self, names: Iterable[str] | None = None) -> None:
         """Undo on all shards that can still be spoken to, or on those named."""

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg.rows import tuple_row
 
-from .._concurrency import Step, drive, run_all, sleep
+from .._concurrency import Overdue, Step, drive, drive_flow, run_all, sleep
+from .._flow import describe
 from .._leg import Leg, Statement
 from .._participant import BEGIN, Interruptible, Participant
 from ..errors import CommitUnknown, DeadlineExceeded, ScatterError, ShardError
@@ -88,7 +89,7 @@ class Unit:
         self._outside_transactions(names)
         # Who holds nothing yet may wait for the first lock as long as it takes.
         hasty = not self.in_turn and (len(names) > 1 or names[0] != next(iter(self._taken)))
-        begin = (before[0], *_SIDE_BY_SIDE, *before[1:]) if hasty else before
+        begin = (*before[:1], *_SIDE_BY_SIDE, *before[1:]) if hasty else before
         legs: list[Leg] = [
             Participant(name, conn, statements[name], gather.overdue(name, pool, reads=True), begin)
             for name, (pool, conn) in self._chosen(names)
@@ -102,7 +103,7 @@ class Unit:
         return legs
 
     def ask(self, name: str, statement: Statement) -> Any:
-        """The result of a statement that only reads, on one shard, in its transaction if it is in one."""
+        """The result of a statement that only reads, on one shard, before any transaction is begun."""
         pool, conn = self._taken[name]
         self._outside_transactions([name])
         leg = Leg(name, conn, statement, gather.overdue(name, pool, reads=True))
@@ -110,6 +111,15 @@ class Unit:
         if leg.error is not None:
             raise gather.several(gather.failures_of([leg], self._taken, may_be_applied=False), 1)
         return leg.pgresult
+
+    def describe(self, name: str, statement: Statement) -> Any:
+        """What one shard says of a statement and its parameters, without running it."""
+        self._outside_transactions([name])
+        pool, conn = self._taken[name]
+        try:
+            return drive_flow(describe(conn, statement), self._deadline)
+        except Overdue:
+            raise gather.overdue(name, pool, reads=True)() from None
 
     def roll_back(self, names: Iterable[str] | None = None) -> None:
         """Undo on all shards that can still be spoken to, or on those named."""

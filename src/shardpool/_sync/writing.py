@@ -12,28 +12,29 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import RowFactory
 
-from .._leg import Leg, Statement
+from .._leg import Statement
 from .._ship import TIME
-from ..errors import ScatterError, UnsupportedQuery
+from ..errors import ScatterError
 from ..query.bound import Bound, row_shards
 from ..query.placing import Check
-from ..query.plan import Copies, Gathered, Split
+from ..query.plan import Gathered, Split
 from ..query.rows import Rows
 from ..query.template import Template
 from ..result import Result
 from . import gather, planning
+from .copies import CopiesWrite
+from .gathering import local
 from .lease import Params
 from .planning import Planned
 from .pools import give_all
 from .statements import Statements
+from .told import told
 from .unit import Unit
 
 if TYPE_CHECKING:
     from .router import Router
 
 _TIMESTAMPTZ_OID = 1184
-# A statement has to see what those who held the locks before have done: a snapshot of the whole transaction would not.
-_READ_COMMITTED = b"begin isolation level read committed"
 
 
 def execute(
@@ -56,23 +57,27 @@ def execute(
     try:
         whole = Statements(query, params, binary)
         statements = {name: whole.on(conn) for name, (_, conn) in taken.items()}
+        if isinstance(plan, Gathered):
+            statements = {name: local(plan, bound, statement) for name, statement in statements.items()}
         if plan.timed is not None:
             statements = _timed(plan.timed, statements, unit)
         if isinstance(plan, Split) and rows is not None:
             rows_by_shard = _rows_by_shard(plan, found, params)
             statements = {name: _divided(rows, statements[name], rows_by_shard[name]) for name in statements}
+        statements = told(unit, statements)
+        if isinstance(plan, Gathered) and plan.copies is not None:
+            legs = unit.settled(partial(CopiesWrite(unit, plan, plan.copies).run, statements))
+            unit.commit()
+            width = legs[0].pgresult.nfields - plan.hidden
+            return Result.of([legs[0].pgresult], legs[0].conn, bound, row_factory, width=width)
         check = bound.plan.check
         if check is not None:
             statements = {name: _checked(check, own, found, taken[name][1], name) for name, own in statements.items()}
-        copies = plan.copies if isinstance(plan, Gathered) else None
-        write = partial(_copies_written, unit, copies) if copies is not None else unit.write
-        legs = unit.settled(partial(write, statements))
+        legs = unit.settled(partial(unit.write, statements))
         unit.commit()
         results = [leg.pgresult for leg in legs]
         order = _given_order([rows_by_shard[name] for name in taken], results) if isinstance(plan, Split) else None
-        result = Result.of(
-            results[:1] if copies is not None else results, legs[0].conn, bound, row_factory, order=order
-        )
+        result = Result.of(results, legs[0].conn, bound, row_factory, order=order)
         if check is not None:
             result.hide_check(check.returning)
         return result
@@ -84,18 +89,6 @@ def execute(
             if gather.is_busy(conn):
                 conn.close()
         give_all(taken.values())
-
-
-def _copies_written(unit: Unit, copies: Copies, statements: Mapping[str, Statement]) -> list[Leg]:
-    """The same on every copy; the first one's locks are taken before the others are asked."""
-    first, *others = statements
-    before = (_READ_COMMITTED, *(lock.encode() for lock in copies.locks))
-    legs = unit.write({first: statements[first]}, before)
-    if others:
-        legs += unit.write({name: statements[name] for name in others}, before)
-    if len({leg.pgresult.command_tuples for leg in legs}) > 1:
-        raise _copies_differ(legs)
-    return legs
 
 
 def _timed(timed: Template, statements: Mapping[str, Statement], unit: Unit) -> dict[str, Statement]:
@@ -157,11 +150,3 @@ def _given_order(numbers: Sequence[Sequence[int]], results: Sequence[Any]) -> li
         return None
     places = [(number, (part, row)) for part, rows in enumerate(numbers) for row, number in enumerate(rows)]
     return [place for _, place in sorted(places)]
-
-
-def _copies_differ(legs: Sequence[Leg]) -> UnsupportedQuery:
-    return UnsupportedQuery(
-        "the copies of the reference table are not the same on all shards: nothing was written",
-        detail=", ".join(f"{leg.shard}: {leg.pgresult.command_tuples} rows" for leg in legs),
-        hint="Find the difference with check(), and mend the copies first.",
-    )

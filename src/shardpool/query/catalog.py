@@ -93,7 +93,10 @@ CATALOG_QUERY = f"""
 {_NAMED}select pg_catalog.json_build_object(
     'mark', ({_MARK}),
     'tables', (select pg_catalog.json_object_agg(n.name, pg_catalog.json_build_object(
-            'kind', c.relkind, 'rls', c.relrowsecurity,
+            'kind', c.relkind, 'rls', c.relrowsecurity, 'triggered', exists (
+                select from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid
+                where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D'
+                  and p.pronamespace <> coalesce(pg_catalog.to_regnamespace('shardpool')::oid, 0)),
             'visible', coalesce(pg_catalog.to_regclass(pg_catalog.quote_ident(c.relname))::oid = c.oid, false),
             'columns', (select pg_catalog.json_agg(pg_catalog.json_build_array(
                             a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -190,7 +193,8 @@ class Table:
     """One table, alike on all shards. `key` is its primary key, empty when it has none.
 
     `unique` are the names of its unique indexes and exclusion constraints, each with the columns that are equal in rows
-    that conflict; None stands for an expression. `rules` are those that rewrite INSERT or UPDATE.
+    that conflict; None stands for an expression. `rules` are those that rewrite INSERT or UPDATE. `triggers` are those
+    that may change a row that is stored, `has_triggers` tells of any.
     """
 
     name: str
@@ -201,6 +205,7 @@ class Table:
     unique: tuple[tuple[str, frozenset[str | None]], ...] = ()
     triggers: tuple[Trigger, ...] = ()
     rules: tuple[str, ...] = ()
+    has_triggers: bool = False
 
     def column(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)
@@ -340,9 +345,9 @@ def _tables(shard: str, told: Mapping[str, Any], topology: Topology) -> tuple[di
 def _table(name: str, facts: Mapping[str, Any]) -> Table:
     columns = tuple(Column(*column) for column in facts["columns"] or [])
     unique = tuple((index, frozenset(held or ())) for index, held in facts.get("unique") or ())
-    rules = tuple(facts.get("rules") or ())
-    key = tuple(facts["key"] or ())
-    return Table(name, facts["kind"], facts["rls"], columns, key, unique, triggers(facts.get("triggers")), rules)
+    stored = triggers(facts.get("triggers"))
+    rules, key = tuple(facts.get("rules") or ()), tuple(facts["key"] or ())
+    return Table(name, facts["kind"], facts["rls"], columns, key, unique, stored, rules, facts.get("triggered", False))
 
 
 def _functions(rows: list[Any], *, built_in: bool) -> dict[str, Function]:

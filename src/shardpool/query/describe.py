@@ -54,7 +54,10 @@ def _steps(bound: Bound) -> Iterator[str]:
         case None:
             yield f"SQL: {bound.plan.sql}"
         case Gathered() as plan:
-            yield f"SQL of each shard: {plan.sql}"
+            finish = plan.copies.finish if plan.copies is not None else ""
+            yield f"SQL of {'the first' if finish else 'each'} shard: {plan.sql}"
+            if finish:
+                yield f"SQL of the others, with the rows of the first: {finish}"
             for key in plan.sort:
                 order = (
                     f"{'descending' if key.descending else 'ascending'}, NULL {'first' if key.nulls_first else 'last'}"

@@ -100,10 +100,18 @@ class SortKey:
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """The reference table that is written, and other ones that the statement reads, as their writers name the locks."""
+    """The reference table that is written, and others that the statement `read`s, as their writers name the locks.
+
+    With `finish` one shard runs the statement, and `finish` writes the rows that it has made on the others; it has a
+    parameter for each column of the table, of the values as texts. Rows that are `compared` have to be the same on all
+    shards; where they are not, `mend` makes them so, if there is such a way.
+    """
 
     table: str
     read: tuple[str, ...] = ()
+    finish: str = ""
+    mend: str = ""
+    compared: bool = False
 
     @property
     def locks(self) -> list[str]:
@@ -128,7 +136,7 @@ def _lock_number(table: str) -> int:
 class Gathered:
     """Run `sql` on each shard and bring the rows together without a server.
 
-    `sort` is empty when they only follow one another; the last `hidden` columns are for sorting only.
+    `sort` is empty when they only follow one another; the last `hidden` columns are for sorting or comparing only.
     `limit` and `offset` cut the whole. With `add` each column is one value made of the shards' values. `copies`: a
     reference table is written, on every shard there is. `timed` is the statement with places for the time of the
     transaction, where it is the same for all. `lost_order` is what the order of a sorted subquery ends at.

@@ -45,6 +45,14 @@ _REG_TYPES = frozenset(
 )
 
 
+_NAMED_TIMES_IN_BYTES = re.compile(NAMED_TIMES.pattern.encode(), re.IGNORECASE)
+
+
+def names_a_time(text: bytes) -> bool:
+    """Whether a text may be read as a moment that each server has of its own, by itself or within."""
+    return _NAMED_TIMES_IN_BYTES.search(text) is not None
+
+
 def first_impurity(tree: Any, catalog: Catalog, *, timeless: bool = True) -> str | None:
     """What in a tree may differ from server to server, or from moment to moment; None when nothing does.
 

@@ -20,16 +20,16 @@ from ..topology import Reference, Sharded, Topology
 from .analysis import Analysis, Ctes
 from .catalog import Catalog, Column
 from .conditions import constant
+from .copies import plan_copies
 from .levels import Level
 from .listed import Listed
-from .names import NAMELESS, output_name
 from .pins import Const, Holder, In, Kept, Stored
 from .placing import check_of, doubts_of, refuse_conflicts_elsewhere, unseen
-from .plan import Copies, Gathered, Plan, Split, Use, loose_params, uses_of
+from .plan import Gathered, Plan, Split, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
-from .statement import copy, expression, inner, is_star, kind, parse, strings, verb, walk
-from .template import Template, template, time_type
+from .statement import inner, kind, parse, strings, verb, walk
+from .timing import timed
 
 _CMD_INSERT = 4
 _NOT_MATCHED_BY_SOURCE = 2
@@ -51,7 +51,7 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog, listed
     if any(isinstance(node.placement, Reference) for node in analysis.writes[1:]):
         raise writing_with(analysis)
     if isinstance(target.placement, Reference):
-        return _plan_reference(sql, tree, analysis, uses)
+        return plan_copies(sql, tree, analysis, uses)
     if analysis.writes[1:] and analysis.doubts:
         raise unseen(tree, target, analysis.doubts)
     check = check_of(sql, tree, target, analysis.doubts, topology)
@@ -59,18 +59,18 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog, listed
     if kind(tree) == "InsertStmt" and isinstance(target.placement, Sharded):
         keys = _keys_of_values(tree, target, catalog, listed)
         if keys is not None and _is_divisible(tree):
-            timed = _timed(tree)
+            time = timed(tree)
             text = sql if listed is None else listed.sample
-            if timed is not None:
+            if time is not None:
                 highest = max((found.number for found in walk(tree) if kind(found) == "ParamRef"), default=0)
-                text = timed.numbered(1 + max(highest, listed.highest_param if listed is not None else 0))
-            split = Split(target.keyspace, keys, text, timed, listed)
+                text = time.numbered(1 + max(highest, listed.highest_param if listed is not None else 0))
+            split = Split(target.keyspace, keys, text, time, listed)
             refusal = _split_refusal(tree, analysis, catalog)
             loose = _loose_keys(sql, tree, target, catalog)
             return Plan(sql, "INSERT", uses, True, split, refusal, loose=loose, check=check)
         refusal = _insert_refusal(tree, target, analysis, keys is not None)
     refusal = refusal or _refusal(tree, target, analysis, catalog)
-    scattered = None if refusal is not None else Gathered("write", sql, timed=_timed(tree))
+    scattered = None if refusal is not None else Gathered("write", sql, timed=timed(tree))
     loose, kept = loose_params(tree, analysis.key_columns), tuple(analysis.kept)
     return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0, loose=loose, kept=kept, check=check)
 
@@ -380,20 +380,6 @@ def _refusal(tree: Any, target: Node, analysis: Analysis, catalog: Catalog) -> U
     return None
 
 
-def _timed(tree: Any) -> Template | None:
-    """The statement with places for the time of the transaction, which all shards are told; None without any."""
-    if not any(time_type(found) for found in walk(tree)):
-        return None
-    timed = copy(tree)
-    targets = [target for found in walk(timed) if kind(found) == "SelectStmt" for target in found.target_list]
-    for target in (*targets, *timed.returning_clause.exprs):
-        # A column that is named after what is replaced keeps its name.
-        if not target.res_target.name and not is_star(target.res_target):
-            name = output_name(target.res_target)
-            target.res_target.name = "" if name == NAMELESS else name
-    return template(timed)
-
-
 def _impure(what: str) -> UnsupportedQuery:
     return UnsupportedQuery(
         f"{what} would be evaluated by each shard for itself",
@@ -409,133 +395,6 @@ def writing_with(analysis: Analysis) -> UnsupportedQuery:
         f"a WITH clause that writes the reference table {found.table.removeprefix('public.')} has to reach every copy",
         hint="Write it by a statement of its own.",
     )
-
-
-def _plan_reference(sql: str, tree: Any, analysis: Analysis, uses: tuple[Use, ...]) -> Plan:
-    """A write of a reference table: the same on every shard."""
-    table = analysis.writes[0].table.removeprefix("public.")
-    what = f"{verb(tree)} of the reference table {table}"
-    if uses or len(analysis.writes) > 1:
-        raise UnsupportedQuery(
-            f"{what} reads rows that are not on every shard",
-            hint="Read them first, and write their values.",
-        )
-    tree = _with_times(tree, analysis)
-    impurity = first_impurity(tree, analysis.catalog, timeless=False) or _impure_default(tree, analysis)
-    if impurity is not None:
-        raise UnsupportedQuery(
-            f"{what} would give each shard its own {impurity}",
-            detail="Its copies would differ.",
-            hint="Pass the value as a parameter.",
-        )
-    choice = _choice(tree)
-    if choice is not None:
-        raise UnsupportedQuery(
-            f"{what} with {choice} may choose other rows on each shard",
-            detail="Its copies would differ.",
-            hint="Read the rows first, and write their values.",
-        )
-    copies = Copies(analysis.writes[0].table, tuple({node.table for node in analysis.references}))
-    return Plan(sql, verb(tree), (), True, Gathered("write", sql, copies=copies, timed=_timed(tree)))
-
-
-def _choice(tree: Any) -> str | None:
-    """What in a statement leaves it to the server which rows, or in which order, it takes."""
-    if kind(tree) == "UpdateStmt" and tree.from_clause:
-        return "UPDATE … FROM"
-    for found in walk(tree):
-        match kind(found):
-            case "SelectStmt":
-                if found.HasField("limit_count") or found.HasField("limit_offset"):
-                    return "LIMIT"
-                if any(node.WhichOneof("node") for node in found.distinct_clause):
-                    return "DISTINCT ON"
-            case "FuncCall":
-                if found.HasField("over"):
-                    return "a window"
-                if strings(found.funcname)[-1] in _BY_ORDER and not found.agg_order:
-                    return f"{strings(found.funcname)[-1]}()"
-            case "JsonArrayAgg" | "JsonObjectAgg":
-                return "an aggregate of JSON"
-    return None
-
-
-_BY_ORDER = frozenset(
-    "string_agg array_agg json_agg jsonb_agg json_object_agg jsonb_object_agg any_value xmlagg".split()
-)
-
-
-def _with_times(tree: Any, analysis: Analysis) -> Any:
-    """A copy of an INSERT of VALUES in which defaults that are the time of the transaction are written out."""
-    select = inner(tree.select_stmt) if kind(tree) == "InsertStmt" and tree.HasField("select_stmt") else None
-    if select is None or not select.values_lists:
-        return tree
-    found = copy(tree)
-    rows = [row.list.items for row in inner(found.select_stmt).values_lists]
-    columns = analysis.catalog.tables[analysis.writes[0].table].columns
-    names = [column.res_target.name for column in found.cols] or [column.name for column in columns[: len(rows[0])]]
-    for column in columns:
-        if not column.default or column.default == "identity" or not _is_timed(column.default, analysis.catalog):
-            continue
-        default = expression(column.default)
-        if column.name in names:
-            for row in rows:
-                item = row[names.index(column.name)] if names.index(column.name) < len(row) else None
-                if item is not None and item.WhichOneof("node") == "set_to_default":
-                    item.CopyFrom(default)
-            continue
-        for name in () if found.cols else names:
-            found.cols.add().res_target.name = name
-        found.cols.add().res_target.name = column.name
-        for row in rows:
-            row.add().CopyFrom(default)
-        names.append(column.name)
-    return found
-
-
-def _is_timed(default: str, catalog: Catalog) -> bool:
-    """Whether an expression hangs on the time of the transaction, and on nothing else that may differ."""
-    value = inner(expression(default))
-    return first_impurity(value, catalog) is not None and first_impurity(value, catalog, timeless=False) is None
-
-
-def _impure_default(tree: Any, analysis: Analysis) -> str | None:
-    """A default of a column that is not given which may differ from shard to shard."""
-    table = analysis.catalog.tables[analysis.writes[0].table]
-    given = _given(tree, [column.name for column in table.columns])
-    if any(kind(found) == "SetToDefault" for found in walk(tree)):
-        given = set()
-    for column in table.columns:
-        if not column.default or column.name in given:
-            continue
-        if column.default == "identity":
-            return f"value of {column.name}"
-        found = first_impurity(inner(expression(column.default)), analysis.catalog)
-        if found is not None:
-            return found
-    return None
-
-
-def _given(tree: Any, names: Sequence[str]) -> set[str]:
-    """The columns that surely get their values from the statement; all of them where rows are not made."""
-    if kind(tree) == "MergeStmt":
-        inserts = [clause.merge_when_clause for clause in tree.merge_when_clauses]
-        inserts = [when for when in inserts if when.command_type == _CMD_INSERT]
-        given = [
-            {target.res_target.name for target in when.target_list} or names[: len(when.values)] for when in inserts
-        ]
-        return set(names).intersection(*given)
-    if kind(tree) != "InsertStmt":
-        return set(names)
-    if tree.cols:
-        return {column.res_target.name for column in tree.cols}
-    select = inner(tree.select_stmt) if tree.HasField("select_stmt") else None
-    if select is None:
-        return set()
-    if select.values_lists:
-        return set(names[: min(len(row.list.items) for row in select.values_lists)])
-    stars = any(is_star(node.res_target) for node in select.target_list)
-    return set() if stars else set(names[: len(select.target_list)])
 
 
 # -- MERGE ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,262 @@
+"""Writes of reference tables: what each copy is sent so that all of them end with the same values.
+
+A statement that gives the same on every server is sent to all. One that may not (a default, a function, LIMIT) is run
+on one shard, and the others are sent the rows that it has made there. See docs/adr/0032-copies-get-the-same-values.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import UnsupportedQuery
+from .analysis import Analysis
+from .catalog import Catalog, Column, Table
+from .plan import Copies, Gathered, Plan, Use
+from .purity import first_impurity
+from .statement import copy, deparse, expression, inner, is_star, kind, quoted, strings, verb, walk
+from .timing import timed
+
+_CMD_INSERT = 4
+_CONFLICT_UPDATES = 3
+
+
+def plan_copies(sql: str, tree: Any, analysis: Analysis, uses: tuple[Use, ...]) -> Plan:
+    """The plan of a write of a reference table. Raises `UnsupportedQuery`."""
+    table = analysis.catalog.tables[analysis.writes[0].table]
+    what = f"{verb(tree)} of the reference table {table.name.removeprefix('public.')}"
+    if uses or len(analysis.writes) > 1:
+        raise UnsupportedQuery(
+            f"{what} reads rows that are not on every shard",
+            hint="Read them first, and write their values.",
+        )
+    refusal = _why_not_the_same(what, tree, analysis)
+    finish = _finish(tree, table, analysis.catalog) if refusal is not None else ""
+    if refusal is not None and not finish:
+        raise refusal
+    doubtful = refusal is not None or table.has_triggers or any(_is_doubtful(found) for found in walk(tree))
+    compared = doubtful and kind(tree) != "DeleteStmt" and _may_return(tree, analysis.catalog)
+    if table.has_triggers and not compared and kind(tree) == "MergeStmt":
+        raise UnsupportedQuery(
+            f"{what}, which has triggers, cannot be seen to give each shard the same",
+            hint="Write it by INSERT, UPDATE or DELETE; MERGE tells what it has written since PostgreSQL 17.",
+        )
+    hidden = len(table.columns) if compared or finish else 0
+    text = sql
+    if hidden:
+        tree = _returning_all(tree, table)
+        text = deparse(copy(tree))
+    read = tuple({node.table for node in analysis.references})
+    mend = _update(table) if compared and _is_exact(analysis.catalog) else ""
+    copies = Copies(table.name, read, finish, mend, compared)
+    time = None if finish else timed(tree)
+    return Plan(sql, verb(tree), (), True, Gathered("write", text, hidden=hidden, copies=copies, timed=time))
+
+
+def _why_not_the_same(what: str, tree: Any, analysis: Analysis) -> UnsupportedQuery | None:
+    """Why the statement may give each shard something else; None when it does not."""
+    impurity = first_impurity(tree, analysis.catalog, timeless=False) or _impure_default(tree, analysis)
+    if impurity is not None:
+        return UnsupportedQuery(
+            f"{what} would give each shard its own {impurity}",
+            detail="Its copies would differ.",
+            hint="Pass the value as a parameter, or give the table a primary key that the statement does not change.",
+        )
+    choice = _choice(tree)
+    if choice is not None:
+        return UnsupportedQuery(
+            f"{what} with {choice} may choose other rows on each shard",
+            detail="Its copies would differ.",
+            hint="Read the rows first, and write their values; or give the table a primary key.",
+        )
+    return None
+
+
+def _is_doubtful(found: Any) -> bool:
+    """Whether an expression may hang on the order of rows, or on the moment: it does not often."""
+    match kind(found):
+        case "FuncCall":
+            return strings(found.funcname)[-1] in _BY_ADDING
+        case "TypeCast":
+            return bool(set(strings(found.type_name.names)) & _TIME_TYPES) and kind(inner(found.arg)) != "A_Const"
+    return False
+
+
+_BY_ADDING = frozenset(
+    "sum avg stddev stddev_pop stddev_samp variance var_pop var_samp corr covar_pop covar_samp regr_avgx regr_avgy "
+    "regr_intercept regr_r2 regr_slope regr_sxx regr_sxy regr_syy".split()
+)
+_TIME_TYPES = frozenset("date time timetz timestamp timestamptz".split())
+
+
+def _may_return(tree: Any, catalog: Catalog) -> bool:
+    """Whether the statement can tell what it has written: MERGE since PostgreSQL 17."""
+    return kind(tree) != "MergeStmt" or "merge_action" in catalog.functions
+
+
+def _returning_all(tree: Any, table: Table) -> Any:
+    """The statement with all columns of the rows that it writes, as texts, behind what it returns."""
+    tree = copy(tree)
+    alias = tree.relation.alias.aliasname or tree.relation.relname
+    for column in table.columns:
+        target = tree.returning_clause.exprs.add().res_target
+        target.val.CopyFrom(expression(f"{quoted(alias)}.{quoted(column.name)}::pg_catalog.text"))
+    return tree
+
+
+# -- rows that one shard has made ------------------------------------------------------------------------------------
+
+
+def _finish(tree: Any, table: Table, catalog: Catalog) -> str:
+    """SQL that writes on another copy the rows that the statement has written on one; empty when there is none.
+
+    It has a parameter for each column of the table: its values as texts.
+    """
+    if not _is_exact(catalog):
+        return ""
+    match kind(tree):
+        case "InsertStmt":
+            conflict = tree.on_conflict_clause if tree.HasField("on_conflict_clause") else None
+            if conflict is None or conflict.action != _CONFLICT_UPDATES:
+                return _insert(table)
+            assigned = {target.res_target.name for target in conflict.target_list}
+            return _upsert(table) if table.key and not assigned & set(table.key) else ""
+        case "UpdateStmt":
+            assigned = {target.res_target.name for target in tree.target_list}
+            return "" if assigned & set(table.key) else _update(table)
+        case "DeleteStmt" if table.key:
+            return f"DELETE FROM {_name(table)} AS written USING {_rows(table)} WHERE {_same_key(table)} {_tell(table)}"
+    return ""
+
+
+def _is_exact(catalog: Catalog) -> bool:
+    """Whether values are what they were when they have been texts in between."""
+    settings = catalog.settings
+    digits = settings.get("extra_float_digits") or "1"
+    return (settings.get("DateStyle") or "ISO").startswith("ISO") and int(digits) > 0
+
+
+def _insert(table: Table) -> str:
+    columns = [column for column in table.columns if not column.generated]
+    names = ", ".join(quoted(column.name) for column in columns)
+    values = ", ".join(map(_value, columns))
+    return (
+        f"INSERT INTO {_name(table)} AS written ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {_rows(table)}"
+        f' ORDER BY made."shardpool number" {_tell(table)}'
+    )
+
+
+def _upsert(table: Table) -> str:
+    key = ", ".join(map(quoted, table.key))
+    changes = ", ".join(f"{quoted(column.name)} = excluded.{quoted(column.name)}" for column in _changed(table))
+    action = f"UPDATE SET {changes}" if changes else "NOTHING"
+    tell = _tell(table)
+    return f"{_insert(table).removesuffix(tell)}ON CONFLICT ({key}) DO {action} {tell}"
+
+
+def _update(table: Table) -> str:
+    if not table.key or not _changed(table):
+        return ""
+    changes = ", ".join(f"{quoted(column.name)} = {_value(column)}" for column in _changed(table))
+    return f"UPDATE {_name(table)} AS written SET {changes} FROM {_rows(table)} WHERE {_same_key(table)} {_tell(table)}"
+
+
+def _changed(table: Table) -> list[Column]:
+    return [
+        column
+        for column in table.columns
+        if column.name not in table.key and not column.generated and column.default != "identity"
+    ]
+
+
+def _name(table: Table) -> str:
+    return ".".join(map(quoted, table.name.split(".", 1)))
+
+
+def _rows(table: Table) -> str:
+    places = ", ".join(
+        f"pg_catalog.unnest(${number}::pg_catalog.text[])" for number in range(1, len(table.columns) + 1)
+    )
+    names = ", ".join(quoted(column.name) for column in table.columns)
+    return f'ROWS FROM ({places}) WITH ORDINALITY AS made ({names}, "shardpool number")'
+
+
+def _value(column: Column) -> str:
+    return f"made.{quoted(column.name)}::{column.type}"
+
+
+def _same_key(table: Table) -> str:
+    columns = [column for column in table.columns if column.name in table.key]
+    return " AND ".join(f"written.{quoted(column.name)} = {_value(column)}" for column in columns)
+
+
+def _tell(table: Table) -> str:
+    return "RETURNING " + ", ".join(f"written.{quoted(column.name)}::pg_catalog.text" for column in table.columns)
+
+
+# -- what may differ --------------------------------------------------------------------------------------------------
+
+
+def _choice(tree: Any) -> str | None:
+    """What in a statement leaves it to the server which rows, or in which order, it takes."""
+    if kind(tree) == "UpdateStmt" and tree.from_clause:
+        return "UPDATE … FROM"
+    for found in walk(tree):
+        match kind(found):
+            case "SelectStmt":
+                if found.HasField("limit_count") or found.HasField("limit_offset"):
+                    return "LIMIT"
+                if any(node.WhichOneof("node") for node in found.distinct_clause):
+                    return "DISTINCT ON"
+            case "FuncCall":
+                if found.HasField("over"):
+                    return "a window"
+                if strings(found.funcname)[-1] in _BY_ORDER and not found.agg_order:
+                    return f"{strings(found.funcname)[-1]}()"
+            case "JsonArrayAgg" | "JsonObjectAgg":
+                return "an aggregate of JSON"
+    return None
+
+
+_BY_ORDER = frozenset(
+    "string_agg array_agg json_agg jsonb_agg json_object_agg jsonb_object_agg any_value xmlagg".split()
+)
+
+
+def _impure_default(tree: Any, analysis: Analysis) -> str | None:
+    """A default of a column that is not given which may differ from shard to shard."""
+    table = analysis.catalog.tables[analysis.writes[0].table]
+    given = _given(tree, [column.name for column in table.columns])
+    if any(kind(found) == "SetToDefault" for found in walk(tree)):
+        given = set()
+    for column in table.columns:
+        if not column.default or column.name in given:
+            continue
+        if column.default == "identity":
+            return f"value of {column.name}"
+        found = first_impurity(inner(expression(column.default)), analysis.catalog)
+        if found is not None:
+            return found
+    return None
+
+
+def _given(tree: Any, names: Sequence[str]) -> set[str]:
+    """The columns that surely get their values from the statement; all of them where rows are not made."""
+    if kind(tree) == "MergeStmt":
+        inserts = [clause.merge_when_clause for clause in tree.merge_when_clauses]
+        inserts = [when for when in inserts if when.command_type == _CMD_INSERT]
+        given = [
+            {target.res_target.name for target in when.target_list} or names[: len(when.values)] for when in inserts
+        ]
+        return set(names).intersection(*given)
+    if kind(tree) != "InsertStmt":
+        return set(names)
+    if tree.cols:
+        return {column.res_target.name for column in tree.cols}
+    select = inner(tree.select_stmt) if tree.HasField("select_stmt") else None
+    if select is None:
+        return set()
+    if select.values_lists:
+        return set(names[: min(len(row.list.items) for row in select.values_lists)])
+    stars = any(is_star(node.res_target) for node in select.target_list)
+    return set() if stars else set(names[: len(select.target_list)])
