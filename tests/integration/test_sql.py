@@ -302,6 +302,16 @@ def test_stream_gives_the_rows_of_execute_in_order(shop: Router) -> None:
     assert next(iter(shop.stream("select n from orders order by n", row_factory=dict_row))) == {"n": 0}
 
 
+def test_stream_raises_no_error_of_data_that_one_server_would_not(shop: Router) -> None:
+    assert list(shop.stream("select 1 from orders where 1 / (n - n) = 1 having 1 < 2")) == [(1,)]
+    assert list(shop.stream("select 1 / (n - n) from orders limit 1 - 1")) == []
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        list(shop.stream("select 1 / (n - n) from orders order by n limit 3"))
+    shop.max_pull_rows = 10
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        shop.execute("select 1 / (n - n) from orders order by n limit 3")
+
+
 @pytest.mark.parametrize("params", [None, ["new"]])
 def test_all_shards_write_one_time(shop: Router, params: list[str] | None) -> None:
     shop.scatter("alter table orders add at timestamptz, add day date; alter table countries add at timestamptz")

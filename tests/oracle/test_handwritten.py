@@ -612,6 +612,13 @@ CASES["the time of the transaction"] = [
     "select count(*) over (order by o.id), o.id from orders o join events e on e.n = o.qty where e.day < current_date",
     "select now() = now(), current_date = now()::date, count(*) from orders",
     "select distinct placed < now() from orders",
+    "select now() = statement_timestamp(), statement_timestamp() = transaction_timestamp(), count(*) from orders",
+    "select statement_timestamp() - now(), current_timestamp - 'now'::timestamptz, current_date - 'today'::date from orders, countries",
+    "select s - now(), current_date - s::date, age(s::timestamp, localtimestamp) from statement_timestamp() s, orders where placed < s",
+    "select count(*) filter (where placed < statement_timestamp()), max(statement_timestamp() - now()) from orders group by note",
+    "select count(*) from (select statement_timestamp(), now() from orders) q where statement_timestamp = now",
+    "select count(*) from customers a, orders b where a.seen < statement_timestamp() and b.placed < clock_timestamp()",
+    "select clock_timestamp() >= statement_timestamp(), clock_timestamp() >= now() from orders, rates",
 ]
 
 CASES["distinct values"] = [
@@ -688,6 +695,22 @@ CASES["sorted inner levels"] = [
     "select count(*), sum(id), max(qty) from (select * from orders order by total) q",
     "select distinct qty from (select * from orders order by total) q",
     "select q.id, c.name from (select * from orders order by total) q join customers c using (tenant_id)",
+]
+CASES["what one server never evaluates"] = [
+    "select 1 as one from orders where 1 / (qty - qty) = 1 having 1 < 2",
+    "select 1 as one from orders where 1 / (qty - qty) = 1 having 1 > 2",
+    "select a.id from orders a, items b where 1 / (a.qty - a.qty) = 1 and 1 = 2",
+    "select count(*) from customers c, orders o where false and 1 / (o.qty - o.qty) = 1",
+    "select 1 / (qty - qty) from orders limit 0",
+    "select 1 / (qty - qty) from orders order by note limit 0",
+    "select 1 / (qty - qty) from orders limit 1 - 1",
+    "select 1 / (qty - qty) from orders order by id limit (select 0)",
+    "select sum(1 / (qty - qty)) from orders limit 0",
+    "select sum(1 / (qty - qty)) from orders having false",
+    "select qty % 3, sum(1 / (qty % 3)) from orders group by 1 having qty % 3 = 1 and 1 < 2",
+    "select case when false then 1 / (qty - qty) end from orders order by note",
+    "select sum(1 / (qty - qty)), max(id) from orders group by note having max(id) > 0",
+    "select a.id from orders a, items b where 1 / (a.qty - a.qty) = 1",
 ]
 
 

@@ -23,7 +23,7 @@ from ..query.merger import Merger
 from ..query.merging import NotHere, bound_value, row_keys
 from ..query.plan import Gathered, Shipped
 from ..result import hide, shape_of
-from . import freshness, gather, planning, shipping
+from . import data_errors, freshness, gather, planning, shipping
 from .gathering import local
 from .lease import Params, is_lost, unknown
 from .planning import Planned
@@ -89,10 +89,17 @@ async def stream(
                 raise
             if how == "pull" or given:
                 raise shipping.unlike(reason) from reason
-            unfit = reason
+            unfit: Exception = reason
+        except psycopg.Error as error:
+            if given or not data_errors.is_doubtful(error, bound.scattered):
+                raise
+            unfit = error
         finally:
             await blocks.aclose()
-        found, bound = await planning.otherwise(router, query, params, deadline(), unfit)
+        if data_errors.is_doubtful(unfit, bound.scattered):
+            found, bound = await data_errors.as_one_server(router, query, params, deadline())
+        else:
+            found, bound = await planning.otherwise(router, query, params, deadline(), unfit)
 
 
 class _Again(Exception):

@@ -10,12 +10,12 @@ import psycopg
 from psycopg.rows import RowFactory
 
 from .._ship import TypesDiffer
-from ..errors import InvalidKey, KeyNotCovered, StaleTopology, UnsupportedQuery
+from ..errors import InvalidKey, KeyNotCovered, ScatterError, ShardError, StaleTopology, UnsupportedQuery
 from ..query.bound import Bound, Fanout, check_atomic, check_fanout
 from ..query.merging import NotHere
 from ..query.plan import Shipped
 from ..result import Result
-from . import freshness, gather, gathering, moving, planning, shipping, writing
+from . import data_errors, freshness, gather, gathering, moving, planning, shipping, writing
 from .gather import Missing
 from .lease import Params
 from .planning import Planned
@@ -156,7 +156,30 @@ def _scattered(
     except planning.DDL_ERRORS:
         planning.forget_catalog(router)
         raise
+    except psycopg.Error as error:
+        if not data_errors.is_doubtful(error, plan):
+            raise
+        return _confirmed(error, router, query, params, deadline, missing, options)
     if missing is not None:
         missing.clear()
     found, bound = planning.otherwise(router, query, params, deadline, why)
     return _scattered(router, found, bound, query, params, deadline, readonly, missing, options)
+
+
+def _confirmed(
+    error: psycopg.Error,
+    router: Router,
+    query: Any,
+    params: Params | None,
+    deadline: float,
+    missing: Missing | None,
+    options: dict[str, Any],
+) -> Result:
+    """What one server says, the error or another one or none; the error when that cannot be told."""
+    if missing is not None:
+        missing.clear()
+    try:
+        found, bound = data_errors.as_one_server(router, query, params, deadline)
+        return shipping.execute(router, found, bound, query, params, deadline, missing=missing, **options)
+    except (UnsupportedQuery, TypesDiffer, ScatterError, ShardError):
+        raise error from None

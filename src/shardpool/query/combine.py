@@ -6,11 +6,13 @@ What cannot be shown to be the same that way is left to `pull`: these functions 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from .aggregates import final, is_over_distinct, over_distinct, partials
 from .analysis import Analysis
 from .catalog import Catalog
+from .conditions import conjuncts
 from .gathered import limited, put
 from .levels import Top
 from .names import output_name
@@ -18,7 +20,7 @@ from .operations import is_aggregate, walk_own
 from .plan import Ship, Shipped
 from .scopes import Scope
 from .sorting import Limits, Sorting, limits, meant, signature, sortings
-from .statement import copy, deparse, expression, inner, is_star, kind, parse, quoted, strings
+from .statement import copy, deparse, expression, has_limit, inner, is_star, kind, parse, quoted, strings, walk
 from .template import Template, template
 
 TEMP = "_shardpool_1"
@@ -39,9 +41,9 @@ def combine(tree: Any, analysis: Analysis, uses: int) -> Shipped | str:
     try:
         if top.windows and not top.windows_by_key:
             return "a window without the partition key spans rows of different shards"
-        if top.grouped and not top.grouped_by_key:
-            return _Groups(copy(tree), analysis).plan(uses)
-        return _rows(copy(tree), analysis, uses)
+        groups = top.grouped and not top.grouped_by_key
+        made = _Groups(copy(tree), analysis).plan(uses) if groups else _rows(copy(tree), analysis, uses)
+        return replace(made, goes_further=has_limit(tree) or tree.HasField("having_clause"))
     except _Unfit as reason:
         return str(reason)
 
@@ -158,6 +160,14 @@ def _partial(tree: Any, bounds: Limits, *, keep_order: bool) -> Template:
         bounds = Limits(None, None, True)
     text = limited(tree, bounds)
     return template(parse(text)[0])
+
+
+def _both(conditions: Sequence[Any]) -> Any:
+    node = expression("true and true")
+    del node.bool_expr.args[:]
+    for condition in conditions:
+        put(node.bool_expr.args.add(), condition)
+    return node.bool_expr
 
 
 # -- groups --------------------------------------------------------------------------------------------------------
@@ -278,6 +288,13 @@ class _Groups:
             places.append(column(self._partials[key]))
         return final(call, self._scope, places)
 
+    def _is_of_keys(self, condition: Any) -> bool:
+        """Whether a part of HAVING looks at the keys of the groups alone."""
+        found = list(walk(condition)) if condition is not None else []
+        return bool(found) and not any(
+            kind(part) == "SubLink" or is_aggregate(part, self._analysis.catalog) for part in found
+        )
+
     def _distinct_place(self, value: Any) -> str:
         """The column of the value whose distinct ones are wanted: the shards' groups are groups of it, too."""
         key = self._signature(value)
@@ -317,8 +334,12 @@ class _Groups:
 
     def _partial(self, groups: int) -> Template:
         tree = self._tree
+        having = [found for found in conjuncts(inner(tree.having_clause)) if self._is_of_keys(found)]
         for name in ("having_clause", "limit_count", "limit_offset"):
             tree.ClearField(name)
+        if having:
+            # What asks for no aggregate is a condition on rows to one server, which looks no further at the others.
+            put(tree.having_clause, having[0] if len(having) == 1 else _both(having))
         tree.limit_option = 1
         for items in (tree.target_list, tree.group_clause, tree.sort_clause, tree.distinct_clause):
             del items[:]

@@ -76,13 +76,15 @@ class Ship:
 class Shipped:
     """Bring rows to one shard, and run `final` there: `combine` brings partial results, `pull` rows of tables.
 
-    `lost_order` is what the order of a sorted subquery ends at.
+    `lost_order` is what the order of a sorted subquery ends at. A plan that `goes_further` may evaluate for rows what
+    one server does not: an error of their data has to be confirmed without that.
     """
 
     name: str
     ships: tuple[Ship, ...]
     final: str
     lost_order: str = ""
+    goes_further: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,11 @@ class Gathered:
     copies: Copies | None = None
     timed: Template | None = None
     lost_order: str = ""
+
+    @property
+    def goes_further(self) -> bool:
+        """Whether each shard makes rows of which LIMIT leaves fewer: see `Shipped`."""
+        return self.limit is not None or self.offset is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from .pull import pull
 from .purity import first_impurity, refuse_server_bound, refuse_system_columns
 from .remembered import LONG
 from .statement import kind, parse, verb
+from .template import at_one_time
 
 _WRITES = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
 
@@ -57,7 +58,7 @@ def completed(sql: str, topology: Topology, catalog: Catalog, *, strategy: str |
 
     `strategy="pull"` takes the slow, surely right way, `"combine"` one in which a server puts the rows together.
     """
-    tree = parse(sql)[0]
+    tree = at_one_time(parse(sql)[0])
     analysis = Analysis(topology, catalog)
     analysis.statement(tree)
     scattered: Scattered | None = None

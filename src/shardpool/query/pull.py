@@ -17,14 +17,14 @@ from .purity import first_impurity
 from .renaming import rename
 from .scopes import Node
 from .statement import deparse, expression, inner, kind, parse, quoted, strings, walk
-from .template import Template, template
+from .template import Template, at_one_time, template
 
 TEMP = "_shardpool_{}"
 
 
 def pull(sql: str, topology: Topology, catalog: Catalog) -> Shipped:
     """The plan that brings the rows of every table to one shard. Raises `UnsupportedQuery`."""
-    tree = parse(sql)[0]
+    tree = at_one_time(parse(sql)[0])
     analysis = Analysis(topology, catalog, mentions=[])
     analysis.statement(tree)
     nodes = analysis.tables
@@ -42,7 +42,14 @@ def pull(sql: str, topology: Topology, catalog: Catalog) -> Shipped:
             node.relation.schemaname, node.relation.relname, node.relation.inh = "pg_temp", temp, True
     rename(tree, analysis)
     is_joined = len(nodes) + len(analysis.references) > 1
-    return Shipped("pull", tuple(replace(ship, is_joined=is_joined) for ship in ships), deparse(tree))
+    filtered = any(ship.filters for ship in ships)
+    made = tuple(replace(ship, is_joined=is_joined) for ship in ships)
+    return Shipped("pull", made, deparse(tree), goes_further=filtered)
+
+
+def without_filters(plan: Shipped) -> Shipped:
+    """The plan with all rows of each table: nothing is evaluated but by the statement itself."""
+    return replace(plan, ships=tuple(replace(ship, filters=()) for ship in plan.ships), goes_further=False)
 
 
 class _Wanted:

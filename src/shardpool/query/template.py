@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .names import output_name
 from .statement import deparse, expression, inner, kind, strings, walk
 
 _MARK = "shardpool $%d parameter"
 # SQLValueFunctionOp by number: CURRENT_DATE, CURRENT_TIMESTAMP, LOCALTIMESTAMP.
+_STATEMENT = "statement_timestamp"
+_NOW = ("now", "transaction_timestamp", _STATEMENT)
+_TIME_NAMES = frozenset((*_NOW, "current_date", "current_timestamp", "localtimestamp"))
 _TIMES = {1: "date", 4: "timestamptz", 8: "timestamp"}
 
 
@@ -38,6 +42,7 @@ class Template:
 
 def template(tree: Any) -> Template:
     """The template of a tree, which is changed by it: `$n`, and as number 0 the time of the transaction."""
+    _keep_names(tree)
     _place_times(tree)
     numbers = sorted({found.number for found in walk(tree) if kind(found) == "ParamRef"})
     _mark(tree)
@@ -50,12 +55,43 @@ def template(tree: Any) -> Template:
 def time_type(expression: Any) -> str | None:
     """The type of an expression that is the time of the transaction, the same all through it; None for any other."""
     if kind(expression) == "FuncCall":
-        names = strings(expression.funcname)
-        is_now = names[-1] in ("now", "transaction_timestamp") and names[:-1] in ([], ["pg_catalog"])
-        return "timestamptz" if is_now and not expression.args else None
+        return "timestamptz" if _calls(expression, *_NOW) else None
     if kind(expression) == "SQLValueFunction":
         return _TIMES.get(expression.op)
     return None
+
+
+def at_one_time(tree: Any) -> Any:
+    """The tree with `now()` for `statement_timestamp()`, under the same names of columns.
+
+    They are the same in a statement that is a transaction of its own. What brings rows together is a later one of its
+    transaction (https://www.postgresql.org/docs/current/functions-datetime.html#FUNCTIONS-DATETIME-CURRENT).
+    """
+    calls = [found for found in walk(tree) if _calls(found, _STATEMENT)]
+    if calls:
+        _keep_names(tree)
+    for call in calls:
+        call.funcname[-1].string.sval = "now"
+    return tree
+
+
+def _keep_names(tree: Any) -> None:
+    """Columns that are named after a time keep their names, whatever takes its place."""
+    for found in walk(tree):
+        if kind(found) == "ResTarget" and found.HasField("val") and output_name(found) in _TIME_NAMES:
+            found.name = output_name(found)
+        elif kind(found) == "RangeFunction" and not found.HasField("alias"):
+            calls = [part for part in walk(found) if kind(part) == "FuncCall"]
+            if len(calls) == 1 and strings(calls[0].funcname)[-1] in _TIME_NAMES:
+                found.alias.aliasname = strings(calls[0].funcname)[-1]
+
+
+def _calls(expression: Any, *functions: str) -> bool:
+    """Whether it is the call of one of these functions of PostgreSQL, without arguments."""
+    if kind(expression) != "FuncCall" or expression.args:
+        return False
+    names = strings(expression.funcname)
+    return names[-1] in functions and names[:-1] in ([], ["pg_catalog"])
 
 
 def _place_times(message: Any) -> None:
