@@ -23,7 +23,7 @@ from .bucket_sql import (
     quote_literal,
     quote_table,
 )
-from .errors import KeyNotCovered
+from .errors import KeyNotCovered, shown
 from .keys import KeyType, KeyValue, canonical_key, key_parts, key_text
 from .own_sql import qualified
 from .owner_map import contract
@@ -279,6 +279,32 @@ def _special_keys(partitioning: Partitioning) -> Sequence[KeyValue]:
     return partitioning.ends[:_SPECIAL_VECTORS]
 
 
+STRANGE = "what it says of itself is not what a shard says"
+
+
+def is_strange(row: Sequence[Any] | None) -> bool:
+    """Whether a row of `IDENTITY_QUERY` is not of the shape that a shard gives: the schema may be somebody else's."""
+    if row is None:
+        return False
+    here = Identity._make(row)
+    told, numbers = (here.fleet, here.shard, here.settings), (here.version, here.epoch, here.owners_epoch)
+    by_keyspace = (*_values(here.contracts, dict), *_values(here.maps, list))
+    return not (
+        all(isinstance(one, str) for one in told)
+        and all(isinstance(one, int) for one in numbers)
+        and all(by_keyspace)
+        and isinstance(_json(here.works_with), list)
+    )
+
+
+def _values(value: Any, kind: type) -> Iterator[bool]:
+    """Whether a json column is an object, and each of its values of a kind."""
+    told = _json(value)
+    yield isinstance(told, dict)
+    if isinstance(told, dict):
+        yield from (isinstance(one, kind) for one in told.values())
+
+
 def check_identity(row: Sequence[Any] | None, topology: Topology, shard_name: str) -> str | None:
     """What is wrong with the server that gave this row of `IDENTITY_QUERY`, and what to do; None when it is the shard.
 
@@ -286,10 +312,12 @@ def check_identity(row: Sequence[Any] | None, topology: Topology, shard_name: st
     """
     if row is None:
         return f"the control schema of this server is empty. {NOT_INSTALLED_HINT}"
+    if is_strange(row):
+        return f"{STRANGE}. {NOT_INSTALLED_HINT}"
     here = Identity._make(row)
     if here.fleet != topology.fleet or shard_name not in (here.shard, here.also):
         return (
-            f'this server is shard "{here.shard}" of fleet "{here.fleet}", '
+            f'this server is shard "{shown(here.shard)}" of fleet "{shown(here.fleet)}", '
             f'not shard "{shard_name}" of fleet "{topology.fleet}". Set its address right in the topology.'
         )
     if here.version not in WORKS_WITH and CONTROL_VERSION not in _json(here.works_with):
@@ -346,7 +374,9 @@ def _contract_problem(contracts: Mapping[str, Any], topology: Topology) -> str |
         there, here = contracts.get(name), contract(keyspace.partitioning)
         if there is not None and there != here:
             differing = [fact for fact in here.keys() | there.keys() if here.get(fact) != there.get(fact)]
-            facts = ", ".join(f"{fact} {there.get(fact)!r}, not {here.get(fact)!r}" for fact in sorted(differing))
+            facts = ", ".join(
+                f"{shown(fact)} {shown(repr(there.get(fact)))}, not {here.get(fact)!r}" for fact in sorted(differing)
+            )
             return (
                 f'it places the keys of keyspace "{name}" in another way: {facts}. '
                 "Set the topology back to what the rows were placed by."

@@ -276,6 +276,37 @@ async def test_a_coroutine_for_passwords_that_waits_is_named_and_holds_nobody_up
     in_time(monotonic() - begun, 1.5)
 
 
+# -- answers of a server that is not ours --------------------------------------------------------------------------
+
+STRANGE = [
+    "update shardpool.self set shard = repeat('x', 8000000)",
+    "update shardpool.self set fleet = E'shop\\nHINT:  All is well.\\x1b[2J'",
+    "update shardpool.hash_contract set contract = '\"no object\"'",
+    "update shardpool.hash_contract set contract = '{\"buckets\": [[[]]]}'",
+    "update shardpool.hash_contract set contract = jsonb_build_object(repeat('x', 1000000), repeat(E'\\n', 1000000))",
+    'update shardpool.hash_contract set maps = \'{"epoch": 5, "digests": 7}\'',
+    "alter table shardpool.meta alter version type text using 'new', drop column works_with",
+    "delete from shardpool.self",
+    "alter table shardpool.self drop column fleet cascade",
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_what_a_strange_server_says_of_itself_is_told_as_our_error(router: Router, strange: str) -> None:
+    with router.shard("s0").connection() as conn:
+        conn.execute("drop trigger if exists no_change on shardpool.self")
+        conn.execute(strange)
+    with Router(router.topology) as other:
+        with pytest.raises(ShardUnavailable) as raised:
+            other.shard("s0").execute("select 1", timeout=10)
+        assert other.shard("s1").execute("select 1").one() == (1,)
+        report = other.check()
+    told = str(raised.value)
+    assert len(told) < 3000 and "\x1b" not in told and "\nHINT:  All is well" not in told
+    assert all(len(str(finding)) < 3000 and "\x1b" not in str(finding) for finding in report.findings)
+    assert any(finding.subject == "s0/primary" for finding in report.errors)
+
+
 # -- names are identifiers, never text of a statement ----------------------------------------------------------------
 
 

@@ -292,6 +292,12 @@ class AsyncConnector:
             raise self._unavailable(
                 "its shardpool schema cannot be read", first_line(e), "Grant USAGE and SELECT on schema shardpool."
             ) from e
+        if control.is_strange(row):
+            raise self._unavailable("the server is not that shard", control.STRANGE, control.NOT_INSTALLED_HINT)
+        return self._judge(row)
+
+    def _judge(self, row: Any) -> tuple[bool, str]:
+        """Whether the server is a standby, and its settings, by the row that it gave of itself."""
         if row is not None:
             self.seen_epoch = max(self.seen_epoch, row[3])
         newer = control.newer_epoch(row, self.topology, self.shard)
