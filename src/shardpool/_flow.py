@@ -110,21 +110,21 @@ class Copied:
 
 
 def sent(sources: Sequence[tuple[Any, str]]) -> Flow[None]:
-    """Ask each source for the rows of its query, before any of them is read: see `copy_rows`."""
+    """Ask each source for its rows by a COPY, before any of them is read: see `copy_rows`."""
     for conn, sql in sources:
-        conn.pgconn.send_query(f"COPY ({sql}) TO STDOUT".encode(conn.info.encoding))
+        conn.pgconn.send_query(sql.encode(conn.info.encoding))
         yield from _flushed(conn.pgconn)
 
 
-def copy_rows(sources: Sequence[Any], target: Any, table: str, copied: Copied) -> Flow[None]:
-    """The rows of the sources that have been asked for them into a table of the target, in text format.
+def copy_rows(sources: Sequence[Any], target: Any, into_table: str, copied: Copied) -> Flow[None]:
+    """The rows of the sources that have been asked for them into a table of the target, by a COPY in text format.
 
     A source is read only while the target takes what was sent before: a slow target holds the sources back.
     """
     for conn in sources:
         yield from _begun(conn)
     into = target.pgconn
-    yield from run(target, f"COPY {table} FROM STDIN")
+    yield from run(target, into_table)
     left = {conn.pgconn.socket: conn for conn in sources}
     # The first rows may have been read already, together with the start of the answer: no socket would tell.
     ready = dict.fromkeys(left, 0)

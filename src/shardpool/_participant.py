@@ -16,7 +16,9 @@ from ._concurrency import OVERDUE, Step
 from ._leg import Leg, Statement, prepared_of
 from ._session import note
 
-BEGIN = (b"begin",)
+# A transaction waits for those on the other shards: that is no idleness of the caller.
+PATIENT = b"set local idle_in_transaction_session_timeout = 0"
+BEGIN = (b"begin", PATIENT)
 # What is checked at COMMIT would be found when others have committed: it is checked while all can still be undone.
 CHECK = b"set constraints all immediate"
 _ROLLBACK = b"rollback"

@@ -14,12 +14,18 @@ from ._flow import Copied, Flow, copy_rows, describe, query, run, sent
 from ._leg import Statement
 from .query.plan import Ship, Shipped
 from .query.statement import quoted
+from .settings import Transport
 
 # In a form that is read alike under every DateStyle and TimeZone.
-TIME = "SELECT pg_catalog.to_char(pg_catalog.now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00'"
+TIME = "SELECT pg_catalog.to_char(pg_catalog.now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"+00\"')"
 # Rows of all the tables from which on a bad plan takes longer than statistics do.
 _ANALYZED_ROWS = 500
-_BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+# What the role's defaults say of transactions, and how long one may wait, is for those of the caller: others deliver
+# their rows meanwhile.
+_BEGIN = (
+    "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ {}, NOT DEFERRABLE; "
+    "SET LOCAL idle_in_transaction_session_timeout = 0"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +93,10 @@ def shipped(
     original: Statement | None,
     final: Statement,
     copied: Copied,
+    transport: Transport,
 ) -> Flow[Any]:
     """Run the plan with shard `at` in the middle; gives the final statement's result."""
-    described = yield from brought(sources, conns, at, original, copied)
+    described = yield from brought(sources, conns, at, original, copied, transport)
     result = yield from query(conns[at], final)
     if described is not None:
         check_types(described, result, exactly=plan.name != "pull")
@@ -98,7 +105,12 @@ def shipped(
 
 
 def brought(
-    sources: Sequence[Sources], conns: Mapping[str, Any], at: str, original: Statement | None, copied: Copied
+    sources: Sequence[Sources],
+    conns: Mapping[str, Any],
+    at: str,
+    original: Statement | None,
+    copied: Copied,
+    transport: Transport,
 ) -> Flow[Any]:
     """Bring all rows to shard `at`; gives the columns that the statement has on one server.
 
@@ -108,13 +120,13 @@ def brought(
     middle = conns[at]
     described = (yield from describe(middle, original)) if original is not None else None
     for name, conn in conns.items():
-        yield from run(conn, _BEGIN + (" READ ONLY" if name != at else ""))
+        yield from run(conn, _BEGIN.format("READ WRITE" if name == at else "READ ONLY"))
     time = "NULL"
     if any(source.needs_time for source in sources):
         told = yield from run(middle, TIME)
         time = f"'{told.get_value(0, 0).decode()}'"
     for source in sources:
-        yield from _bring(source, source.sql(described, time), conns, at, copied)
+        yield from _bring(source, source.sql(described, time), conns, at, copied, transport)
     completing = _completing([source.ship for source in sources], copied.rows)
     if completing:
         yield from run(middle, "; ".join(completing))
@@ -127,10 +139,12 @@ def done(conns: Mapping[str, Any]) -> Flow[None]:
         yield from run(conn, "ROLLBACK")
 
 
-def _bring(source: Sources, sql: str, conns: Mapping[str, Any], at: str, copied: Copied) -> Flow[None]:
+def _bring(
+    source: Sources, sql: str, conns: Mapping[str, Any], at: str, copied: Copied, transport: Transport
+) -> Flow[None]:
     """One ship. The others begin to work before the shard in the middle makes the table of its own rows."""
     ship = source.ship
-    others = [(conns[name], sql) for name in conns if name != at and name in source.shards]
+    others = [(conns[name], transport.out(sql)) for name in conns if name != at and name in source.shards]
     yield from sent(others)
     own = "" if at in source.shards else " WITH NO DATA"
     columns = f" ({', '.join(ship.columns)})" if ship.columns else ""
@@ -140,7 +154,7 @@ def _bring(source: Sources, sql: str, conns: Mapping[str, Any], at: str, copied:
         made = yield from run(conns[at], f"CREATE TEMPORARY TABLE {ship.temp}{columns} ON COMMIT DROP AS {sql}{own}")
         copied.count(made.command_tuples or 0, 0)
     if others:
-        yield from copy_rows([conn for conn, _ in others], conns[at], f"pg_temp.{ship.temp}", copied)
+        yield from copy_rows([conn for conn, _ in others], conns[at], transport.into(f"pg_temp.{ship.temp}"), copied)
 
 
 def _completing(ships: Sequence[Ship], rows: int) -> list[str]:

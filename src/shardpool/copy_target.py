@@ -8,12 +8,13 @@ from typing import Any
 
 from .errors import UnsupportedQuery
 from .keys import KeyType, column_problems
+from .own_sql import qualified
 from .storing import TRIGGERS, Trigger, triggers
 
 # By column its type, under any domains, with its length; whether its collation is deterministic, how it is generated.
 # Then the triggers of the table, and whether the shard itself refuses rows that are not its own.
-TARGET_QUERY = f"""
-    with recursive target (oid) as (select pg_catalog.to_regclass(%s)::oid),
+TARGET_QUERY = qualified(f"""
+    with recursive target (oid) as (select pg_catalog.to_regclass(%s)::pg_catalog.oid),
     typed as (
         select a.attname, a.attnum, a.attgenerated, a.attcollation, a.atttypid as type, a.atttypmod as length
         from pg_catalog.pg_attribute a, target
@@ -33,7 +34,7 @@ TARGET_QUERY = f"""
            exists (select from pg_catalog.pg_trigger e
                    where e.tgrelid = target.oid and e.tgname = 'shardpool_fence' and (e.tgtype & 2) = 0)
     from target
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)

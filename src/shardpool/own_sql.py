@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-_OPERATOR = re.compile(r"(?<=\s)(?:<>|[<>]=?|=|\|\||->>?|<@|[-+])(?=\s)")
+_OPERATOR = re.compile(r"(?<=\s)(?:<>|[<>]=?|=|!?~|\|\||->>?|<@|[-+&])(?=\s)")
 
 OWN_SESSION = """
 set search_path = pg_catalog, pg_temp;

@@ -21,13 +21,13 @@ TRIGGERS = f"""({_FAMILY}
         t.tgname, (t.tgtype & 4) <> 0, (t.tgtype & 16) <> 0, l.lanname, p.prosrc) order by t.tgname, t.oid)
     from pg_catalog.pg_trigger t join family f on f.oid = t.tgrelid join pg_catalog.pg_proc p on p.oid = t.tgfoid
     join pg_catalog.pg_language l on l.oid = p.prolang join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-    where not t.tgisinternal and t.tgparentid = 0 and t.tgenabled in ('O', 'A')
+    where not t.tgisinternal and t.tgparentid = 0 and t.tgenabled = any (array['O', 'A']::pg_catalog."char"[])
       and (t.tgtype & 3) = 3 and (t.tgtype & 20) <> 0 and n.nspname <> 'shardpool')"""
 
 # The names of the rules that rewrite INSERT or UPDATE, as JSON.
 RULES = """(
     select pg_catalog.json_agg(r.rulename order by r.rulename) from pg_catalog.pg_rewrite r
-    where r.ev_class = {table} and r.ev_type in ('2', '3') and r.ev_enabled <> 'D')"""
+    where r.ev_class = {table} and r.ev_type = any (array['2', '3']::pg_catalog."char"[]) and r.ev_enabled <> 'D')"""
 
 # What must be unique, as JSON: the name, and the columns that are equal in rows that conflict; null for an expression.
 # Of a partition only what is not a part of the whole table's.

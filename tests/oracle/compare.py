@@ -152,7 +152,10 @@ def raw_rows(result: Any) -> list[Row]:
     """The rows of a router's result as PostgreSQL wrote them."""
     if isinstance(result, psycopg.Cursor):
         return _texts(result.pgresult)
-    return [tuple(None if value is None else bytes(value).decode() for value in row) for row in result.raw()]
+    return [
+        tuple(None if value is None else bytes(value).decode(errors="backslashreplace") for value in row)
+        for row in result.raw()
+    ]
 
 
 def _texts(result: Any) -> list[Row]:
@@ -161,7 +164,9 @@ def _texts(result: Any) -> list[Row]:
     rows = []
     for number in range(result.ntuples):
         values = (result.get_value(number, column) for column in columns)
-        rows.append(tuple(None if value is None else bytes(value).decode() for value in values))
+        rows.append(
+            tuple(None if value is None else bytes(value).decode(errors="backslashreplace") for value in values)
+        )
     return rows
 
 
@@ -177,7 +182,7 @@ def type_name(conn: psycopg.Connection[Any], oid: int, modifier: int) -> str:
     key = ("" if oid < _FIRST_OWN_OID else f"{conn.info.host}:{conn.info.port}/{conn.info.dbname}", oid, modifier)
     if key not in _names:
         row = conn.execute("select format_type(%s, %s)", (oid, modifier)).fetchone()
-        _names[key] = row[0] if row else "?"
+        _names[key] = row[0].replace('"', "") if row else "?"
     return _names[key]
 
 
@@ -188,6 +193,7 @@ def _router_type(router: Router, result: Any, oid: int, modifier: int) -> str:
         key = ("" if oid < _FIRST_OWN_OID else f"{id(router)}/{shard}", oid, modifier)
         if key not in _names:
             _names[key] = router.shard(shard).execute("select format_type(%s, %s)", (oid, modifier)).one()[0]
+            _names[key] = _names[key].replace('"', "")
         if _names[key] != "???":
             return _names[key]
     return "???"

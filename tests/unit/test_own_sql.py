@@ -6,20 +6,28 @@ from collections.abc import Iterator
 
 import pytest
 
-from shardpool import control
-from shardpool._async import connector
+from shardpool import _ship, control, copy_target
+from shardpool._async import connector, handle
 from shardpool.own_sql import qualified
+from shardpool.query import catalog
 from shardpool.query.statement import kind, parse, strings, walk
 
 QUERIES = {
     "identity": control.IDENTITY_QUERY,
     "role": connector._ROLE_QUERY,
+    "mark": catalog.MARK_QUERY,
+    "catalog": catalog.CATALOG_QUERY,
+    "built-in functions": catalog.BUILT_IN_QUERY,
+    "table of copy_into": copy_target.TARGET_QUERY,
+    "time": _ship.TIME,
+    "written": handle._WRITTEN_QUERY,
+    "replayed": handle._REPLAYED_QUERY,
 }
 
 
 def open_names(query: str) -> Iterator[str]:
     """What the server would look for along the search_path."""
-    for tree in parse(query.replace("%s", "null")):
+    for tree in parse(query.replace("%s", "$1")):
         for found in walk(tree):
             match kind(found):
                 case "FuncCall" | "A_Expr":

@@ -79,7 +79,13 @@ async def execute(
             sent = check.added(query, found.topology, handle.shard, has_params=params is not None)
         try:
             result = await handle._execute_until(
-                sent, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+                sent,
+                params,
+                deadline,
+                readonly=readonly,
+                binary=binary,
+                row_factory=row_factory,
+                reading=found.reading,
             )
         except StaleTopology:
             if found.topology is router.topology:

@@ -57,7 +57,7 @@ async def execute(
         for name, (pool, conn) in taken.items():
             if not conn.autocommit:
                 await conn.set_autocommit(True)
-            statement = local(plan, bound, statements.on(conn))
+            statement = local(plan, bound, statements.on(conn), conn.info.encoding)
             overdue = gather.overdue(name, pool, reads=True)
             legs.append((Repetition if again else Leg)(name, conn, statement, overdue))
         steps = ((leg.pgconn.socket, leg.step()) for leg in legs)
@@ -102,11 +102,11 @@ async def _freed(legs: Sequence[Leg], deadline: float) -> None:
             await leg.conn.close()
 
 
-def local(plan: Gathered, bound: Bound, original: Statement) -> Statement:
-    """The statement as a shard gets it, with the parameters of the original."""
+def local(plan: Gathered, bound: Bound, original: Statement, encoding: str) -> Statement:
+    """The statement as a shard gets it, in the encoding of the connection and with the parameters of the original."""
     if plan.sql == bound.plan.sql:
         return original
     # An OFFSET that is not sent leaves its parameter unused: one of no type has to be given some.
     used = used_params(plan.sql) if original.types else ()
     types = [oid or (0 if number in used else _TEXT_OID) for number, oid in enumerate(original.types, 1)]
-    return replace(original, text=plan.sql.encode(), types=types)
+    return replace(original, text=plan.sql.encode(encoding), types=types)

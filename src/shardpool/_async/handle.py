@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,8 +18,10 @@ from .._concurrency import async_hedged, async_sleep
 from .._intake import told_of
 from .._leg import LEFT_OPEN
 from .._session import SESSION, note, quiet
-from ..errors import RouterMisuse, ShardUnavailable, StaleTopology, first_line
+from ..errors import RouterMisuse, ShardUnavailable, StaleTopology, UnsupportedQuery, first_line
+from ..own_sql import qualified
 from ..result import Result
+from ..settings import is_read_alike
 from ..tokens import Token
 from . import moving
 from .lease import AsyncLease, Params, deadline_after, explain, is_lost, is_outdated, unknown
@@ -32,11 +34,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_WRITTEN_QUERY = "select pg_catalog.pg_current_wal_lsn() - '0/0'::pg_catalog.pg_lsn"
-_REPLAYED_QUERY = """
+_WRITTEN_QUERY = qualified("select pg_catalog.pg_current_wal_lsn() - '0/0'::pg_catalog.pg_lsn")
+_REPLAYED_QUERY = qualified("""
     select pg_catalog.pg_is_in_recovery()
-       and pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn >= %s::numeric
-"""
+       and (pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn) >= %s::pg_catalog.numeric
+""")
 INTRANS = TransactionStatus.INTRANS
 _RETRY_PAUSE = 0.005
 _LENDER = "_shardpool_lender"
@@ -316,13 +318,21 @@ class AsyncHandle(ABC):
         after: Token | None = None,
         chosen: AsyncEndpointPool | None = None,
         again: bool = False,
+        reading: Mapping[str, str | None] | None = None,
     ) -> Result:
-        """`again` runs it in a transaction that may only read: what writes is refused by the server then."""
+        """`again` runs it in a transaction that may only read: what writes is refused by the server then.
+
+        `reading` are settings by which the statement was routed: a session must have those.
+        """
         self._router._retries.earn()
         pool, conn = await self._take(readonly, deadline, after, chosen)
         watch = pool.watchdog.watch(conn, deadline, pool)
         watch.most = self._router.max_result_bytes
         try:
+            if reading is not None and not is_read_alike(conn.__dict__[SESSION].settings, reading):
+                forget_catalog(self._router)
+                await pool.drain()
+                raise _read_otherwise(pool.shard, reading)
             if not conn.autocommit:
                 await conn.set_autocommit(True)
             if type(query) is not str or query not in quiet:
@@ -374,6 +384,7 @@ class AsyncHandle(ABC):
                     row_factory=row_factory,
                     after=after,
                     again=again or not outdated,
+                    reading=reading,
                 )
             except psycopg.errors.ReadOnlySqlTransaction:
                 if outdated:
@@ -419,3 +430,10 @@ class AsyncHandle(ABC):
             except psycopg.DatabaseError as error:
                 if not self._follows_keys or not await moving.followed(self._router, error, until):
                     raise
+
+
+def _read_otherwise(shard: str, reading: Mapping[str, str | None]) -> UnsupportedQuery:
+    return UnsupportedQuery(
+        f"shard {shard} reads this statement otherwise than it was routed by: {', '.join(reading)} is another there",
+        hint="Give all shards the same settings; or write E'…' for texts with a backslash, and IS NULL for = NULL.",
+    )

@@ -198,7 +198,7 @@ class _Reader:
     ) -> Conns:
         """Bring the rows to one shard; gives its connection, on which the final statement is then read."""
         prepared = shipping.prepare(router, found, self._bound, query, params, conns, self._binary)
-        flow = brought(prepared.sources, conns, prepared.at, prepared.original, prepared.copied)
+        flow = brought(prepared.sources, conns, prepared.at, prepared.original, prepared.copied, prepared.transport)
         self._described = await async_drive_flow(flow, self._deadline())
         self._final = prepared.final
         return {prepared.at: conns[prepared.at]}
@@ -208,7 +208,7 @@ class _Reader:
             return self._final
         original = statement_on(conn, query, params, self._binary)
         plan = self._bound.scattered
-        return local(plan, self._bound, original) if isinstance(plan, Gathered) else original
+        return local(plan, self._bound, original, conn.info.encoding) if isinstance(plan, Gathered) else original
 
     async def read(
         self, conns: Conns, statements: Sequence[Statement], offset: int, limit: int | None

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from .._leg import Leg, Statement
+from .._participant import PATIENT
 from ..errors import UnsupportedQuery
 from ..query.plan import Copies, Gathered
 from .unit import Unit
@@ -31,7 +32,7 @@ class CopiesWrite:
         self._unit = unit
         self._copies = copies
         self._hidden = plan.hidden
-        self._before = (_READ_COMMITTED, *(lock.encode() for lock in copies.locks))
+        self._before = (_READ_COMMITTED, PATIENT, *(lock.encode() for lock in copies.locks))
 
     def run(self, statements: Mapping[str, Statement]) -> list[Leg]:
         """The legs, that of the first shard before the others: its locks are taken before they are asked.

@@ -80,7 +80,13 @@ def execute(
             sent = check.added(query, found.topology, handle.shard, has_params=params is not None)
         try:
             result = handle._execute_until(
-                sent, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory
+                sent,
+                params,
+                deadline,
+                readonly=readonly,
+                binary=binary,
+                row_factory=row_factory,
+                reading=found.reading,
             )
         except StaleTopology:
             if found.topology is router.topology:

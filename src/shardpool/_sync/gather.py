@@ -13,9 +13,11 @@ from psycopg import Connection
 from psycopg.pq import TransactionStatus
 from psycopg.rows import RowFactory
 
+from .. import settings
 from .._concurrency import Step, drive, run_all, sleep
 from .._intake import INTAKE, Intake, told_of
 from .._leg import Leg, Repetition, Statement
+from .._session import SESSION
 from .._slots import Place
 from ..errors import (
     DeadlineExceeded,
@@ -24,13 +26,14 @@ from ..errors import (
     ScatterError,
     ShardError,
     ShardUnavailable,
+    UnsupportedQuery,
     first_line,
 )
 from ..result import Result
 from ..topology import Topology, placements_differ
 from . import moving
 from .lease import Params, explain, is_lost, unknown
-from .planning import may_write
+from .planning import Knowledge, Unlike, forget_catalog, may_write
 from .pools import EndpointPool, Retired, give_all
 from .statements import Statements
 
@@ -194,9 +197,12 @@ def take_all(
             if missing is not None and _has_others(state, pools, absent, refused):
                 give_all(taken.values())
                 continue
-            if topology is not None and has_moved(router._state.topology, topology):
-                give_all(taken.values())
-                raise Moved
+            if topology is not None:
+                try:
+                    _check_alike(router, topology, taken)
+                except BaseException:
+                    give_all(taken.values())
+                    raise
             if missing is not None:
                 missing.update(absent)
             _bound(taken, router.max_result_bytes)
@@ -208,6 +214,43 @@ def _bound(taken: Taken, most: int | None) -> None:
     intake = None if most is None else Intake(most)
     for _, conn in taken.values():
         conn.__dict__[INTAKE] = intake
+
+
+def _check_alike(router: Router, topology: Topology, taken: Taken) -> None:
+    """Raise `Moved` when keys are elsewhere by now, and `UnsupportedQuery` unless all sessions read and write alike.
+
+    Settings may have been changed since a connection was made: of those that differ new ones are made first.
+    """
+    if has_moved(router._state.topology, topology):
+        raise Moved
+    known = router._knowledge
+    found = _unlike(known, taken)
+    if found is None:
+        known.unlike.clear()
+        return
+    if found in known.unlike:
+        one, other, setting, here, there = found
+        raise UnsupportedQuery(
+            f"shards {one} and {other} are not alike: setting {setting} ({here} and {there})",
+            hint="Make them alike by ALTER DATABASE or ALTER ROLE … SET, or by options in the topology; "
+            "a statement for one shard is answered meanwhile.",
+        )
+    known.unlike.add(found)
+    forget_catalog(router)
+    for pool, _ in taken.values():
+        pool.drain()
+    raise Moved
+
+
+def _unlike(known: Knowledge, taken: Taken) -> Unlike | None:
+    """Two shards, and the first setting in which their sessions differ, or that the plan was made with otherwise."""
+    told = {name: conn.__dict__[SESSION].settings for name, (_, conn) in taken.items()}
+    first, ours = next(iter(told.items()))
+    for name, theirs in told.items():
+        if theirs is not ours and (found := settings.difference(ours, theirs)) is not None:
+            return first, name, *found
+    planned = settings.reading_difference(ours, known.settings) if known.settings else None
+    return (first, known.by, *planned) if planned is not None else None
 
 
 def _patience(deadline: float, missing: Missing | None) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,8 +19,10 @@ from .._concurrency import hedged, sleep
 from .._intake import told_of
 from .._leg import LEFT_OPEN
 from .._session import SESSION, note, quiet
-from ..errors import RouterMisuse, ShardUnavailable, StaleTopology, first_line
+from ..errors import RouterMisuse, ShardUnavailable, StaleTopology, UnsupportedQuery, first_line
+from ..own_sql import qualified
 from ..result import Result
+from ..settings import is_read_alike
 from ..tokens import Token
 from . import moving
 from .lease import Lease, Params, deadline_after, explain, is_lost, is_outdated, unknown
@@ -33,11 +35,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_WRITTEN_QUERY = "select pg_catalog.pg_current_wal_lsn() - '0/0'::pg_catalog.pg_lsn"
-_REPLAYED_QUERY = """
+_WRITTEN_QUERY = qualified("select pg_catalog.pg_current_wal_lsn() - '0/0'::pg_catalog.pg_lsn")
+_REPLAYED_QUERY = qualified("""
     select pg_catalog.pg_is_in_recovery()
-       and pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn >= %s::numeric
-"""
+       and (pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn) >= %s::pg_catalog.numeric
+""")
 INTRANS = TransactionStatus.INTRANS
 _RETRY_PAUSE = 0.005
 _LENDER = "_shardpool_lender"
@@ -311,13 +313,21 @@ class Handle(ABC):
         after: Token | None = None,
         chosen: EndpointPool | None = None,
         again: bool = False,
+        reading: Mapping[str, str | None] | None = None,
     ) -> Result:
-        """`again` runs it in a transaction that may only read: what writes is refused by the server then."""
+        """`again` runs it in a transaction that may only read: what writes is refused by the server then.
+
+        `reading` are settings by which the statement was routed: a session must have those.
+        """
         self._router._retries.earn()
         pool, conn = self._take(readonly, deadline, after, chosen)
         watch = pool.watchdog.watch(conn, deadline, pool)
         watch.most = self._router.max_result_bytes
         try:
+            if reading is not None and not is_read_alike(conn.__dict__[SESSION].settings, reading):
+                forget_catalog(self._router)
+                pool.drain()
+                raise _read_otherwise(pool.shard, reading)
             if not conn.autocommit:
                 conn.set_autocommit(True)
             if type(query) is not str or query not in quiet:
@@ -369,6 +379,7 @@ class Handle(ABC):
                     row_factory=row_factory,
                     after=after,
                     again=again or not outdated,
+                    reading=reading,
                 )
             except psycopg.errors.ReadOnlySqlTransaction:
                 if outdated:
@@ -412,3 +423,10 @@ class Handle(ABC):
             except psycopg.DatabaseError as error:
                 if not self._follows_keys or not moving.followed(self._router, error, until):
                     raise
+
+
+def _read_otherwise(shard: str, reading: Mapping[str, str | None]) -> UnsupportedQuery:
+    return UnsupportedQuery(
+        f"shard {shard} reads this statement otherwise than it was routed by: {', '.join(reading)} is another there",
+        hint="Give all shards the same settings; or write E'…' for texts with a backslash, and IS NULL for = NULL.",
+    )

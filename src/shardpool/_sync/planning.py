@@ -28,6 +28,7 @@ from ..query.placeholders import Converted, convert
 from ..query.plan import Plan
 from ..query.planner import completed
 from ..query.planner import plan as make_plan
+from ..query.reading import as_read, depends_on
 from ..query.remembered import LONG
 from ..query.statement import parse
 from ..topology import Topology
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from .state import State
 
 T = TypeVar("T")
+# Two shards, and a setting that they do not have alike, with the value of each.
+Unlike = tuple[str, str, str, str | None, str | None]
 
 # Seconds after which a catalog is read again before something is refused: DDL may have made it possible.
 _FRESH = 1.0
@@ -55,12 +58,14 @@ _EXACT: Mapping[KeyType, tuple[type, ...]] = {"bigint": (int,), "text": (str,)}
 class Planned:
     """A statement as it is kept: its plan, its placeholders, and a short way for one that a parameter routes."""
 
-    __slots__ = ("converted", "count", "exact", "lookup", "place", "plan", "topology")
+    __slots__ = ("converted", "count", "exact", "lookup", "place", "plan", "reading", "topology")
 
     def __init__(self, plan: Plan, converted: Converted | None, state: State) -> None:
         self.plan = plan
         self.converted = converted
         self.topology = state.topology
+        # The settings by which its text was read, where others would have it mean something else.
+        self.reading: Mapping[str, str | None] | None = None
         self.lookup: Callable[[Any], Route] | None = None
         self.exact: tuple[type, ...] = ()
         self.place: int | str = 0
@@ -96,6 +101,8 @@ class Knowledge:
         self.built_in: list[Any] | None = None
         # What each of the shards that have been compared has otherwise.
         self.differences: dict[str, list[Difference]] = {}
+        # What new connections, too, did not have alike when they were looked at last.
+        self.unlike: set[Unlike] = set()
         # The shard that was asked last for its catalog.
         self.asked = ""
         # How often the catalog was forgotten: what was begun to be read before is not believed after.
@@ -105,6 +112,11 @@ class Knowledge:
         self.seen: dict[tuple[str, bool], Seen] = {}
         # Hundreds of callers may want to know the same thing at once: when a router begins, and after DDL.
         self.joint = Joint()
+
+    @property
+    def settings(self) -> Mapping[str, str | None]:
+        """Those of the session that has told of the catalog."""
+        return self.told.get("settings") or {}
 
     def start_afresh(self) -> None:
         """In a forked child, which has not got the threads."""
@@ -127,6 +139,7 @@ def planned(router: Router, query: Any, params: Params | None, deadline: float, 
     changes = router._knowledge.changes
     made = _made(router, text, state.topology, deadline)
     found = Planned(made, converted, state)
+    found.reading = {name: router._knowledge.settings.get(name) for name in depends_on(text)} or None
     if type(query) is str and changes == router._knowledge.changes:
         state.plans.keep(key, found, len(text))
     return found
@@ -151,6 +164,7 @@ def _made(router: Router, text: str, topology: Topology, deadline: float) -> Pla
     while True:
         catalog = _catalog(router, deadline)
         try:
+            text = as_read(text, catalog.settings)
             return _told_if_long(router, text, bind_arguments(make_plan, text, topology, catalog))
         except catalogs.NeedsShard as needed:
             told = _told(router, needed.shard, deadline)

@@ -18,12 +18,14 @@ from psycopg.rows import RowFactory
 from .._concurrency import Overdue, drive_flow
 from .._flow import Copied, run
 from .._leg import Statement
+from .._session import SESSION
 from .._ship import Literals, Sources, shipped
 from ..errors import DeadlineExceeded, ScatterError, ShardError, ShardUnavailable, UnsupportedQuery, first_line
 from ..query.bound import Bound
 from ..query.plan import Shipped
 from ..query.statement import used_params
 from ..result import Result
+from ..settings import Transport, transport
 from . import gather
 from .cancelling import give_up
 from .lease import Params, is_lost
@@ -116,7 +118,14 @@ def _execute(
         _check_homes(bound, missing or {})
         prepared = prepare(router, found, bound, query, params, conns, binary)
         flow = shipped(
-            prepared.plan, prepared.sources, conns, prepared.at, prepared.original, prepared.final, prepared.copied
+            prepared.plan,
+            prepared.sources,
+            conns,
+            prepared.at,
+            prepared.original,
+            prepared.final,
+            prepared.copied,
+            prepared.transport,
         )
         pgresult = drive_flow(flow, deadline)
         return Result(pgresult, conns[prepared.at], tuple(conns), row_factory, bound=bound)
@@ -152,6 +161,7 @@ class Prepared:
     original: Statement | None
     final: Statement
     copied: Copied
+    transport: Transport
 
 
 def prepare(
@@ -175,7 +185,9 @@ def prepare(
         for ship in plan.ships
     ]
     copied = Copied(router.max_pull_rows, router.max_pull_bytes, lambda limit: _too_much(bound, limit))
-    return Prepared(plan, at, sources, original if len(homes) <= 1 else None, _final(plan, original), copied)
+    final = _final(plan, original, conns[at].info.encoding)
+    how = transport(conns[at].__dict__[SESSION].settings)
+    return Prepared(plan, at, sources, original if len(homes) <= 1 else None, final, copied, how)
 
 
 def tell(taken: gather.Taken, error: psycopg.Error | None) -> None:
@@ -216,11 +228,12 @@ def _middle(router: Router, names: Sequence[str]) -> str:
     return names[0]
 
 
-def _final(plan: Shipped, original: Statement) -> Statement:
+def _final(plan: Shipped, original: Statement, encoding: str) -> Statement:
     """The final statement with the parameters of the original; one of no type that is no longer used is a text."""
     used = used_params(plan.final) if original.types else ()
     types = [oid or (0 if number in used else _TEXT_OID) for number, oid in enumerate(original.types, 1)]
-    return Statement(plan.final.encode(), original.values or [], types, original.formats, original.result_format)
+    text = plan.final.encode(encoding)
+    return Statement(text, original.values or [], types, original.formats, original.result_format)
 
 
 def _literals(conn: Connection[Any], found: Planned, params: Params | None, types: Sequence[int]) -> Literals:

@@ -58,12 +58,18 @@ def execute(
         whole = Statements(query, params, binary)
         statements = {name: whole.on(conn) for name, (_, conn) in taken.items()}
         if isinstance(plan, Gathered):
-            statements = {name: local(plan, bound, statement) for name, statement in statements.items()}
+            statements = {
+                name: local(plan, bound, statement, taken[name][1].info.encoding)
+                for name, statement in statements.items()
+            }
         if plan.timed is not None:
-            statements = _timed(plan.timed, statements, unit)
+            statements = _timed(plan.timed, statements, unit, taken)
         if isinstance(plan, Split) and rows is not None:
             rows_by_shard = _rows_by_shard(plan, found, params)
-            statements = {name: _divided(rows, statements[name], rows_by_shard[name]) for name in statements}
+            statements = {
+                name: _divided(rows, statements[name], rows_by_shard[name], taken[name][1].info.encoding)
+                for name in statements
+            }
         statements = told(unit, statements)
         if isinstance(plan, Gathered) and plan.copies is not None:
             legs = unit.settled(partial(CopiesWrite(unit, plan, plan.copies).run, statements))
@@ -91,7 +97,9 @@ def execute(
         give_all(taken.values())
 
 
-def _timed(timed: Template, statements: Mapping[str, Statement], unit: Unit) -> dict[str, Statement]:
+def _timed(
+    timed: Template, statements: Mapping[str, Statement], unit: Unit, taken: gather.Taken
+) -> dict[str, Statement]:
     """The statements with the time that one shard tells, as one more parameter."""
     name = next(iter(statements))
     told = unit.ask(name, Statement(TIME.encode(), None))
@@ -100,7 +108,7 @@ def _timed(timed: Template, statements: Mapping[str, Statement], unit: Unit) -> 
     return {
         shard: replace(
             whole,
-            text=text.encode(),
+            text=text.encode(taken[shard][1].info.encoding),
             values=[*(whole.values or []), time],
             types=[*whole.types, _TIMESTAMPTZ_OID],
             formats=[*whole.formats, 0],
@@ -117,12 +125,12 @@ def _rows_by_shard(split: Split, found: Planned, params: Params | None) -> dict[
     return rows_by_shard
 
 
-def _divided(rows: Rows, whole: Statement, own: Sequence[int]) -> Statement:
+def _divided(rows: Rows, whole: Statement, own: Sequence[int], encoding: str) -> Statement:
     """The INSERT of some of the rows, with their parameters only."""
     sql, numbers = rows.of(own)
     return replace(
         whole,
-        text=sql.encode(),
+        text=sql.encode(encoding),
         values=[(whole.values or [])[number - 1] for number in numbers],
         types=[whole.types[number - 1] for number in numbers],
         formats=[whole.formats[number - 1] for number in numbers],

@@ -75,7 +75,7 @@ def touched(tree: Any, catalog: Catalog) -> Touched:
 
 
 # What is compared as it is told, by what it is called.
-_COMPARED = {"settings": "setting", "database": "", "collations": "version of collation", "enums": "values of the enum"}
+_COMPARED = {"database": "", "collations": "version of collation", "enums": "values of the enum"}
 
 
 def differences(topology: Topology, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Difference]:

@@ -6,22 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..own_sql import qualified
+from ..settings import TOLD
 from ..storing import RULES, TRIGGERS, UNIQUE, Trigger, triggers
 from ..topology import Topology
-
-# Settings that decide what a value means or looks like: they must be equal where values are brought together.
-_SETTINGS = (
-    "TimeZone DateStyle IntervalStyle search_path extra_float_digits bytea_output lc_monetary lc_numeric lc_time "
-    "xmloption server_encoding default_text_search_config array_nulls transform_null_equals "
-    "standard_conforming_strings"
-)
 
 _NAMED = """\
 with recursive named as (
     select n.name, pg_catalog.to_regclass(
                pg_catalog.quote_ident(pg_catalog.split_part(n.name, '.', 1)) || '.' ||
                pg_catalog.quote_ident(pg_catalog.split_part(n.name, '.', 2))) as oid
-    from pg_catalog.unnest(%s::text[]) n (name)
+    from pg_catalog.unnest(%s::pg_catalog.text[]) n (name)
 ),
 family (oid) as (
     select oid from named union select h.inhrelid from pg_catalog.pg_inherits h join family f on f.oid = h.inhparent
@@ -30,22 +25,22 @@ family (oid) as (
 
 # A number that changes with each row of the system catalogs that is read for a catalog; not with ANALYZE or VACUUM.
 _MARK = """\
-select pg_catalog.to_json(coalesce(pg_catalog.sum(pg_catalog.hashtextextended(r.facts, 0)), 0)::text)
+select pg_catalog.to_json(coalesce(pg_catalog.sum(pg_catalog.hashtextextended(r.facts, 0)), 0)::pg_catalog.text)
 from (
     select pg_catalog.concat('c ', c.oid, ' ', c.xmin) as facts
-    from pg_catalog.pg_class c where c.oid in (select oid from named)
+    from pg_catalog.pg_class c where c.oid = any (select oid from named)
     union all select pg_catalog.concat('a ', a.attrelid, ' ', a.attnum, ' ', a.xmin)
-    from pg_catalog.pg_attribute a where a.attrelid in (select oid from named)
+    from pg_catalog.pg_attribute a where a.attrelid = any (select oid from named)
     union all select pg_catalog.concat('d ', d.oid, ' ', d.xmin)
-    from pg_catalog.pg_attrdef d where d.adrelid in (select oid from named)
+    from pg_catalog.pg_attrdef d where d.adrelid = any (select oid from named)
     union all select pg_catalog.concat('i ', i.indexrelid, ' ', i.xmin)
-    from pg_catalog.pg_index i where i.indrelid in (select oid from named)
+    from pg_catalog.pg_index i where i.indrelid = any (select oid from named)
     union all select pg_catalog.concat('t ', t.oid, ' ', t.xmin)
-    from pg_catalog.pg_trigger t where t.tgrelid in (select oid from family)
+    from pg_catalog.pg_trigger t where t.tgrelid = any (select oid from family)
     union all select pg_catalog.concat('r ', r.oid, ' ', r.xmin)
-    from pg_catalog.pg_rewrite r where r.ev_class in (select oid from named)
+    from pg_catalog.pg_rewrite r where r.ev_class = any (select oid from named)
     union all select pg_catalog.concat('h ', h.inhrelid, ' ', h.xmin)
-    from pg_catalog.pg_inherits h where h.inhparent in (select oid from family)
+    from pg_catalog.pg_inherits h where h.inhparent = any (select oid from family)
     union all select pg_catalog.concat('p ', p.oid, ' ', p.xmin) from pg_catalog.pg_proc p where p.oid >= 16384
     union all select pg_catalog.concat('o ', o.oid, ' ', o.xmin) from pg_catalog.pg_operator o where o.oid >= 16384
     union all select pg_catalog.concat('e ', e.oid, ' ', e.xmin) from pg_catalog.pg_enum e
@@ -56,12 +51,13 @@ from (
 ) r
 """
 
-MARK_QUERY = f"{_NAMED}select ({_MARK})::text"
+MARK_QUERY = qualified(f"{_NAMED}select ({_MARK})::pg_catalog.text")
 
+_NOT_BUILT_IN = "n.nspname <> all ('{pg_catalog,information_schema,shardpool}'::pg_catalog.name[])"
 # For each argument of these types the types of what may be given for it, implicit casts included; null is any type.
 _TAKES = """\
 (select coalesce(pg_catalog.json_agg(
-            case when t.typtype not in ('c', 'd', 'p') and t.typcategory <> 'A' then (
+            case when t.typtype <> all ('{{c,d,p}}'::pg_catalog."char"[]) and t.typcategory <> 'A' then (
                 select pg_catalog.json_agg(s.name order by s.name) from (
                     select pg_catalog.format_type(t.oid, null) as name
                     union select pg_catalog.format_type(k.castsource, null) from pg_catalog.pg_cast k
@@ -85,19 +81,21 @@ case when exists (select from pg_catalog.pg_operator b
                   and b.oprleft = o.oprleft and b.oprright = o.oprright) then pg_catalog.to_json(true)
      when exists (select from pg_catalog.pg_operator b
                   where b.oprnamespace = 'pg_catalog'::pg_catalog.regnamespace and b.oprname = o.oprname)
-     then {_TAKES.format(types="pg_catalog.array_remove(array[o.oprleft, o.oprright], 0::oid)")} end"""
+     then {_TAKES.format(types="pg_catalog.array_remove(array[o.oprleft, o.oprright], 0::pg_catalog.oid)")} end"""
 
 # One JSON text per server. Expanded by format_type() and the like, since oids differ from server to server. A default
 # names no column: pg_get_expr() is told of no table, which it would lock to name its columns, and waits for nobody.
-CATALOG_QUERY = f"""
+# Names are quoted only where they must be, and what the setting was comes back at the statement's end.
+CATALOG_QUERY = qualified(f"""
 {_NAMED}select pg_catalog.json_build_object(
     'mark', ({_MARK}),
     'tables', (select pg_catalog.json_object_agg(n.name, pg_catalog.json_build_object(
             'kind', c.relkind, 'rls', c.relrowsecurity, 'triggered', exists (
                 select from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid
                 where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D'
-                  and p.pronamespace <> coalesce(pg_catalog.to_regnamespace('shardpool')::oid, 0)),
-            'visible', coalesce(pg_catalog.to_regclass(pg_catalog.quote_ident(c.relname))::oid = c.oid, false),
+                  and p.pronamespace <> coalesce(pg_catalog.to_regnamespace('shardpool')::pg_catalog.oid, 0)),
+            'visible', coalesce(
+                pg_catalog.to_regclass(pg_catalog.quote_ident(c.relname))::pg_catalog.oid = c.oid, false),
             'columns', (select pg_catalog.json_agg(pg_catalog.json_build_array(
                             a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull,
                             l.collname, coalesce(l.collisdeterministic, true),
@@ -117,26 +115,24 @@ CATALOG_QUERY = f"""
             'triggers', {TRIGGERS.format(table="c.oid")},
             'rules', {RULES.format(table="c.oid")}))
         from named n join pg_catalog.pg_class c on c.oid = n.oid),
-    'functions', (select pg_catalog.json_agg(f.facts order by f.facts::text) from (
-        select distinct pg_catalog.json_build_array(
-                   p.proname, p.prokind, p.provolatile, p.proretset, l.lanname, {_FUNCTION_TAKES})::jsonb as facts
+    'functions', (select pg_catalog.json_agg(f.facts order by f.facts::pg_catalog.text) from (
+        select distinct pg_catalog.jsonb_build_array(
+                   p.proname, p.prokind, p.provolatile, p.proretset, l.lanname, {_FUNCTION_TAKES}) as facts
         from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
-        join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-        where n.nspname not in ('pg_catalog', 'information_schema', 'shardpool')
+        join pg_catalog.pg_namespace n on n.oid = p.pronamespace where {_NOT_BUILT_IN}
         union
-        select pg_catalog.json_build_array(t.typname, 't', 'i', false, 'internal', null)::jsonb
+        select pg_catalog.jsonb_build_array(t.typname, 't', 'i', false, 'internal', null)
         from pg_catalog.pg_type t join pg_catalog.pg_namespace n on n.oid = t.typnamespace
-        where n.nspname not in ('pg_catalog', 'information_schema', 'shardpool') and n.nspname !~ '^pg_t'
+        where {_NOT_BUILT_IN} and n.nspname !~ '^pg_t'
         and t.typrelid = 0 and t.typtype <> 'p' and t.typcategory <> 'A') f),
-    'operators', (select pg_catalog.json_agg(f.facts order by f.facts::text) from (
-        select distinct pg_catalog.json_build_array(
-                   o.oprname, p.provolatile, l.lanname, {_OPERATOR_TAKES})::jsonb as facts
+    'operators', (select pg_catalog.json_agg(f.facts order by f.facts::pg_catalog.text) from (
+        select distinct pg_catalog.jsonb_build_array(
+                   o.oprname, p.provolatile, l.lanname, {_OPERATOR_TAKES}) as facts
         from pg_catalog.pg_operator o join pg_catalog.pg_proc p on p.oid = o.oprcode
         join pg_catalog.pg_language l on l.oid = p.prolang
         join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
         where n.nspname <> 'pg_catalog') f),
-    'settings', (select pg_catalog.json_object_agg(s.name, pg_catalog.current_setting(s.name, true))
-                 from pg_catalog.unnest(pg_catalog.string_to_array('{_SETTINGS}', ' ')) s (name)),
+    'settings', {TOLD}::pg_catalog.json,
     'database', (select pg_catalog.json_build_object(
                      'datcollate', d.datcollate, 'datctype', d.datctype,
                      'datlocprovider', pg_catalog.to_jsonb(d) ->> 'datlocprovider',
@@ -151,25 +147,26 @@ CATALOG_QUERY = f"""
         from pg_catalog.pg_type t
         where t.typtype = 'e' and exists (
             select from pg_catalog.pg_attribute a join named n on a.attrelid = n.oid
-            where a.atttypid in (t.oid, t.typarray))) e),
+            where (a.atttypid = t.oid) or (a.atttypid = t.typarray))) e),
     'collations', (select pg_catalog.json_object_agg(l.collname, l.collversion)
                    from pg_catalog.pg_collation l
                    where l.collversion is not null and exists (
                        select from pg_catalog.pg_attribute a join named n on a.attrelid = n.oid
                        where a.attcollation = l.oid))
-)::text
-"""
+)::pg_catalog.text
+from (select pg_catalog.set_config('quote_all_identifiers', 'off', true) offset 0) s
+""")
 
-BUILT_IN_QUERY = """
-select pg_catalog.json_agg(f.facts)::text from (
-    select distinct pg_catalog.json_build_array(p.proname, p.prokind, p.provolatile, p.proretset)::jsonb as facts
+BUILT_IN_QUERY = qualified("""
+select pg_catalog.json_agg(f.facts)::pg_catalog.text from (
+    select distinct pg_catalog.jsonb_build_array(p.proname, p.prokind, p.provolatile, p.proretset) as facts
     from pg_catalog.pg_proc p where p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
     union
-    select pg_catalog.json_build_array(t.typname, 't', 'i', false)::jsonb
+    select pg_catalog.jsonb_build_array(t.typname, 't', 'i', false)
     from pg_catalog.pg_type t
     where t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
     and t.typrelid = 0 and t.typtype <> 'p' and t.typcategory <> 'A') f
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +272,8 @@ class Catalog:
     def sorts_by_bytes(self, collation: str | None) -> bool:
         """Whether text of this collation is ordered by its UTF-8 bytes."""
         name = self.collation if collation == "default" else collation
-        return name in ("C", "POSIX", "ucs_basic") and self.settings.get("server_encoding") == "UTF8"
+        encodings = {self.settings.get("server_encoding"), self.settings.get("client_encoding")}
+        return name in ("C", "POSIX", "ucs_basic") and encodings == {"UTF8"}
 
 
 class NeedsShard(Exception):

@@ -63,7 +63,8 @@ def _merged(tree: Any, top: Top, keys: list[Sorting], decoders: list[str], bound
             inside.append(target)
         if is_sent:
             place = "outer", len(outer)
-            outer.append(f"pg_catalog.{name}(q.{column})")
+            # As hexadecimal digits: how a bytea is written depends on the session.
+            outer.append(f"pg_catalog.encode(pg_catalog.{name}(q.{column}), 'hex')")
         found.append(place)
     # The caller's columns come first, then those added inside, then those around; from the end their places are known.
     starts = {"own": 0, "inside": -len(inside) - len(outer), "outer": -len(outer)}

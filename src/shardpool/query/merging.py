@@ -13,10 +13,10 @@ from .plan import SortKey
 
 # By decoder, the oids of the types whose values compare so: int2, int4, int8; bool, uuid, text, varchar.
 _TYPES = {"integer": (21, 23, 20), "bytes": (16, 2950, 25, 1043)}
-_BYTEA = (17,)
+_TEXT = (25,)
 _ADDED = (20, 21, 23, 1700)
 _INT64 = range(-(2**63), 2**63)
-# The first hexadecimal digit of a negative number; "!" is before the backslash with which the others begin.
+# The first hexadecimal digit of a negative number; "!" is before all digits, with which the others begin.
 _NEGATIVE = ord("8")
 _INVERTED = bytes(255 - value for value in range(256))
 
@@ -52,7 +52,7 @@ def row_keys(pgresult: Any, keys: Sequence[SortKey], binary: bool) -> list[Any]:
     columns = []
     for key in keys:
         number = key.column if key.column >= 0 else width + key.column
-        if pgresult.ftype(number) not in _TYPES.get(key.decoder, _BYTEA):
+        if pgresult.ftype(number) not in _TYPES.get(key.decoder, _TEXT):
             raise NotHere("the values are of another type than was thought", lasting=True)
         columns.append(_column_keys([get(row, number) for row in rows], key, binary))
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
@@ -94,13 +94,12 @@ def _comparable(values: list[bytes], key: SortKey, binary: bool) -> list[Any]:
     if key.decoder == "bytes":
         # A longer text comes after its beginning, so the other way round before it: 0xFF ends what is inverted.
         return [value.translate(_INVERTED) + b"\xff" for value in values] if key.descending else values
-    if key.decoder == "integer" or binary:
+    if key.decoder == "integer":
         numbers = list(map(_signed if binary else int, values))
         return [-number for number in numbers] if key.descending else numbers
-    # A bytea as text, `\\x0000…`, of two's complement: after the sign, hexadecimal digits sort as the number does.
-    if key.descending:
-        return [(value if value[2] < _NEGATIVE else b"!" + value).translate(_INVERTED) for value in values]
-    return [value if value[2] < _NEGATIVE else b"!" + value for value in values]
+    # Hexadecimal digits of two's complement: after the sign they sort as the number does.
+    signed = [value if value[0] < _NEGATIVE else b"!" + value for value in values]
+    return [value.translate(_INVERTED) for value in signed] if key.descending else signed
 
 
 def _signed(data: bytes) -> int:

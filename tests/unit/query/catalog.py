@@ -141,7 +141,7 @@ _FUNCTIONS = [
 ]
 _TEXTS = ["character", "character varying", "name", "text"]
 _OPERATORS = [["<%>", "s", "sql", None], ["<#>", "i", "sql", None], ["^", "s", "c", [_TEXTS, _TEXTS]]]
-_SETTINGS = {"TimeZone": "UTC", "server_encoding": "UTF8", "search_path": '"$user", public'}
+_SETTINGS = {"TimeZone": "UTC", "server_encoding": "UTF8", "client_encoding": "UTF8", "search_path": '"$user", public'}
 _DATABASE = {"datcollate": "en_US.UTF-8", "datctype": "en_US.UTF-8", "datlocprovider": "c", "datlocale": None}
 _TYPES_WITH_COLLATION = ("text", "character varying")
 
