@@ -20,7 +20,7 @@ from psycopg._preparing import Prepare, PrepareManager
 from psycopg._queries import PostgresQuery
 from psycopg.adapt import AdaptersMap
 
-from ._session_sql import LONGEST_CACHED, Left, left_by
+from ._session_sql import ENDS, LONGEST_CACHED, Left, left_by, marks_of
 from .topology import Reset
 
 # The attribute of a connection that holds its `Session`.
@@ -123,7 +123,7 @@ class _WatchedStatements(PrepareManager):
 
     def maybe_add_to_cache(self, query: PostgresQuery, prep: Prepare, name: bytes) -> Any:
         session = self._session
-        session.marks = session.marks & _ALL_BUT_BEGUN | left_by(query.query)
+        session.marks = session.marks & _ALL_BUT_BEGUN | marks_of(query.query)
         # Named rather than super(): on the path of every statement.
         return PrepareManager.maybe_add_to_cache(self, query, prep, name)
 
@@ -181,6 +181,11 @@ def is_touched(conn: Any) -> bool:
         baseline.restore(conn)
     session.settle(conn)
     return False
+
+
+def has_ended_transaction(conn: Any) -> bool:
+    """Whether whoever has the connection has ended a transaction by a text."""
+    return bool(conn.__dict__[SESSION].marks & ENDS)
 
 
 def is_past_reset(conn: Any, marks: int) -> bool:

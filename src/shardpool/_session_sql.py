@@ -61,7 +61,29 @@ _SET_LOCALLY = re.compile(
 # What DISCARD ALL does not undo either: a loaded library, a connection of dblink.
 _LASTING = re.compile(rb"\A" + _BLANK + rb"load(?![\w$\x80-\xff])|\bdblink_", re.IGNORECASE | re.DOTALL)
 
+# What ends the transaction that it runs in: of what comes after each statement is one of its own.
+_ENDS = re.compile(
+    rb"\A" + _BLANK + rb"(?:commit|end|abort|rollback(?!(?:" + _S + rb"(?:work|transaction))?" + _S + rb"to\b)"
+    rb"|prepare" + _S + rb"transaction)(?![\w$\x80-\xff])",
+    re.IGNORECASE | re.DOTALL,
+)
+ENDS = 16
+"""A mark beside those of `Left`: a text has ended the transaction."""
+
 _left_by_text: dict[bytes, Left] = {}
+_marks_by_text: dict[bytes, int] = {}
+
+
+def marks_of(text: bytes) -> int:
+    """What the statements of a text may leave behind, with `ENDS` when one of them ends its transaction."""
+    found = _marks_by_text.get(text)
+    if found is None:
+        found = int(left_by(text)) | (ENDS if any(map(_ENDS.match, text[:_LONGEST].split(b";"))) else 0)
+        if len(text) <= LONGEST_CACHED:
+            if len(_marks_by_text) >= _CACHED:
+                _marks_by_text.clear()
+            _marks_by_text[text] = found
+    return found
 
 
 def dirties(text: str | bytes) -> bool:

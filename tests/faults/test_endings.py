@@ -80,7 +80,6 @@ def test_a_write_on_several_shards_cut_at_one_commit_tells_what_is_applied_where
 @pytest.mark.parametrize("answer", [False, True], ids=["before the COMMIT", "after the COMMIT"])
 def test_a_load_cut_at_one_commit_tells_what_is_on_which_shard(answer: bool, fleet: FaultFleet, calls: Calls) -> None:
     keys = {name: key for name, (key,) in fleet.keys(1).items()}
-    calls.go(calls.query(COUNT))
     fleet.proxies["s1"].set(Cut(b"commit", answer=answer))
     with pytest.raises(LoadError) as raised:
         calls.go(calls.copy_into([(key, 7) for key in keys.values()]))
@@ -266,3 +265,34 @@ def test_a_read_that_writes_where_its_text_does_not_show_it_is_not_done_twice(fl
             assert conn.execute("select count(*) from notes").fetchone() == (number + 1,)
     fleet.proxies["s1"].set(Cut(b"count(*)", answer=True, times=1))
     assert calls.go(calls.execute(key, COUNT)) == [(0,)]
+
+
+@pytest.mark.parametrize("text", ["commit", "rollback", "insert into ledger values (%s, 1); commit"])
+def test_a_block_that_has_ended_its_transaction_by_a_text_and_is_cut_may_be_applied(
+    text: str, kind: str, fleet: FaultFleet, calls: Calls
+) -> None:
+    (key,) = fleet.keys(1)["s0"]
+    text = text.replace("%s", str(key))
+
+    def write(conn: Any) -> None:
+        conn.execute("insert into ledger values (%s, 0)", (key,))
+        conn.execute(text)
+        conn.execute("insert into ledger values (%s, 2) /* cut */", (key,))
+
+    async def write_in_task(conn: Any) -> None:
+        await conn.execute("insert into ledger values (%s, 0)", (key,))
+        await conn.execute(text)
+        await conn.execute("insert into ledger values (%s, 2) /* cut */", (key,))
+
+    fleet.proxies["s0"].set(Cut(b"cut", answer=True))
+    route = calls.router.for_key(key)
+
+    async def run() -> None:
+        if kind == "sync":
+            route.run(write)
+        else:
+            await route.run(write_in_task)
+
+    with pytest.raises(CommitUnknown) as raised:
+        calls.go(run())
+    assert raised.value.applied == "unknown"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardpool._session_sql import Left, _left_by_text, dirties, left_by
+from shardpool._session_sql import ENDS, Left, _left_by_text, dirties, left_by, marks_of
 from tests.timing import in_time
 
 HARMLESS = [
@@ -147,3 +147,24 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(10_000):
         left_by(b"select %d" % number)
     assert len(_left_by_text) <= 4096
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("commit", True),
+        ("select 1; /* now */ END work", True),
+        ("rollback", True),
+        ("ROLLBACK AND CHAIN", True),
+        ("abort", True),
+        ("prepare transaction 'x'", True),
+        ("rollback to savepoint a", False),
+        ("rollback work to a", False),
+        ("release savepoint a", False),
+        ("select 'commit'", False),
+        ("prepare commit as select 1", False),
+        ("update t set commit = 1", False),
+    ],
+)
+def test_a_text_that_ends_its_transaction_is_told(text: str, ends: bool) -> None:
+    assert bool(marks_of(text.encode()) & ENDS) is ends

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
-from .._session import SESSION
+from .._session import SESSION, has_ended_transaction
 from .._watchdog import Watch
 from ..errors import Applied, CommitUnknown, DeadlineExceeded, first_line
 from ..tokens import Token
@@ -147,6 +147,7 @@ class AsyncLease:
         if cut:
             await self._conn.close()
         moving.tell(self._handle._router, error)
+        ended = has_ended_transaction(self._conn)
         try:
             if is_outdated(error):
                 await self._pool.drain()
@@ -157,7 +158,7 @@ class AsyncLease:
             return
         if cut or isinstance(error, psycopg.Error):
             # A block that is not one transaction may have committed by itself before it was ended, or while.
-            unknown = (cut or lost) and (self._phase == "commit" or not self._explicit)
+            unknown = (cut or lost) and (self._phase == "commit" or not self._explicit or ended)
             explained = explain(error, self._pool, cut=cut, lost=lost, phase=self._phase, may_be_applied=unknown)
             if explained is not None and explained is not error:
                 raise explained from error
