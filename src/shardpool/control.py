@@ -446,16 +446,22 @@ GIVEN_AWAY = "RS001"
 FENCE = "shardpool_fence"
 """The trigger that refuses rows for which nobody would look on the shard, on every table that it has given away."""
 
+FENCE_BY_EVENT = {"INSERT": FENCE, "UPDATE": f"{FENCE}_update"}
+"""The two triggers of a fence: only that of UPDATE can look at what a row was."""
+
 FENCED_QUERY = (
-    "SELECT pg_catalog.format('%s.%s', n.nspname, c.relname) FROM pg_catalog.pg_trigger t\n"
+    "SELECT pg_catalog.format('%s.%s', n.nspname, c.relname), t.tgnargs > 1 FROM pg_catalog.pg_trigger t\n"
     "JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace\n"
     f"WHERE t.tgname = '{FENCE}' AND t.tgparentid = 0"
 )
-"""The qualified names of the tables that have a fence."""
+"""The qualified names of the tables that have a fence, each with whether it was asked for by `enforce`."""
 
 
-def fence_statement(topology: Topology, table: str, shard_name: str) -> str:
-    """The statement that fences a table of a shard: only rows come in that the topology looks for there.
+def fence_statement(topology: Topology, table: str, shard_name: str, *, enforced: bool = False) -> str:
+    """The statements that fence a table of a shard: only rows come in that the topology looks for there.
+
+    Rows are looked at when they are stored, after all that may have changed their key; updated ones where it is
+    another. `enforced` is kept by the fence for those who draw it anew.
 
     Where it looks for every row, it takes a fence away. Waits for the writers that are at work on the table, and holds
     up those that come while it waits.
@@ -463,15 +469,18 @@ def fence_statement(topology: Topology, table: str, shard_name: str) -> str:
     columns: tuple[str, ...] = ()
     match topology.placements.get(table):
         case Sharded(keyspace, columns):
-            when = f"\nFOR EACH ROW WHEN ({_foreign(topology.keyspaces[keyspace], columns, shard_name)})"
+            foreign = _foreign(topology.keyspaces[keyspace], columns, shard_name)
+            changed = " OR ".join(f"NEW.{name} IS DISTINCT FROM OLD.{name}" for name in map(quote_ident, columns))
+            conditions = {"INSERT": f" WHEN ({foreign})", "UPDATE": f" WHEN (({changed}) AND {foreign})"}
         case Single(shard) if shard != shard_name:
-            when = "\nFOR EACH ROW"
+            conditions = {"INSERT": "", "UPDATE": ""}
         case _:
             return unfence_statement(table)
-    of = f" OF {', '.join(map(quote_ident, columns))}" if columns else ""
-    return (
-        f"CREATE OR REPLACE TRIGGER {FENCE} BEFORE INSERT OR UPDATE{of} ON {quote_table(table)}{when}\n"
-        f"EXECUTE FUNCTION shardpool.refuse_row({quote_literal(str(topology.epoch))})"
+    arguments = quote_literal(str(topology.epoch)) + (", 'enforced'" if enforced else "")
+    return ";\n".join(
+        f"CREATE OR REPLACE TRIGGER {FENCE_BY_EVENT[event]} AFTER {event} ON {quote_table(table)}\n"
+        f"FOR EACH ROW{when} EXECUTE FUNCTION shardpool.refuse_row({arguments})"
+        for event, when in conditions.items()
     )
 
 
@@ -486,8 +495,9 @@ def _foreign(keyspace: Keyspace, columns: Sequence[str], shard_name: str) -> str
 
 
 def unfence_statement(table: str) -> str:
-    """The statement that takes the fence of a table away."""
-    return f"DROP TRIGGER IF EXISTS {FENCE} ON {quote_table(table)}"
+    """The statements that take the fence of a table away."""
+    names = FENCE_BY_EVENT.values()
+    return ";\n".join(f"DROP TRIGGER IF EXISTS {name} ON {quote_table(table)}" for name in names)
 
 
 def _bucket_of(keyspace: Keyspace, columns: Sequence[str], row: str = "") -> str:

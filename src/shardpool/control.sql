@@ -491,6 +491,12 @@ $body$;
 CREATE OR REPLACE FUNCTION shardpool.refuse_row() RETURNS trigger
 LANGUAGE plpgsql AS $body$
 BEGIN
+  IF TG_NARGS > 1 THEN
+    RAISE EXCEPTION 'a row of % belongs to another shard', TG_TABLE_NAME
+      USING ERRCODE = 'RS001', DETAIL = pg_catalog.format('By epoch %s of the topology.', TG_ARGV[0]),
+        HINT = 'If the topology of the writer is older: reload it, and route the key again. Else the key that is stored '
+          'is not the one by which the row was routed.';
+  END IF;
   RAISE EXCEPTION 'this shard has given away the bucket of a row of %', TG_TABLE_NAME
     USING ERRCODE = 'RS001', DETAIL = pg_catalog.format('Since epoch %s of the topology.', TG_ARGV[0]),
       HINT = 'Reload the topology, and route the key again.';

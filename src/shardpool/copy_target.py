@@ -9,7 +9,7 @@ from typing import Any
 from .errors import UnsupportedQuery
 from .keys import KeyType, column_problems
 from .own_sql import qualified
-from .storing import TRIGGERS, Trigger, triggers
+from .storing import ENFORCED, TRIGGERS, Trigger, triggers
 
 # By column its type, under any domains, with its length; whether its collation is deterministic, how it is generated.
 # Then the triggers of the table, and whether the shard itself refuses rows that are not its own.
@@ -31,8 +31,7 @@ TARGET_QUERY = qualified(f"""
             left join pg_catalog.pg_collation l on l.oid = d.attcollation
             where t.typtype <> 'd'),
            {TRIGGERS.format(table="target.oid")},
-           exists (select from pg_catalog.pg_trigger e
-                   where e.tgrelid = target.oid and e.tgname = 'shardpool_fence' and (e.tgtype & 2) = 0)
+           {ENFORCED.format(table="target.oid")}
     from target
 """)
 

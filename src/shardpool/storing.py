@@ -43,6 +43,12 @@ UNIQUE = f"""({_FAMILY}
     where (i.indisunique or i.indisexclusion)
       and not exists (select from pg_catalog.pg_inherits h where h.inhrelid = i.indexrelid))"""
 
+# Whether rows that belong to other shards are refused, whoever writes them: see `control.fence_statement`.
+ENFORCED = """exists (
+    select from pg_catalog.pg_trigger e
+    where e.tgrelid = {table} and e.tgname = 'shardpool_fence' and e.tgnargs > 1
+      and e.tgenabled = any (array['O', 'A']::pg_catalog."char"[]))"""
+
 
 @dataclass(frozen=True, slots=True)
 class Trigger:

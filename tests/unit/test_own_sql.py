@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shardpool import _ship, control, copy_target
+from shardpool import _ship, control, copy_target, stored_facts
 from shardpool._async import connector, handle
 from shardpool.own_sql import qualified
 from shardpool.query import catalog
@@ -19,6 +19,7 @@ QUERIES = {
     "catalog": catalog.CATALOG_QUERY,
     "built-in functions": catalog.BUILT_IN_QUERY,
     "table of copy_into": copy_target.TARGET_QUERY,
+    "stored facts": stored_facts.STORED_FACTS,
     "time": _ship.TIME,
     "written": handle._WRITTEN_QUERY,
     "replayed": handle._REPLAYED_QUERY,

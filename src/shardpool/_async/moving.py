@@ -7,6 +7,7 @@ was done then, so a call that the router has routed by its key, and can make onc
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 _SOONEST, _LATEST = 0.02, 0.06
 _FEW = 20
 _LONGEST = 0.5
+# What a shard tells with a refusal; and seconds in which a call may still come back that was routed before a reload.
+_EPOCH = re.compile(r"epoch (\d+) of the topology")
+_ROUTED_BEFORE = 5.0
 # What is one transaction whatever it calls: CALL and DO may have committed before they failed.
 _REPEATABLE = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
 
@@ -64,9 +68,16 @@ async def caught_up(router: AsyncRouter, state: AsyncState, shards: Iterable[str
 
 async def followed(router: AsyncRouter, error: BaseException, deadline: float) -> bool:
     """Whether to route the call anew: after a pause, if there is time for it and the router follows a file."""
-    if router._reloader is None or not is_given_away(error):
+    if router._reloader is None or not is_given_away(error) or _is_known(router, error):
         return False
     return await _paused(router._reloader, deadline)
+
+
+def _is_known(router: AsyncRouter, error: BaseException) -> bool:
+    """Whether the call was routed by a topology that knows of what the shard refuses: it always will."""
+    told = _EPOCH.search((error.diag.message_detail if isinstance(error, psycopg.Error) else None) or "")
+    state = router._state
+    return told is not None and int(told[1]) <= state.topology.epoch and monotonic() - state.made_at > _ROUTED_BEFORE
 
 
 async def _paused(reloader: AsyncReloader, deadline: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .._plan_cache import PlanCache
@@ -29,6 +30,7 @@ class AsyncState:
 
     def __init__(self, router: AsyncRouter, topology: Topology, pools: dict[str, AsyncShardPools]) -> None:
         self.topology = topology
+        self.made_at = monotonic()
         self.pools = pools
         # SQL without a key, by its text: see `planning`.
         self.plans: PlanCache[Planned] = PlanCache(_PLANS_MAX, _PLANNED_CHARACTERS)

@@ -20,6 +20,7 @@ from ..errors import ShardError, first_line
 from ..precautions import ROLE, file_findings, role_findings
 from ..report import Finding, Report
 from ..server_budget import LIMITS, LIMITS_WITHOUT_SYSTEM, Limits, budget_findings, budgets, limits
+from ..stored_facts import STORED_FACTS, Stored, stored_facts, stored_findings
 from ..table_facts import TABLE_FACTS, Copies, TableFacts, compare_copies, compare_tables, table_facts, table_findings
 from ..topology import Endpoint, Keyspace, Topology
 from .connector import Connector
@@ -67,13 +68,15 @@ def check(router: Router, rows: bool, timeout: float, processes: int) -> Report:
     findings: list[Finding] = []
     facts_by_shard: dict[str, Mapping[str, TableFacts]] = {}
     copies_by_shard: dict[str, Copies] = {}
-    collected = [partial(_collect, one, findings, facts_by_shard, copies_by_shard) for one in checks]
+    stored_by_shard: dict[str, Mapping[str, Stored]] = {}
+    collected = [partial(_collect, one, findings, facts_by_shard, copies_by_shard, stored_by_shard) for one in checks]
     for _, error in run_all(collected):
         if error is not None:
             raise error
     findings.extend(file_findings(router._path, topology))
     findings.extend(compare_tables(topology, facts_by_shard))
     findings.extend(compare_copies(topology, copies_by_shard))
+    findings.extend(stored_findings(topology, stored_by_shard))
     findings.extend(_lags(router, deadline, unreached))
     order = {name: number for number, name in enumerate(topology.shards)}
     told = [limits_by_endpoint[subject] for subject in _subjects(topology) if subject in limits_by_endpoint]
@@ -128,12 +131,14 @@ def _collect(
     findings: list[Finding],
     facts_by_shard: dict[str, Mapping[str, TableFacts]],
     copies_by_shard: dict[str, Copies],
+    stored_by_shard: dict[str, Mapping[str, Stored]],
 ) -> None:
-    found, shard, facts, copies = one()
+    found, shard, facts, copies, stored = one()
     findings.extend(found)
     if facts is not None:
         facts_by_shard[shard] = facts
         copies_by_shard[shard] = copies
+        stored_by_shard[shard] = stored
 
 
 def _check_endpoint(
@@ -145,7 +150,7 @@ def _check_endpoint(
     rows: bool,
     unreached: set[str],
     limits_by_endpoint: dict[str, Limits],
-) -> tuple[list[Finding], str, Mapping[str, TableFacts] | None, Copies]:
+) -> tuple[list[Finding], str, Mapping[str, TableFacts] | None, Copies, Mapping[str, Stored]]:
     """The findings on one endpoint, and what a primary tells of its tables and of its copies of reference tables.
 
     `unreached` has it until it answers; then `limits_by_endpoint` has what its server gives, but behind a pooler.
@@ -155,6 +160,7 @@ def _check_endpoint(
     findings: list[Finding] = []
     facts: Mapping[str, TableFacts] | None = None
     copies: Copies = {}
+    stored: Mapping[str, Stored] = {}
     try:
         with _connected(router, topology, name, endpoint, deadline) as conn:
             server = _one(conn, _SERVER)
@@ -169,13 +175,14 @@ def _check_endpoint(
                 if topology.control == "required":
                     findings.extend(_control(conn, topology, name, subject))
                 findings.extend(table_findings(topology, name, facts))
+                stored = _stored(conn, topology)
                 if rows:
                     copies = {table: _copy(conn, table) for table in topology.reference_tables if table in facts}
                 if rows and topology.control == "required" and not any(f.level == "error" for f in findings):
                     findings.extend(_rows(conn, topology, name, facts))
     except (psycopg.Error, ShardError) as error:
         findings.append(Finding("error", subject, f"{endpoint.address}: {first_line(error)}"))
-    return findings, name, facts, copies
+    return findings, name, facts, copies, stored
 
 
 def _limits(conn: Connection[Any]) -> Any:
@@ -305,6 +312,13 @@ def _tables(conn: Connection[Any], topology: Topology) -> Mapping[str, TableFact
     cursor = conn.cursor(row_factory=tuple_row)
     cursor.execute(TABLE_FACTS, (list(topology.placements),))
     return table_facts(cursor.fetchall())
+
+
+def _stored(conn: Connection[Any], topology: Topology) -> Mapping[str, Stored]:
+    cursor = conn.cursor(row_factory=tuple_row)
+    sharded = [table for keyspace in topology.keyspaces.values() for table in keyspace.tables]
+    cursor.execute(STORED_FACTS, (sharded,))
+    return stored_facts(cursor.fetchall())
 
 
 def _rows(conn: Connection[Any], topology: Topology, name: str, facts: Mapping[str, TableFacts]) -> list[Finding]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .._plan_cache import PlanCache
@@ -30,6 +31,7 @@ class State:
 
     def __init__(self, router: Router, topology: Topology, pools: dict[str, ShardPools]) -> None:
         self.topology = topology
+        self.made_at = monotonic()
         self.pools = pools
         # SQL without a key, by its text: see `planning`.
         self.plans: PlanCache[Planned] = PlanCache(_PLANS_MAX, _PLANNED_CHARACTERS)

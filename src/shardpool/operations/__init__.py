@@ -2,6 +2,7 @@
 
 from .edit import Applied, Edit, apply_edit
 from .edit_plan import Lost, Plan, plan_edit
+from .enforce import enforce_owners
 from .history import Change, edit_history
 from .occupied import Occupied, occupied_buckets
 
@@ -14,6 +15,7 @@ __all__ = [
     "Plan",
     "apply_edit",
     "edit_history",
+    "enforce_owners",
     "occupied_buckets",
     "plan_edit",
 ]

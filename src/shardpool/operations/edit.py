@@ -30,7 +30,7 @@ from ..topology import Topology
 from .agreement import check_owners
 from .connections import Conn, Connections, connected, one, rows
 from .edit_plan import Plan, counted, first_plan, given_away, reached
-from .fences import draw_fences, undo_fences
+from .fences import draw_fences, moved_before, undo_fences
 from .unfinished import Say, finish, install, leaving, settled, show_alive
 
 # Seconds in which running routers take a new file over: they look every 5 s unless told otherwise.
@@ -38,10 +38,6 @@ SETTLE = 8.0
 
 _BEGIN = "select shardpool.begin_edit(%s, %s, %s, %s, %s, %s::jsonb, %s)"
 _END = "select shardpool.end_edit(%s, %s, false)"
-_MOVED_BEFORE = """
-    select exists (select from shardpool.history where outcome = 'done'
-      and (plan->'owners' <> '{}' or plan->'settle' = 'true'))
-"""
 
 
 @dataclass(frozen=True)
@@ -257,7 +253,7 @@ class _Application:
 
         async def undo(name: str, conn: Conn) -> None:
             # Fences of earlier edits go on refusing what they refused.
-            await undo_fences(conn, self._before, name, bool(await one(conn, _MOVED_BEFORE)))
+            await undo_fences(conn, self._before, name, await moved_before(conn))
             await install(conn, control.accept_maps([self._edit.old], only=True))
             await self._end(name, conn)
 

@@ -26,21 +26,36 @@ _BLOCKERS = """
 """
 
 
+_MOVED_BEFORE = """
+    select exists (select from shardpool.history where outcome = 'done'
+      and (plan->'owners' <> '{}' or plan->'settle' = 'true'))
+"""
+
+
+async def moved_before(conn: Conn) -> bool:
+    """Whether an edit may have drawn fences on the shard."""
+    return bool(await one(conn, _MOVED_BEFORE))
+
+
 async def draw_fences(conn: Conn, topology: Topology, shard: str, tables: Collection[str]) -> None:
     """Fence these tables of a shard as the topology says, and draw those anew that have a fence already."""
-    fenced = {table for (table,) in await rows(conn, control.FENCED_QUERY)}
+    fenced = dict(await rows(conn, control.FENCED_QUERY))
     for table in topology.placements:
         if table in fenced or (
             table in tables and await one(conn, "select pg_catalog.to_regclass(%s) is not null", (quote_table(table),))
         ):
-            await patiently(conn, control.fence_statement(topology, table, shard), table)
+            statement = control.fence_statement(topology, table, shard, enforced=fenced.get(table, False))
+            await patiently(conn, statement, table)
 
 
 async def undo_fences(conn: Conn, topology: Topology, shard: str, keep: bool) -> None:
-    """Fences back to how `topology` has them: with `keep` they stay, since earlier edits have drawn some."""
-    for (table,) in await rows(conn, control.FENCED_QUERY):
-        if keep and shard in topology.shards and table in topology.placements:
-            await patiently(conn, control.fence_statement(topology, table, shard), table)
+    """Fences back to how `topology` has them: with `keep` they stay, since earlier edits have drawn some.
+
+    Those that were asked for by `enforce` stay in any case.
+    """
+    for table, enforced in await rows(conn, control.FENCED_QUERY):
+        if (keep or enforced) and shard in topology.shards and table in topology.placements:
+            await patiently(conn, control.fence_statement(topology, table, shard, enforced=enforced), table)
         else:
             await patiently(conn, control.unfence_statement(table), table)
 

@@ -1,12 +1,13 @@
-"""`topology diff | plan | apply | set | rename | pin | unpin | split | shard … | history`: edits of the topology."""
+"""`topology diff | plan | apply | set | rename | pin | unpin | split | shard … | enforce | history`."""
 
 from __future__ import annotations
 
+from .enforce import enforce
 from .files import apply, diff, plan
 from .history import history
 from .shard import shard_group
 from .values import pin, rename, set_value, split, unpin
 
-COMMANDS = (diff, plan, apply, set_value, rename, pin, unpin, split, shard_group, history)
+COMMANDS = (diff, plan, apply, set_value, rename, pin, unpin, split, shard_group, enforce, history)
 
 __all__ = ["COMMANDS"]
