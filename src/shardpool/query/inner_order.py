@@ -173,11 +173,11 @@ class _Carrier:
             found = sortings(select, top)
             if found is None:
                 raise Unfit("ORDER BY of a subquery is not understood from its text")
-            return [_Key(name(key.column, key.expression), key.clause) for key in found]
-        return [
+            return _unique(_Key(name(key.column, key.expression), key.clause) for key in found)
+        return _unique(
             _Key(name(_place(select, top, alias, key.name), inner(_column(alias, key.name))), key.clause)
             for alias, key in self._inherited(select, top, inside)
-        ]
+        )
 
     def _add(self, select: Any, value: Any) -> str:
         """One more column of a level, with a name of its own."""
@@ -197,7 +197,9 @@ class _Carrier:
         names = [name for name, _ in top.scope.star]
         stars = [target for target in select.target_list if is_star(target.res_target)]
         is_used_twice = kind(item) == "RangeVar" and _uses(self._tree, item.relname) > 1
-        rows = [found for found in walk(select) if kind(found) == "ColumnRef" and _is_row(found, alias, names)]
+        # A level that only hands an order on has no other parts that name its columns.
+        parts = [found for part in (*select.target_list, select.where_clause) for found in walk(part)]
+        rows = [found for found in parts if kind(found) == "ColumnRef" and _is_row(found, alias, names)]
         is_known = bool(names) and len(set(names)) == len(names) and not any(found.is_open for found in top.scope.items)
         if is_used_twice or len(rows) > len(stars) or (stars and not is_known):
             raise Unfit("ORDER BY of a subquery names no column that it gives out")
@@ -240,6 +242,14 @@ def _items(source: Any) -> Iterator[Any]:
 def _over(names: Sequence[str], others: Sequence[str]) -> list[str]:
     """The first names, and from where they end the others."""
     return [*names, *others[len(names) :]]
+
+
+def _unique(keys: Iterable[_Key]) -> list[_Key]:
+    """The keys without those that name a column once more: they sort nothing."""
+    found: dict[str, _Key] = {}
+    for key in keys:
+        found.setdefault(key.name, key)
+    return list(found.values())
 
 
 def _own_name(top: Top, number: int | None, aliases: Sequence[str] = ()) -> str:
