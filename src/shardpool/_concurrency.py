@@ -556,16 +556,16 @@ async def async_batches(rows: Iterable[T] | AsyncIterable[T], room: Callable[[li
     """`batches` of an iterable or an async iterable; the loop gets a turn after each batch of one that never waits."""
     if isinstance(rows, AsyncIterable):
         batch: list[T] = []
-        wanted = room(batch)
+        wanted, add = room(batch), batch.append
         async for row in rows:
-            batch.append(row)
+            add(row)
             wanted -= 1
             if not wanted:
                 wanted = room(batch)
                 if not wanted:
                     yield batch
                     batch = []
-                    wanted = room(batch)
+                    wanted, add = room(batch), batch.append
         if batch:
             yield batch
         return
