@@ -86,27 +86,27 @@ def filled(template: str, value: str) -> str:
 
 
 @pytest.mark.parametrize("allowed", ["", "plain_passwords: allow\n"])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(password=passwords, template=st.sampled_from(CONNECT))
 def test_a_quoted_password_is_not_shown(allowed: str, password: str, template: str) -> None:
     text = filled(template, json.dumps(password))
     assert MARK not in everything_shown(text + (allowed if "plain" not in text else ""), {})
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(password=unquoted, template=st.sampled_from(UNQUOTED))
 def test_an_unquoted_password_is_not_shown(password: str, template: str) -> None:
     assert MARK not in everything_shown(filled(template, password), {})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(password=passwords, template=st.sampled_from(CONNECT + MISPLACED))
 def test_a_password_of_a_variable_is_not_shown(password: str, template: str) -> None:
     assert MARK not in everything_shown(filled(template, '"${SECRET}"'), {"SECRET": password})
 
 
 @pytest.mark.parametrize("allowed", ["", "plain_passwords: allow\n"])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(password_and_url=urls, field=st.sampled_from(["primary: %s", "primary: {dbname: %s}"]))
 def test_a_password_in_a_url_is_not_shown(allowed: str, password_and_url: tuple[str, str], field: str) -> None:
     password, url = password_and_url
@@ -117,7 +117,7 @@ def test_a_password_in_a_url_is_not_shown(allowed: str, password_and_url: tuple[
     assert MARK not in everything_shown('shards: {s0: {primary: "${URL}"}}\n', {"URL": filled(url, password)})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(alphabet="abc:@/?#%&=[]{},!*|>'\"\\-$ \n\t0123é\x00", max_size=60))
 def test_any_text_is_a_topology_or_a_config_error(text: str) -> None:
     for file in (text, HEAD + text, f"{HEAD}shards: {text}", f"{HEAD}shards: {{s0: {{primary: {text}}}}}"):

@@ -188,7 +188,7 @@ def test_owners_that_are_written_with_a_variable_are_left_to_people() -> None:
         edited(lambda data, old: e.drain_shard(data, old, "s3", ["s0"]), text)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 3), min_size=64, max_size=64), st.integers(0, 3), st.booleans())
 def test_draining_leaves_every_bucket_with_exactly_one_owner(owners: list[int], drained: int, block: bool) -> None:
     def entries(shard: int) -> list[str]:

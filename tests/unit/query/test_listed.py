@@ -101,7 +101,7 @@ def inserts(draw: st.DrawFn) -> str:
     return draw(st.sampled_from(HEADS)) + gap.join(rows) + draw(st.sampled_from(["", *TAILS]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(inserts())
 @example("insert into orders (tenant_id, note, code) values (1, 'a', 'b'), (2, 'c', 'd') /* more */, (3, 'e', 'f')")
 @example("insert into orders (tenant_id, note, code) values (1, 'a', 'b'), (2, 'c')")

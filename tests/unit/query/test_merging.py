@@ -122,7 +122,7 @@ def _oids(case: Case) -> list[int]:
     return [{"integer": 20}.get(kind.decoder, 25) for kind in case.kinds]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(cases())
 def test_merging_a_split_gives_the_whole_in_order(case: Case) -> None:
     order = _order(case)
@@ -137,7 +137,7 @@ def test_merging_a_split_gives_the_whole_in_order(case: Case) -> None:
     assert len(merged) == len(whole)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.lists(st.one_of(st.none(), INT64), max_size=4), min_size=1, max_size=4),
     st.sampled_from("sum min max".split()),

@@ -209,7 +209,7 @@ BIGINTS: list[Partitioning] = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(BY_NUMBER)
 def test_bigint_keys(condition: Condition) -> None:
     for partitioning in BIGINTS:
@@ -234,7 +234,7 @@ DATES = st.sampled_from(DAYS).flatmap(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(trees(leaves("day", DATES, st.one_of(st.none(), st.lists(st.sampled_from(DAYS), max_size=3)))))
 def test_ranges_of_dates(condition: Condition) -> None:
     for partitioning in (PARTITIONINGS["events"], Range(("date",), tuple(EDGES))):
@@ -255,7 +255,7 @@ PLACE = st.one_of(
 PLACES = [{"region": region, "id": number} for region, number in product(REGIONS, range(-3, 8))]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(trees(PLACE))
 def test_keys_of_two_parts(condition: Condition) -> None:
     check("places", condition, PARTITIONINGS["places"], ["region", "id"], PLACES)
