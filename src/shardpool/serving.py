@@ -72,7 +72,9 @@ class Health:
         registry: Any = None,
     ) -> None:
         self._router = router
-        self._needed(quorum, 1)
+        shards = len(router.topology.shards)
+        if self._needed(quorum, shards) > shards:
+            raise RouterMisuse(f"quorum {quorum} can never be had: the fleet has {shards} shards")
         self._quorum = quorum
         self._listen = _host_and_port(listen)
         self._token = token or None

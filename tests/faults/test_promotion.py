@@ -69,6 +69,10 @@ def test_a_promoted_standby_is_found_within_a_second(pair: Pair, open_pair: Call
     pair.standby.promote()
     seconds = _first_success(calls, 8)
     in_time(seconds, FOUND_SECONDS)
+    with Router(pair.by_hosts) as fresh:
+        told = [(finding.subject, finding.message) for finding in fresh.check().findings if finding.level != "ok"]
+    assert not [message for subject, message in told if subject == "s0/node-2"]
+    assert ("s0/node-1", "cannot be reached: not read from") in told
 
 
 def test_a_promoted_standby_is_found_while_the_old_primary_is_frozen(

@@ -58,7 +58,14 @@ def test_help_imports_no_library_but_click(command: list[str]) -> None:
 
 def test_help_imports_no_command() -> None:
     ours = {name for name in imported("--help") if name.split(".")[0] == "shardpool"}
-    assert ours == {"shardpool", "shardpool._exports", "shardpool.cli", "shardpool.cli.app"}
+    assert ours == {
+        "shardpool",
+        "shardpool._exports",
+        "shardpool.cli",
+        "shardpool.cli.app",
+        "shardpool.cli.groups",
+        "shardpool.cli.wording",
+    }
 
 
 @pytest.mark.parametrize("words", ["shardpool ", "shardpool topology ", "shardpool migrate up --"])

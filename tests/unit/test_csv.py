@@ -67,7 +67,7 @@ def test_rows_that_are_not_kept_are_not_counted(written: dict[str, Path]) -> Non
     [
         (b"a,b\n1,2\n3\n", "1 fields where the header has 2", 3),
         (b'a,b\n1,"2\n', "unexpected end of data", 2),
-        (b"a,b\n1,\xff\n", "can't decode", 2),
+        (b"a,b\n1,\xff\n", "byte 0xff is not UTF-8", 2),
         (b"", "is empty", None),
     ],
 )
@@ -114,3 +114,38 @@ def test_quotes_are_told_with_any_delimiter_and_in_chosen_columns() -> None:
     data = b'a|b|c\n1|""|\n'
     assert list(CsvFile(io.BytesIO(data), delimiter="|", columns=["c", "b"]).rows()) == [(None, "")]
     assert list(CsvFile(io.BytesIO(b'a^b\n""^\n'), delimiter="^").rows()) == [("", None)]
+
+
+def read(path: Path, data: bytes, **options: str) -> str:
+    """What is told of a file that cannot be read to its end."""
+    path.write_bytes(data)
+    with pytest.raises(LoadError) as told:
+        file = CsvFile(path, **options)  # type: ignore[arg-type]
+        file.columns()
+        list(file.rows())
+    return str(told.value)
+
+
+def test_files_that_are_damaged_are_told_so(tmp_path: Path) -> None:
+    whole = ("id,name\n" + "".join(f"{n},name {n * 7919}\n" for n in range(5000))).encode()
+    packed = gzip.compress(whole)
+    path = tmp_path / "archive"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inside.csv", whole)
+    zipped = path.read_bytes()
+    # Cut in the midst, in the header, before the checksum; with another checksum; of a zip file, half.
+    for data in (packed[:-2000], packed[:12], packed[:-8], packed[:-8] + bytes(8), zipped[: len(zipped) // 2]):
+        told = read(tmp_path / "file", data)
+        assert "is damaged, or not all of it is there" in told and "HINT:  Copy it again" in told
+    assert "It can be read up to line" in read(tmp_path / "file", packed[:-2000])
+
+
+def test_bytes_of_another_encoding_are_told_with_their_line_and_the_option(tmp_path: Path) -> None:
+    data = "id,name\n1,a\n2,Zürich\n".encode("latin-1")
+    told = read(tmp_path / "file", data)
+    assert "file:3: byte 0xfc is not UTF-8" in told and "--encoding latin-1" in told
+    assert "byte 0xfc is not ASCII" in read(tmp_path / "file", data, encoding="ascii")
+    assert "byte 0xfc is not UTF-8" in read(tmp_path / "file", b"\xfc,name\n")
+    assert [*CsvFile(tmp_path / "file", encoding="latin-1").columns()] == ["ü", "name"]
+    with pytest.raises(LoadError, match="'latin-99' is not an encoding"):
+        CsvFile(tmp_path / "file", encoding="latin-99")

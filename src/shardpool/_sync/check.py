@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 OLDEST_VERSION = 14
 _LAG_SECONDS = 1.0
 _LAG_PAUSE = 0.05
+# Seconds in which the primary among nodes is found, though others of them do not answer.
+_PRIMARY_SECONDS = 3.0
 
 _SERVER = """
     select pg_catalog.current_setting('server_version_num')::int, pg_catalog.pg_is_in_recovery(),
@@ -93,6 +95,7 @@ def _lags(router: Router, deadline: float, unreached: Collection[str]) -> list[F
     """How far each replica is behind, by the router's own gauge; given a second to catch up with where it is asked."""
     found: list[Finding] = []
     for name, pools in router._state.pools.items():
+        _primary_found(pools, deadline)
         subjects = {replica: f"{name}/{replica.endpoint.name}" for replica in pools.replicas}
         known = f"{name}/{pools.primary.endpoint.name}" not in unreached
         asked = [replica for replica, subject in subjects.items() if known and subject not in unreached]
@@ -106,6 +109,14 @@ def _lags(router: Router, deadline: float, unreached: Collection[str]) -> list[F
                 what = "its lag is not known, for its primary cannot be reached: not read from"
                 found.append(Finding("warning", subject, what))
     return found
+
+
+def _primary_found(pools: ShardPools, deadline: float) -> None:
+    """Of nodes of which one is the primary it is known which, as soon as they tell: it need not be the first."""
+    until = min(deadline, monotonic() + _PRIMARY_SECONDS)
+    while pools.leaderless and monotonic() < until:
+        pools.look_now()
+        sleep(_LAG_PAUSE)
 
 
 def _late(pools: ShardPools, replicas: Sequence[EndpointPool], deadline: float) -> list[EndpointPool]:

@@ -27,6 +27,10 @@ class Printer:
     as_csv: bool = False
     expanded: bool = False
 
+    def __post_init__(self) -> None:
+        if self.as_json and self.as_csv:
+            raise click.UsageError("give one of --json and --csv")
+
     @property
     def is_for_machines(self) -> bool:
         """Whether nothing but answers belongs on standard output."""
@@ -104,9 +108,11 @@ def _numeric(result: Result) -> list[bool]:
 
 
 def _as_dict(result: Result) -> dict[str, Any]:
+    from .exact import json_rows
+
     return {
         "status": result.statusmessage,
         "rowcount": result.rowcount,
         "columns": list(result.columns),
-        "rows": [list(row) for row in result.rows],
+        "rows": json_rows(result),
     }

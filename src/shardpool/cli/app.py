@@ -10,6 +10,9 @@ from typing import Any
 
 import click
 
+from .groups import Group
+from .wording import in_commands, say
+
 # Command → the module below this package that holds it, under the same name.
 COMMANDS = {
     "init": "fleet",
@@ -32,7 +35,7 @@ COMMANDS = {
 OK, FAILURE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
-class App(click.Group):
+class App(Group):
     """A group whose commands are imported when they are called, and whose errors are printed without a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -89,7 +92,8 @@ SHORT_HELP = {
 
 
 def print_error(error: Exception) -> None:
-    """An error as psql shows it: ERROR, and DETAIL and HINT where there are."""
+    """An error as psql shows it: ERROR, and DETAIL and HINT where there are, in the words of the command line."""
+    say(error, in_commands)
     click.echo("\n".join([f"ERROR:  {str(error).strip()}", *getattr(error, "__notes__", [])]), err=True)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from .options import json_option, statement, statement_options, topology_option, topology_path
+from .options import json_option, statement, statement_options, timeout_option, topology_option, topology_path
 from .output import print_json
 
 
 @click.command()
 @statement_options
-@click.option("--timeout", type=float, metavar="SECONDS", help="Default: the topology's.")
+@timeout_option("For the call. [default: the topology's]")
 @topology_option
 @json_option
 @click.pass_context

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .app import FAILURE
-from .options import json_option, topology_option, topology_path
+from .options import json_option, timeout_option, topology_option, topology_path
 from .output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ _ORDER = {"error": 0, "warning": 1, "ok": 2}
 
 @click.command()
 @topology_option
-@click.option(
-    "--timeout", type=float, default=30.0, show_default=True, metavar="SECONDS", help="For all shards together."
-)
+@timeout_option("For all shards together.", 30.0)
 @json_option
 @click.pass_context
 def init(ctx: click.Context, topology_file: str | None, timeout: float, as_json: bool) -> None:
@@ -44,7 +42,7 @@ def init(ctx: click.Context, topology_file: str | None, timeout: float, as_json:
 @click.command()
 @topology_option
 @click.option("--rows/--no-rows", default=True, help="Also look at every row of the sharded tables, on the servers.")
-@click.option("--timeout", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For the whole check.")
+@timeout_option("For the whole check.", 60.0)
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
@@ -105,9 +103,7 @@ def _versions() -> dict[str, str]:
 
 @click.command()
 @topology_option
-@click.option(
-    "--timeout", type=float, default=5.0, show_default=True, metavar="SECONDS", help="To connect to every shard."
-)
+@timeout_option("To connect to every shard.", 5.0)
 @json_option
 @click.pass_context
 def stats(ctx: click.Context, topology_file: str | None, timeout: float, as_json: bool) -> None:

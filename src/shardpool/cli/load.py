@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .options import json_option, tables, topology_option, topology_path
+from .options import json_option, tables, timeout_option, topology_option, topology_path
 from .output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "are written into the file of --collect.",
 )
 @click.option("--collect", type=click.Path(dir_okay=False), metavar="FILE", help="Where rows without a key go.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="For the whole load. [default: none]")
+@timeout_option("For the whole load. [default: none]")
 @topology_option
 @json_option
 @click.pass_context
@@ -68,8 +68,8 @@ def load(
     """
     if on_null_key == "collect" and collect is None:
         raise click.UsageError("--on-null-key collect needs --collect FILE")
-    if len(delimiter) != 1:
-        raise click.UsageError("--delimiter is one character")
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise click.UsageError("--delimiter is one character, and neither a quote nor the end of a line")
     from ..load import CsvFile
 
     source = CsvFile(

@@ -7,13 +7,14 @@ from dataclasses import asdict
 
 import click
 
+from .groups import Group
 from .options import json_option
 from .output import print_json, print_table
 
 _name = click.option("--name", default="default", show_default=True, help="The name of the fleet.")
 
 
-@click.group()
+@click.group(cls=Group)
 def local() -> None:
     """Run a fleet of real PostgreSQL servers on this machine, for trying out and developing.
 
@@ -24,8 +25,8 @@ def local() -> None:
 
 @local.command("up")
 @_name
-@click.option("--shards", type=click.IntRange(1, 64), default=4, show_default=True, help="How many primaries.")
-@click.option("--replicas", type=click.IntRange(0, 4), default=0, show_default=True, help="Streaming replicas of each.")
+@click.option("--shards", type=click.IntRange(1, 64), help="How many primaries. [default: 4]")
+@click.option("--replicas", type=click.IntRange(0, 4), help="Streaming replicas of each. [default: none]")
 @click.option("--port", type=click.IntRange(1024, 65000), help="The first of consecutive ports. [default: free ones]")
 @click.option(
     "--directory",
@@ -35,9 +36,18 @@ def local() -> None:
 @click.option("--durable", is_flag=True, help="Keep data when the machine stops: slower.")
 @json_option
 def up(
-    name: str, shards: int, replicas: int, port: int | None, directory: str | None, durable: bool, as_json: bool
+    name: str,
+    shards: int | None,
+    replicas: int | None,
+    port: int | None,
+    directory: str | None,
+    durable: bool,
+    as_json: bool,
 ) -> None:
-    """Start a fleet, or what has stopped of it, and install the shardpool schema."""
+    """Start a fleet, or what has stopped of it, and install the shardpool schema.
+
+    One that was stopped starts as it was made; other --shards or --replicas are refused.
+    """
     from .. import Router
     from ..local import LocalFleet
 

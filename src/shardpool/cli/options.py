@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +28,28 @@ def topology_option(command: F) -> F:
         "-t", "--topology", "topology_file", metavar="FILE", help="The topology file.", expose_value=True
     )
     return option(command)
+
+
+class Seconds(click.FloatRange):
+    """A time that can pass: above 0 unless a range says otherwise, and no infinity."""
+
+    name = "seconds"
+
+    def __init__(self, min: float = 0, max: float | None = None) -> None:
+        super().__init__(min=min, max=max, min_open=min == 0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not isfinite(found):
+            self.fail(f"{value} is not a number of seconds", param, ctx)
+        return found
+
+
+def timeout_option(help: str, default: float | None = None) -> Callable[[F], F]:
+    """`--timeout`: what the time is for."""
+    return click.option(
+        "--timeout", type=Seconds(), default=default, show_default=default is not None, metavar="SECONDS", help=help
+    )
 
 
 def json_option(command: F) -> F:
@@ -69,8 +92,18 @@ def statement(sql: str | None, file: str | None) -> str:
     if (sql is None) == (file is None):
         raise click.UsageError("give one statement: as an argument, as - for standard input, or with -f FILE")
     if file is not None:
-        return Path(file).read_text(encoding="utf-8-sig")
-    return sys.stdin.read() if sql == "-" else sql or ""
+        return _text(Path(file).read_bytes(), file)
+    return _text(sys.stdin.buffer.read(), "standard input") if sql == "-" else sql or ""
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise click.UsageError(
+            f"{name}:{line} is not UTF-8: SQL is read as UTF-8, whatever the terminal's own is"
+        ) from None
 
 
 def keyspace_options(command: F) -> F:

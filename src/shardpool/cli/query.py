@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +15,7 @@ from .options import (
     shards,
     statement,
     statement_options,
+    timeout_option,
     topology_option,
     topology_path,
 )
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--plan", is_flag=True, help="Print the plan before the rows, on standard error.")
 @fanout_option
 @click.option("--readonly", is_flag=True, help="Read from a replica within its lag limit, where there is one.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Default: the topology's.")
+@timeout_option("For the call. [default: the topology's]")
 @csv_option
 @keyspace_options
 @topology_option
@@ -83,21 +82,7 @@ def query(
             route = router.for_key(_key(router, key, keyspace, table), keyspace=keyspace, table=table)
             printer.result(route.execute(text, values, **options))
         else:
-            with _named_for_here():
-                printer.result(execute(router, text, values, plan, fanout=fanout, **options))
-
-
-@contextmanager
-def _named_for_here() -> Iterator[None]:
-    """A refusal that names verbs of the library says what they are on the command line."""
-    from ..errors import UnsupportedQuery
-
-    try:
-        yield
-    except UnsupportedQuery as error:
-        if "()" in (error.hint or ""):
-            error.add_note("HINT:  On the command line that is --key, --shard NAME or --all-shards.")
-        raise
+            printer.result(execute(router, text, values, plan, fanout=fanout, **options))
 
 
 def _key(router: Router, text: str, keyspace: str | None, table: str | None) -> Any:

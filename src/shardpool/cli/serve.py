@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import topology_option, topology_path
+from .options import Seconds, topology_option, topology_path
 
 _DEFAULT = "127.0.0.1:9188"
 
@@ -55,7 +55,7 @@ class _QuorumType(_ParamType):
 @click.option("--host", "hosts", multiple=True, metavar="NAME", help="A name that clients call it by; may be repeated.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0.05, 60),
+    type=Seconds(0.05, 60),
     default=1.0,
     show_default=True,
     metavar="SECONDS",

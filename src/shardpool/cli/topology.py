@@ -9,6 +9,7 @@ import click
 from .app import FAILURE
 from .edit import COMMANDS
 from .fleet import _print_report, _versions
+from .groups import Group
 from .options import json_option, topology_option, topology_path
 from .output import print_json, print_table
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ..topology import Topology
 
 
-@click.group()
+@click.group(cls=Group)
 def topology() -> None:
     """Check, show or change the topology."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -9,6 +10,7 @@ import os
 import re
 import sys
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +23,9 @@ Row = tuple[str | None, ...]
 # Rows are read ahead of those that are placed by at most one batch: so many lines are remembered.
 _LINES_KEPT = 4096
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
+# What a compressed file that was cut off or changed fails with.
+_BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile)
+UNREADABLE = (csv.Error, UnicodeDecodeError, *_BROKEN)
 
 
 class CsvFile:
@@ -55,6 +60,12 @@ class CsvFile:
         self._given = list(columns) if columns is not None else None
         # Where `columns` has read the header already, `rows` goes on from there: standard input is there once only.
         self._begun: tuple[TextIO, Any, list[str]] | None = None
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            raise LoadError(
+                f"{encoding!r} is not an encoding", hint="For example utf-8, latin-1, cp1252 or utf-16."
+            ) from None
         if not header and columns is None:
             raise LoadError(f"{self.name} has no header", hint="Name its columns.")
 
@@ -88,12 +99,15 @@ class CsvFile:
 
     def _begin(self) -> tuple[TextIO, Any, list[str]]:
         """The open file, the reader of its rows, and the names of all its columns."""
-        file = self._open()
+        try:
+            file = self._open()
+        except UNREADABLE as error:
+            raise self._unreadable(error, 1) from error
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         reader = csv.reader(self._remembered(file), delimiter=self._delimiter, strict=True)
         try:
             names = next(reader, []) if self._header else list(self._given or [])
-        except (csv.Error, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise self._unreadable(error, 1) from error
         if not names:
             file.close()
@@ -123,7 +137,7 @@ class CsvFile:
                     fields = next(reader)
                 except StopIteration:
                     return
-                except (csv.Error, UnicodeDecodeError) as error:
+                except UNREADABLE as error:
                     raise self._unreadable(error, line) from error
                 if not fields:  # an empty line
                     continue
@@ -161,10 +175,21 @@ class CsvFile:
 
     def _unreadable(self, error: Exception, line: int) -> LoadError:
         """A text file is decoded ahead of its lines, so the line of a wrong byte is looked for by itself."""
+        if isinstance(error, _BROKEN):
+            return LoadError(
+                f"{self.name} is damaged, or not all of it is there: {error}",
+                detail=f"It can be read up to line {line}." if line > 1 else None,
+                hint="Copy it again, and compare its size.",
+                line=line,
+            )
+        hint = None
         if isinstance(error, UnicodeDecodeError):
             line = self._undecodable_line()
+            byte = error.object[error.start]
+            error = ValueError(f"byte 0x{byte:02x} is not {self._encoding.removesuffix('-sig').upper()}")
+            hint = "Name the encoding that the file has: --encoding latin-1, for example."
         where = f"{self.name}:{line}" if line else self.name
-        return LoadError(f"{where}: {error}", line=line or None)
+        return LoadError(f"{where}: {error}", hint=hint, line=line or None)
 
     def _undecodable_line(self) -> int:
         if not self.can_be_read_again:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import secrets
 import shutil
 import socket
@@ -20,8 +19,6 @@ from .binaries import LocalError, account, find_binaries
 from .server import NOT_DURABLE, SETTINGS, Server, ServerStatus
 from .state import State
 from .topology_file import DEFAULT_KEYSPACES, topology_text
-
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 
 # Below what Linux, macOS and IANA give to outgoing connections.
 _PORTS = range(20000, 32768)
@@ -50,11 +47,11 @@ class LocalFleet:
     def up(
         cls,
         name: str = "default",
-        shards: int = 4,
-        replicas: int | Mapping[str, int] = 0,
+        shards: int | None = None,
+        replicas: int | Mapping[str, int] | None = None,
         *,
         directory: str | None = None,
-        database: str = "shop",
+        database: str | None = None,
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
         durable: bool = False,
@@ -63,16 +60,24 @@ class LocalFleet:
     ) -> LocalFleet:
         """Start a fleet of shards `s0`, `s1`, … and give it; one that is up already is given as it is.
 
-        `replicas` is a number for each shard, or {shard: number}. `directory` is where data lies (default: in memory
+        `shards` (default: 4), `replicas` (default: none) and `database` (default: shop) are those of the fleet where it
+        has stopped, and have to be where they are given. `replicas` is a number for each shard, or {shard: number}.
+        `directory` is where data lies (default: in memory
         where there is room, unless `durable`), `port` the first of consecutive ports (default: free ones). `settings`
         go into each server's configuration. Data is lost when the machine stops, unless `durable`. Blocks for about
         2 s; raises `LocalError`.
         """
-        if not _NAME.fullmatch(name) or not 1 <= shards <= 64:
-            raise LocalError("a fleet has a name like my-fleet, and 1 to 64 shards")
-        options = {"shards": shards, "replicas": _replicas(shards, replicas), "database": database}
+        if shards is not None and not 1 <= shards <= 64:
+            raise LocalError("a fleet has 1 to 64 shards")
         with state.locked(name):
             written = state.load(name)
+            known = written.options if written is not None and written.complete else {}
+            shards = known.get("shards", 4) if shards is None else shards
+            options = {
+                "shards": shards,
+                "replicas": known.get("replicas", {}) if replicas is None else _replicas(shards, replicas),
+                "database": database or known.get("database", "shop"),
+            }
             if written is not None and written.complete:
                 return cls._again(written, options, progress)
             if written is not None:  # its starter did not get to the end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from .server import Server
 
 HOME_VARIABLE = "SHARDPOOL_HOME"
 _FORMAT = 1
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 _ROOM = 1 << 30
 
 
@@ -61,7 +63,7 @@ class State:
 
     @property
     def folder(self) -> Path:
-        return home() / self.name
+        return folder_of(self.name)
 
     def save(self) -> None:
         """Replace the file whole, so that a crash leaves the old one or the new one."""
@@ -75,10 +77,17 @@ class State:
         part.replace(self.folder / "state.json")
 
 
+def folder_of(name: str) -> Path:
+    """Where a fleet is written down; raises `LocalError` for what is no name, and might be a path to elsewhere."""
+    if not _NAME.fullmatch(name):
+        raise LocalError(f"{name!r} is not the name of a fleet", hint="A fleet has a name like my-fleet.")
+    return home() / name
+
+
 def load(name: str) -> State | None:
     """The fleet as it was written down, or None."""
     try:
-        text = (home() / name / "state.json").read_text(encoding="utf-8")
+        text = (folder_of(name) / "state.json").read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     try:
@@ -100,6 +109,7 @@ def names() -> list[str]:
 @contextmanager
 def locked(name: str) -> Iterator[None]:
     """Nobody else starts or stops the fleet meanwhile; ends with the process, however it ends."""
+    folder = folder_of(name)
     path = make_private(home()) / f"{name}.lock"
     while True:
         with path.open("a") as file:
@@ -112,6 +122,6 @@ def locked(name: str) -> Iterator[None]:
             if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                 continue
             yield
-            if not (home() / name).exists():
+            if not folder.exists():
                 path.unlink(missing_ok=True)
             return

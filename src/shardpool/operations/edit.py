@@ -128,10 +128,9 @@ class _Application:
             await self._announced(settle, take_over)
         except (EditRefused, ScatterError) as error:
             if not self._undone:
-                error.add_note(
-                    f"NOTE:  epoch {self._edit.new.epoch} was begun and is not finished. Run the same command again: "
-                    "it goes on."
-                )
+                # Whatever the step itself would have said is to be done: this does it.
+                unfinished = f"Epoch {self._edit.new.epoch} was begun and is not finished."
+                error.hint = f"{unfinished} Run the same command again: it goes on."
             raise
         return Applied(self._edit.new.epoch, self._plan, self._resumed)
 

@@ -322,7 +322,9 @@ class AsyncMigrations:
             return report.error is None
 
         for stage in made.stages:
-            well = await roll_out(rollout, stage.shards, lambda shard, stage=stage: on(stage, shard))  # type: ignore[misc]
+            # One that could not be asked is not the first: the others are done without it.
+            shards = [name for name in stage.shards if reports[name].error is None or name == rollout.canary]
+            well = await roll_out(rollout, shards, lambda shard, stage=stage: on(stage, shard))  # type: ignore[misc]
             # What a shard has missed keeps what takes away from being begun anywhere.
             if not well or any(report.error is not None for report in reports.values()):
                 break

@@ -66,7 +66,8 @@ async def _provision(
             await target.execute(_known(after, target), prepare=False)
             await contents.set_sequences(source, target)
             await contents.fill_views(source, target)
-            for table in ("shardpool.migrations", *await contents.known(source, TABLES)):
+            # Where nothing was ever migrated there is no record to be taken over.
+            for table in await contents.known(source, ("shardpool.migrations", *TABLES)):
                 await contents.copy(source, target, table)
             values = {"version": "-", "event": "provisioned", "step": None, "seconds": None, "detail": f"like {like}"}
             await target.execute(state.LOG, {**values, "by": who()}, prepare=False)

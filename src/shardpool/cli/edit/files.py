@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..options import json_option, topology_option, topology_path
+from ..options import json_option, timeout_option, topology_option, topology_path
 from ..output import print_json
 from .options import edit_options, how
 from .running import edit, run
@@ -40,7 +40,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
 
 @click.command("plan")
 @click.argument("new", type=click.Path(exists=True, dir_okay=False))
-@click.option("--timeout", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For all shards.")
+@timeout_option("For all shards.", 60.0)
 @topology_option
 @json_option
 @click.pass_context

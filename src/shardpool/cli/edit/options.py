@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..options import json_option, topology_option
+from ..options import json_option, timeout_option, topology_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,9 +45,7 @@ def edit_options(command: F) -> F:
             is_flag=True,
             help="Give up an edit that somebody else has begun and will never finish.",
         ),
-        click.option(
-            "--timeout", type=float, default=120.0, show_default=True, metavar="SECONDS", help="For the whole edit."
-        ),
+        timeout_option("For the whole edit.", 120.0),
         click.option("--author", metavar="NAME", help="Who makes the change. [default: user@machine]"),
     ]
     for option in reversed(options):

@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from ..app import FAILURE
+from ..groups import Group
 from ..options import shards, topology_path
 from .options import edit_options
 from .running import in_place, run
 
 
-@click.group("shard")
+@click.group("shard", cls=Group)
 def shard_group() -> None:
     """Add, empty or remove a shard."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ..groups import Group
 from .files import lint, new
 from .fleet import baseline, drift, provision, repair, verify
 from .running import down, execute, plan, status, up
@@ -11,7 +12,7 @@ from .running import down, execute, plan, status, up
 __all__ = ["migrate"]
 
 
-class _Group(click.Group):
+class _Group(Group):
     """Commands stand in the order of their use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

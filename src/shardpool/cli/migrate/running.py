@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ..app import FAILURE
-from ..options import json_option, topology_option
+from ..options import json_option, timeout_option, topology_option
 from ..output import print_json
 from .options import folder_option, limit_options, limits_of, reported, rollout_of, rollout_options, run, shard_option
 from .output import print_plan, print_status
@@ -20,9 +20,7 @@ PENDING = 3
 @folder_option
 @shard_option
 @click.option("--all", "show_all", is_flag=True, help="Also the migrations that are on every shard.")
-@click.option(
-    "--timeout", type=float, default=10.0, show_default=True, metavar="SECONDS", help="For a shard to answer."
-)
+@timeout_option("For a shard to answer.", 10.0)
 @topology_option
 @json_option
 @click.pass_context

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..answers import Printer
-from ..options import csv_option, fanout_option, json_option, topology_option, topology_path
+from ..options import csv_option, fanout_option, json_option, timeout_option, topology_option, topology_path
 from ..statements import entries
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 )
 @click.option("--readonly", is_flag=True, help="Read from replicas within their lag limit, where there are any.")
 @fanout_option
-@click.option("--timeout", type=float, metavar="SECONDS", help="For each statement. [default: the topology's]")
+@timeout_option("For each statement. [default: the topology's]")
 @csv_option
 @topology_option
 @json_option

@@ -12,6 +12,7 @@ import click
 from ...errors import ShardpoolError
 from ..app import exit_code, print_error, print_interrupt
 from ..statements import entries, is_complete
+from ..wording import say_at_prompt
 from .completion import candidates
 from .history import history_file, may_be_saved
 from .session import Leave, Session
@@ -61,6 +62,7 @@ def converse(session: Session) -> None:
         except Exception as error:
             if exit_code(error) is None:
                 raise
+            say_at_prompt(error)
             print_error(error)
 
 

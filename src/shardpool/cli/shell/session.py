@@ -14,6 +14,7 @@ from ...errors import UnsupportedQuery
 from ...query.scanner import first_word
 from ..answers import Printer, execute
 from ..statements import Entry
+from ..wording import say_at_prompt
 
 if TYPE_CHECKING:
     from ... import Router
@@ -50,6 +51,7 @@ class Session:
                 raise
             except Exception as error:
                 if source is not None:
+                    say_at_prompt(error)
                     error.add_note(f"LOCATION:  {source}:{entry.line}")
                 raise
 

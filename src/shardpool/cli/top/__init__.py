@@ -7,7 +7,7 @@ import sys
 import click
 
 from ..app import FAILURE
-from ..options import json_option, topology_option, topology_path
+from ..options import Seconds, json_option, topology_option, topology_path
 from ..output import print_json
 
 
@@ -16,7 +16,7 @@ from ..output import print_json
 @click.option("--once", is_flag=True, help="Show it once, after one interval, and leave.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1, 3600),
+    type=Seconds(0.1, 3600),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
@@ -24,7 +24,7 @@ from ..output import print_json
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0.1, 60),
+    type=Seconds(0.1, 60),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
