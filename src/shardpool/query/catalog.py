@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,34 +54,52 @@ from (
 MARK_QUERY = qualified(f"{_NAMED}select ({_MARK})::pg_catalog.text")
 
 _NOT_BUILT_IN = "n.nspname <> all ('{pg_catalog,information_schema,shardpool}'::pg_catalog.name[])"
-# For each argument of these types the types of what may be given for it, implicit casts included; null is any type.
-_TAKES = """\
-(select coalesce(pg_catalog.json_agg(
-            case when t.typtype <> all ('{{c,d,p}}'::pg_catalog."char"[]) and t.typcategory <> 'A' then (
-                select pg_catalog.json_agg(s.name order by s.name) from (
-                    select pg_catalog.format_type(t.oid, null) as name
-                    union select pg_catalog.format_type(k.castsource, null) from pg_catalog.pg_cast k
-                    where k.casttarget = t.oid and k.castcontext = 'i') s) end
-            order by a.number), '[]')
- from pg_catalog.unnest({types}) with ordinality a (type, number) join pg_catalog.pg_type t on t.oid = a.type)
-"""
-# Functions and operators end with what tells them from PostgreSQL's own of the name: `true` when one of the same
-# arguments hides them; what they take; or null when nothing does.
-_FUNCTION_TAKES = f"""\
-case when exists (select from pg_catalog.pg_proc b
-                  where b.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
-                  and b.proname = p.proname and b.proargtypes = p.proargtypes) then pg_catalog.to_json(true)
-     when p.provariadic = 0 and p.pronargdefaults = 0 and exists (
-                  select from pg_catalog.pg_proc b
-                  where b.pronamespace = 'pg_catalog'::pg_catalog.regnamespace and b.proname = p.proname)
-     then {_TAKES.format(types="p.proargtypes")} end"""
-_OPERATOR_TAKES = f"""\
-case when exists (select from pg_catalog.pg_operator b
-                  where b.oprnamespace = 'pg_catalog'::pg_catalog.regnamespace and b.oprname = o.oprname
-                  and b.oprleft = o.oprleft and b.oprright = o.oprright) then pg_catalog.to_json(true)
-     when exists (select from pg_catalog.pg_operator b
-                  where b.oprnamespace = 'pg_catalog'::pg_catalog.regnamespace and b.oprname = o.oprname)
-     then {_TAKES.format(types="pg_catalog.array_remove(array[o.oprleft, o.oprright], 0::pg_catalog.oid)")} end"""
+# The name of an argument's type; null for those that take several types.
+_TYPE = """\
+case when {type}.typtype <> all ('{{c,d,p}}'::pg_catalog."char"[]) and {type}.typcategory <> 'A'
+     then pg_catalog.format_type({type}.oid, null) end"""
+_OWN = "'pg_catalog'::pg_catalog.regnamespace"
+# Functions and operators of others end with what tells them from one of PostgreSQL's own of that name: `true` when it
+# has the same arguments, and hides them; else the types of the arguments; null when nothing does. By joins: what looks
+# expensive, as a subquery for each would, is compiled by the server for seconds (jit, on by default).
+_FUNCTIONS = f"""\
+select distinct pg_catalog.jsonb_build_array(
+           p.proname, p.prokind, p.provolatile, p.proretset, l.lanname,
+           case when b.oid is not null then pg_catalog.to_json(true)
+                when r.proname is not null and p.provariadic = 0 and p.pronargdefaults = 0
+                then coalesce(y.types, '[]'::pg_catalog.json) end) as facts
+from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
+join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+left join pg_catalog.pg_proc b on b.pronamespace = {_OWN} and b.proname = p.proname and b.proargtypes = p.proargtypes
+left join (select distinct b.proname from pg_catalog.pg_proc b where b.pronamespace = {_OWN}) r
+     on r.proname = p.proname
+left join (select p.oid, pg_catalog.json_agg({_TYPE.format(type="t")} order by a.number) as types
+           from pg_catalog.pg_proc p
+           cross join lateral pg_catalog.unnest(p.proargtypes) with ordinality a (type, number)
+           join pg_catalog.pg_type t on t.oid = a.type where p.oid >= 16384 group by p.oid) y on y.oid = p.oid
+where {_NOT_BUILT_IN}
+union
+select pg_catalog.jsonb_build_array(t.typname, 't', 'i', false, 'internal', null)
+from pg_catalog.pg_type t join pg_catalog.pg_namespace n on n.oid = t.typnamespace
+where {_NOT_BUILT_IN} and n.nspname !~ '^pg_t'
+and t.typrelid = 0 and t.typtype <> 'p' and t.typcategory <> 'A'"""
+_OPERATORS = f"""\
+select distinct pg_catalog.jsonb_build_array(
+           o.oprname, p.provolatile, l.lanname,
+           case when b.oid is not null then pg_catalog.to_json(true)
+                when r.oprname is null then null
+                when x.oid is null then pg_catalog.json_build_array({_TYPE.format(type="y")})
+                else pg_catalog.json_build_array({_TYPE.format(type="x")}, {_TYPE.format(type="y")}) end
+       ) as facts
+from pg_catalog.pg_operator o join pg_catalog.pg_proc p on p.oid = o.oprcode
+join pg_catalog.pg_language l on l.oid = p.prolang
+join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
+left join pg_catalog.pg_type x on x.oid = o.oprleft left join pg_catalog.pg_type y on y.oid = o.oprright
+left join pg_catalog.pg_operator b on b.oprnamespace = {_OWN} and b.oprname = o.oprname
+     and b.oprleft = o.oprleft and b.oprright = o.oprright
+left join (select distinct b.oprname from pg_catalog.pg_operator b where b.oprnamespace = {_OWN}) r
+     on r.oprname = o.oprname
+where n.nspname <> 'pg_catalog'"""
 
 # One JSON text per server. Expanded by format_type() and the like, since oids differ from server to server. A default
 # names no column: pg_get_expr() is told of no table, which it would lock to name its columns, and waits for nobody.
@@ -115,23 +133,11 @@ CATALOG_QUERY = qualified(f"""
             'triggers', {TRIGGERS.format(table="c.oid")},
             'rules', {RULES.format(table="c.oid")}))
         from named n join pg_catalog.pg_class c on c.oid = n.oid),
-    'functions', (select pg_catalog.json_agg(f.facts order by f.facts::pg_catalog.text) from (
-        select distinct pg_catalog.jsonb_build_array(
-                   p.proname, p.prokind, p.provolatile, p.proretset, l.lanname, {_FUNCTION_TAKES}) as facts
-        from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
-        join pg_catalog.pg_namespace n on n.oid = p.pronamespace where {_NOT_BUILT_IN}
-        union
-        select pg_catalog.jsonb_build_array(t.typname, 't', 'i', false, 'internal', null)
-        from pg_catalog.pg_type t join pg_catalog.pg_namespace n on n.oid = t.typnamespace
-        where {_NOT_BUILT_IN} and n.nspname !~ '^pg_t'
-        and t.typrelid = 0 and t.typtype <> 'p' and t.typcategory <> 'A') f),
-    'operators', (select pg_catalog.json_agg(f.facts order by f.facts::pg_catalog.text) from (
-        select distinct pg_catalog.jsonb_build_array(
-                   o.oprname, p.provolatile, l.lanname, {_OPERATOR_TAKES}) as facts
-        from pg_catalog.pg_operator o join pg_catalog.pg_proc p on p.oid = o.oprcode
-        join pg_catalog.pg_language l on l.oid = p.prolang
-        join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
-        where n.nspname <> 'pg_catalog') f),
+    'functions', (select pg_catalog.json_agg(f.facts order by f.facts::pg_catalog.text) from ({_FUNCTIONS}) f),
+    'operators', (select pg_catalog.json_agg(f.facts order by f.facts::pg_catalog.text) from ({_OPERATORS}) f),
+    'casts', (select pg_catalog.json_agg(pg_catalog.json_build_array(
+                  pg_catalog.format_type(k.castsource, null), pg_catalog.format_type(k.casttarget, null)))
+              from pg_catalog.pg_cast k where k.castcontext = 'i'),
     'settings', {TOLD}::pg_catalog.json,
     'database', (select pg_catalog.json_build_object(
                      'datcollate', d.datcollate, 'datctype', d.datctype,
@@ -225,8 +231,8 @@ class Function:
         return "a" in self.kinds
 
 
-# What a function takes: for each argument the types of what may be given for it, None for any type.
-Takes = Sequence[Sequence[str] | None]
+# What a function takes: for each argument the types of what may be given for it, implicit casts included; None is any.
+Takes = Sequence[Set[str] | None]
 
 
 @dataclass(frozen=True)
@@ -300,7 +306,10 @@ def make_catalog(shard: str, told: Mapping[str, Any], built_in: list[Any], topol
     if "pg_catalog" in told["settings"].get("search_path", ""):
         # PostgreSQL's own may not be looked for first.
         return replace(known, told_by=frozenset((shard,)))
-    apart = {key: _told_apart(told[key] or []) for key in ("functions", "operators")}
+    casts: dict[str, set[str]] = {}
+    for source, target in told["casts"] or []:
+        casts.setdefault(target, set()).add(source)
+    apart = {key: _told_apart(told[key] or [], casts) for key in ("functions", "operators")}
     return replace(
         known,
         own={name: own[name] for name in apart["functions"]},
@@ -310,12 +319,20 @@ def make_catalog(shard: str, told: Mapping[str, Any], built_in: list[Any], topol
     )
 
 
-def _told_apart(rows: list[Any]) -> dict[str, list[Takes]]:
+def _told_apart(rows: list[Any], casts: Mapping[str, Set[str]]) -> dict[str, list[Takes]]:
     """What those take that are not PostgreSQL's own, of names of which all that have them can be told from those."""
     found: dict[str, list[Any]] = {}
-    for name, *_, takes in rows:
-        found.setdefault(name, []).append(takes)
-    return {name: [takes for takes in every if takes is not True] for name, every in found.items() if None not in every}
+    for name, *_, types in rows:
+        found.setdefault(name, []).append(types)
+    return {
+        name: [_takes(types, casts) for types in every if types is not True]
+        for name, every in found.items()
+        if None not in every
+    }
+
+
+def _takes(types: list[str | None], casts: Mapping[str, Set[str]]) -> Takes:
+    return [None if type_ is None else {type_, *casts.get(type_, ())} for type_ in types]
 
 
 def with_singles(catalog: Catalog, shard: str, told: Mapping[str, Any], topology: Topology) -> Catalog:

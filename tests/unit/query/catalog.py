@@ -135,12 +135,11 @@ _FUNCTIONS = [
     ["spent", "f", "s", False, "sql", None],
     ["noticed", "f", "v", False, "plpgsql", None],
     ["median", "a", "i", False, "internal", None],
-    ["bit_xor", "a", "i", False, "internal", [["mask"]]],
+    ["bit_xor", "a", "i", False, "internal", ["mask"]],
     ["gen_random_uuid", "f", "v", False, "c", True],
     ["mood", "t", "i", False, "internal", None],
 ]
-_TEXTS = ["character", "character varying", "name", "text"]
-_OPERATORS = [["<%>", "s", "sql", None], ["<#>", "i", "sql", None], ["^", "s", "c", [_TEXTS, _TEXTS]]]
+_OPERATORS = [["<%>", "s", "sql", None], ["<#>", "i", "sql", None], ["^", "s", "c", ["text", "text"]]]
 _SETTINGS = {"TimeZone": "UTC", "server_encoding": "UTF8", "client_encoding": "UTF8", "search_path": '"$user", public'}
 _DATABASE = {"datcollate": "en_US.UTF-8", "datctype": "en_US.UTF-8", "datlocprovider": "c", "datlocale": None}
 _TYPES_WITH_COLLATION = ("text", "character varying")
@@ -170,6 +169,7 @@ def _told() -> dict[str, Any]:
         "tables": _tables(),
         "functions": _FUNCTIONS,
         "operators": _OPERATORS,
+        "casts": [["character varying", "text"], ["name", "text"]],
         "settings": _SETTINGS,
         "database": _DATABASE,
     }
