@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from queue import Empty, SimpleQueue
 from typing import TypeVar, cast
 
-from ._concurrency import async_passed
+from ._concurrency import Flag, async_passed
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Background:
         self._name = name
         self._period = period
         self._method = weakref.WeakMethod(method)
-        self._wake = threading.Event()
+        self._wake = Flag()
         self._ending = False
         self._thread: threading.Thread | None = None
 
@@ -49,7 +49,7 @@ class Background:
 
     def start_afresh(self) -> None:
         """In a forked child, which has not got the thread: start one, when the parent had one."""
-        self._wake = threading.Event()
+        self._wake = Flag()
         if self._thread is not None:
             self._thread = None
             self.start()

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextvars
 import queue
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -61,9 +63,9 @@ def run_all(
         threading.Thread(target=contextvars.copy_context().run, args=(work,), name=f"shardpool-{number}", daemon=True)
         for number in range(min(limit or len(functions), len(functions)))
     ]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         for thread in threads:
             thread.join()
     except BaseException:
@@ -72,7 +74,8 @@ def run_all(
         with lock:
             left = iter(())
         for thread in threads:
-            thread.join()
+            if thread.is_alive():
+                thread.join()
         raise
     return outcomes
 
@@ -368,8 +371,11 @@ def async_is_cancelled() -> bool:
 
 
 def uninterrupted(function: Callable[[Any], None], argument: Any) -> None:
-    """Call a function; a thread is not cancelled."""
-    function(argument)
+    """Call a function; one that the main thread calls runs in another, and goes on to its end over an interrupt.
+
+    Signal handlers run in the main thread, and may raise after any call: there locks of Python's own stay locked.
+    """
+    heeded(lambda: function(argument), _nothing)
 
 
 async def async_uninterrupted(function: Callable[[Any], Awaitable[None]], argument: Any) -> None:
@@ -380,8 +386,73 @@ async def async_uninterrupted(function: Callable[[Any], Awaitable[None]], argume
 
 
 def heeded(function: Callable[[], T], undo: Callable[[T], None]) -> T:
-    """Call a function; a thread is not cancelled."""
-    return function()
+    """What a function gives, as `uninterrupted` calls it; undone when the caller has been interrupted meanwhile."""
+    if threading.get_ident() != threading.main_thread().ident:
+        return function()
+    outcomes: deque[Outcome] = deque()
+    has_left: list[bool] = []
+    ended = Flag()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        outcomes.append(context.run(_outcome, function))
+        if has_left:
+            _undone(outcomes, undo)
+        ended.set()
+
+    try:
+        _thread.start_new_thread(work, ())
+        ended.wait()
+        value, error = outcomes.pop()
+    except BaseException:
+        # Whoever takes the outcome out of there has to do with it.
+        has_left.append(True)
+        _thread.start_new_thread(_undone, (outcomes, undo))
+        raise
+    if error is not None:
+        raise error
+    return cast("T", value)
+
+
+def _undone(outcomes: deque[Outcome], undo: Callable[[Any], None]) -> None:
+    with suppress(IndexError):
+        value, error = outcomes.pop()
+        if error is None:
+            undo(value)
+
+
+class Flag:
+    """An event for threads, of which each may be interrupted at any step: `threading.Event` stays locked then."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiting: deque[Any] = deque()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        for turn in [*self._waiting]:
+            with suppress(RuntimeError):  # another has released it
+                turn.release()
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether it is set, at most so long."""
+        turn = _thread.allocate_lock()
+        turn.acquire()
+        self._waiting.append(turn)
+        try:
+            # Looked at after that: who sets it either is seen here, or finds us waiting.
+            if not self._is_set:
+                turn.acquire(timeout=-1 if seconds is None else min(max(0.0, seconds), threading.TIMEOUT_MAX))
+        finally:
+            with suppress(ValueError):
+                self._waiting.remove(turn)
+        return self._is_set
 
 
 async def async_heeded(function: Callable[[], Awaitable[T]], undo: Callable[[T], Awaitable[None]]) -> T:
@@ -472,7 +543,7 @@ class Nap:
     """A sleep in the background that somebody can end."""
 
     def __init__(self) -> None:
-        self._woken = threading.Event()
+        self._woken = Flag()
 
     def sleep(self, seconds: float) -> None:
         self._woken.wait(seconds)
@@ -509,7 +580,7 @@ def async_spawn(function: Callable[[], Awaitable[None]], name: str) -> Callable[
     return lambda: cast(None, task.cancel())
 
 
-def _nothing() -> None: ...
+def _nothing(*_: object) -> None: ...
 
 
 class Home:

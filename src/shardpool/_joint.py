@@ -12,7 +12,10 @@ from collections.abc import Awaitable, Callable, Hashable
 from time import monotonic
 from typing import Any
 
-from ._concurrency import Outcome
+from ._concurrency import Flag, Outcome
+from .errors import DeadlineExceeded
+
+_INTERRUPTED = "the call that had asked for all was interrupted"
 
 
 class Run:
@@ -21,11 +24,11 @@ class Run:
     def __init__(self) -> None:
         self.begun = monotonic()
         self._outcome: Outcome = (None, None)
-        self._ended = threading.Event()
+        self._ended = Flag()
 
     def wait(self, until: float) -> Outcome | None:
         """What has come of it; None when that is not known by then, in monotonic seconds."""
-        return self._outcome if self._ended.wait(max(0.0, until - monotonic())) else None
+        return self._outcome if self._ended.wait(until - monotonic()) else None
 
     def end(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -41,12 +44,7 @@ class Joint:
 
     def run(self, key: Hashable, function: Callable[[], Any]) -> Run:
         """The run of that key that is under way, or a new one."""
-        with self._lock:
-            found = self._runs.get(key)
-            if found is not None:
-                return found
-            run = self._runs[key] = Run()
-        context = contextvars.copy_context()
+        run, context = Run(), contextvars.copy_context()
 
         def work() -> None:
             outcome: Outcome = (None, None)
@@ -57,17 +55,25 @@ class Joint:
             finally:
                 self._end(key, run, outcome)
 
+        thread = threading.Thread(target=work, name="shardpool-joint", daemon=True)
         try:
-            threading.Thread(target=work, name="shardpool-joint", daemon=True).start()
+            with self._lock:
+                found = self._runs.setdefault(key, run)
+            if found is run:
+                thread.start()
+            return found
         except BaseException as error:
-            # No thread is to be had: those who have come meanwhile are told the same.
-            self._end(key, run, (None, error))
+            # Those who have come meanwhile are told: no thread is to be had, or to ask anew after an interrupt. When
+            # it has come after the start, the thread ends the run once more, which changes nothing.
+            self._end(
+                key, run, (None, error if isinstance(error, Exception) else DeadlineExceeded(_INTERRUPTED, shard=""))
+            )
             raise
-        return run
 
     def _end(self, key: Hashable, run: Run, outcome: Outcome) -> None:
         with self._lock:
-            del self._runs[key]
+            if self._runs.get(key) is run:
+                del self._runs[key]
         run.end(outcome)
 
     def stop(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from operator import itemgetter
 from sys import intern
-from types import MethodType
 from typing import Any
 from weakref import ref
 
@@ -89,7 +88,7 @@ class Session:
         self._watched.__dict__ = self._plain.__dict__
         self._begin = _noted_beginning(conn, self)
         # Always there, for a key that comes and goes makes a dictionary grow again and again.
-        self._begin_plain = MethodType(type(conn)._start_query, conn)
+        self._begin_plain = _plain_beginning(conn)
         conn._start_query = self._begin_plain
         # The client's side before and after `configure`; they differ only when there is one.
         self.pristine = self.baseline = ClientState(conn)
@@ -126,6 +125,13 @@ class _WatchedStatements(PrepareManager):
         session.marks = session.marks & _ALL_BUT_BEGUN | marks_of(query.query)
         # Named rather than super(): on the path of every statement.
         return PrepareManager.maybe_add_to_cache(self, query, prep, name)
+
+
+def _plain_beginning(conn: Any) -> Any:
+    begin = type(conn)._start_query
+    # Not a method of the connection: one that refers to itself is not gone when nobody has it any more.
+    itself = ref(conn)
+    return lambda: begin(itself())
 
 
 def _noted_beginning(conn: Any, session: Session) -> Any:

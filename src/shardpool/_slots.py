@@ -13,6 +13,9 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
+# The attribute of a connection that holds the place of the one who has it; None when nobody has.
+PLACE = "_shardpool_place"
+
 
 class QueueFull(Exception):
     """As many callers wait as may."""

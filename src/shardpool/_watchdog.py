@@ -12,8 +12,11 @@ import threading
 from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any
+from weakref import ref
 
+from ._concurrency import Flag
 from ._intake import Intake
+from ._slots import PLACE
 from ._sockets import shut
 from .errors import ResultTooLarge
 
@@ -28,12 +31,14 @@ class Watch:
 
     `pool.suspect()` is called when it has gone on for a tenth of a second, and every half a second from then on.
     With `most` it is cut, too, when so many bytes have come, which its `error` tells then.
+    One that an interrupt has left behind holds no connection, and does nothing to who has got it since.
     """
 
-    __slots__ = ("_intake", "conn", "deadline", "error", "looks", "most", "pool")
+    __slots__ = ("_conn", "_intake", "_place", "deadline", "error", "looks", "most", "pool")
 
     def __init__(self, conn: Any, deadline: float, pool: Any) -> None:
-        self.conn = conn
+        self._conn = ref(conn)
+        self._place = conn.__dict__.get(PLACE)
         self.deadline = deadline
         self.pool = pool
         self.looks = 0
@@ -42,11 +47,22 @@ class Watch:
         self._intake: Intake | None = None
 
     def is_over(self, now: float) -> bool:
-        """Whether it has to be cut."""
-        if self.most is not None:
+        """Whether it has to be cut, or has been left behind."""
+        conn = self._held()
+        if self.most is not None and conn is not None:
             self._intake = self._intake or Intake(self.most)
-            self.error = self._intake.excess(self.conn)
-        return self.deadline <= now or self.error is not None
+            self.error = self._intake.excess(conn)
+        return self.deadline <= now or self.error is not None or conn is None
+
+    def cut(self) -> None:
+        conn = self._held()
+        if conn is not None:
+            shut(conn)
+
+    def _held(self) -> Any:
+        """The connection, as long as the one who is watched has it."""
+        conn = self._conn()
+        return conn if conn is not None and conn.__dict__.get(PLACE) is self._place else None
 
 
 class _Watching:
@@ -84,7 +100,7 @@ class _Watching:
             if watch.is_over(now):
                 with self._cutting:
                     if self._take_out(watch):
-                        shut(watch.conn)
+                        watch.cut()
 
 
 class Watchdog(_Watching):
@@ -93,8 +109,8 @@ class Watchdog(_Watching):
     def __init__(self) -> None:
         super().__init__()
         self._asleep = False
-        self._wake = threading.Event()
-        self._closing = threading.Event()
+        self._wake = Flag()
+        self._closing = Flag()
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
 

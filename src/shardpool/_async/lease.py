@@ -74,8 +74,8 @@ class AsyncLease:
         if self._until is not None and self._until < deadline:
             deadline = self._until
         self._pool, self._conn = pool, conn = await self._handle._take(self._readonly, deadline, self._after)
-        conn.__dict__[SESSION].lend(conn)
         try:
+            conn.__dict__[SESSION].lend(conn)
             wanted = self._explicit or pool.autocommit
             if conn.autocommit is not wanted:
                 await conn.set_autocommit(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable
@@ -23,7 +24,7 @@ from .._idle import async_put_idle, async_take_idle
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._meter import TAKEN
 from .._session import SESSION, is_touched
-from .._slots import AsyncSlots, Place, QueueFull, SentAway
+from .._slots import PLACE, AsyncSlots, Place, QueueFull, SentAway
 from .._watchdog import AsyncWatchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
 from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused, Retried
@@ -39,8 +40,6 @@ _SHORTEST_WAIT = 0.02
 _LONGEST_WAIT = 0.2
 # What the rollback of a transaction that was left open may take.
 _ROLLBACK_SECONDS = 1.0
-# The attribute of a connection that holds the place of the one who has it; None when nobody has.
-PLACE = "_shardpool_place"
 # Nothing to roll back, and nothing left to roll back on.
 _AT_REST = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
 
@@ -250,6 +249,7 @@ class AsyncEndpointPool:
             raise self._unavailable(connector.error)
         failures = connector.failures
         wait = _SHORTEST_WAIT
+        counted: int | None = None
         while True:
             now = monotonic()
             left = deadline - now
@@ -264,8 +264,10 @@ class AsyncEndpointPool:
                     raise self.refusal() from None
                 pool = await self._open()
                 continue
-            except PoolTimeout:
+            except PoolTimeout as late:
+                _let_go(late)
                 wait = min(2 * wait, _LONGEST_WAIT)
+                counted = await self._recounted(pool, counted)
             if self.retired:
                 raise Retired
             if connector.failures != failures and connector.error is not None:
@@ -277,6 +279,24 @@ class AsyncEndpointPool:
                 raise self.overdue("no connection could be made in time")
             if wait >= _LONGEST_WAIT:
                 self.suspect()
+
+    async def _recounted(self, pool: AsyncConnectionPool[Any], before: int | None) -> int | None:
+        """How many connections the pool has, or None while it makes one; it is told when it was as many `before`.
+
+        An interrupt in the midst of the pool's own doings makes it count one that is not there, or is not being made.
+        """
+        if self._connector.connecting or not pool._tasks.empty():
+            return None
+        counted = len(pool._pool) + sum(conn._pool is pool for conn in self._connector.made())
+        if counted == before and counted < pool._nconns:
+            async with pool._lock:
+                pool._nconns = counted
+                pool._growing = False
+        elif counted == before and counted >= pool.max_size:
+            # There are as many places as connections, and one who asks here has a place: something that is garbage
+            # refers to a connection, and has not been collected.
+            gc.collect()
+        return counted
 
     # -- health --------------------------------------------------------------------------------------------------
 
@@ -374,10 +394,10 @@ class AsyncEndpointPool:
         while not self.retired:
             pool = self._unopened()
             try:
-                await pool.open()
+                await async_heeded(pool.open, _kept)
             except PoolClosed:
                 continue
-            except BaseException:
+            except Exception:
                 if self._pool is pool:
                     self._pool = None
                 await async_uninterrupted(_closed, pool)
@@ -509,8 +529,19 @@ def scatter_size(settings: PoolSettings) -> int:
     return max(1, settings.max_size - max(1, settings.max_size // 5))
 
 
+async def _kept(_: None) -> None:
+    """A pool that has been opened for one who is gone by now is there for the next."""
+
+
 async def _closed(pool: AsyncConnectionPool[Any]) -> None:
     await pool.close(timeout=5)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Part an error from the frames that it went through: the pool's own refers to itself, and would keep for long what
+    they refer to."""
+    while error is not None:
+        error.__traceback__, error = None, error.__context__
 
 
 async def _put(pool: AsyncConnectionPool[Any], conn: AsyncConnection[Any]) -> None:

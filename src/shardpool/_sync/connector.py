@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any, cast
+from weakref import ref
 
 import psycopg
 from psycopg import Connection, Cursor
@@ -83,6 +84,9 @@ class Connector:
         self.usual_seconds = 0.0
         self.on_failure: Callable[[Exception], None] = _nothing
         self._attempts: set[Attempt] = set()
+        # How many of the pools' connections are being made, and those that were.
+        self.connecting = 0
+        self._made: list[ref[Connection[Any]]] = []
         self._checks_client = endpoint.pooler == "none"
         self._options = options
         self._observe = options.observers.observe
@@ -93,6 +97,7 @@ class Connector:
             # Queued while the last attempt ran. Made all the same, it would hold up those who come when all is well.
             raise psycopg.OperationalError("not tried: the attempt before it has failed just now")
         begun = monotonic()
+        self.connecting += 1
         try:
             conn = self._connect()
         except Exception as error:
@@ -108,12 +113,19 @@ class Connector:
             self._closed_until = monotonic() + self._pause * random.uniform(0.5, 1.0)
             self.on_failure(error)
             raise
+        finally:
+            self.connecting -= 1
         now = monotonic()
         # It may lie in the pool for long before anybody uses it.
         setattr(conn, GIVEN_BACK, now)
+        self._made = [*filter(_is_there, self._made), ref(conn)]
         self._observe(Connected(shard=self.shard, endpoint=self.endpoint.name, seconds=now - begun))
         self.is_well()
         return conn
+
+    def made(self) -> Iterator[Any]:
+        """The connections of pools that somebody still refers to."""
+        return (conn for made in self._made if (conn := made()) is not None)
 
     def is_well(self) -> None:
         """Forget what failed."""
@@ -348,6 +360,10 @@ def _with_setting(kwargs: Mapping[str, Any], name: str, value: str) -> dict[str,
     if name in options:
         return dict(kwargs)
     return {**kwargs, "options": f"-c {name}={value} {options}".strip()}
+
+
+def _is_there(made: ref[Connection[Any]]) -> bool:
+    return made() is not None
 
 
 def _nothing(error: Exception) -> None: ...

@@ -19,6 +19,7 @@ from .._concurrency import hedged, sleep
 from .._intake import told_of
 from .._leg import LEFT_OPEN
 from .._session import SESSION, note, quiet
+from .._watchdog import Watch
 from ..errors import RouterMisuse, ShardUnavailable, StaleTopology, UnsupportedQuery, first_line
 from ..own_sql import qualified
 from ..result import Result
@@ -321,9 +322,10 @@ class Handle(ABC):
         """
         self._router._retries.earn()
         pool, conn = self._take(readonly, deadline, after, chosen)
-        watch = pool.watchdog.watch(conn, deadline, pool)
-        watch.most = self._router.max_result_bytes
+        watch: Watch | None = None
         try:
+            watch = pool.watchdog.watch(conn, deadline, pool)
+            watch.most = self._router.max_result_bytes
             if reading is not None and not is_read_alike(conn.__dict__[SESSION].settings, reading):
                 forget_catalog(self._router)
                 pool.drain()
@@ -353,12 +355,12 @@ class Handle(ABC):
             failure = error
             lost = is_lost(conn)
         finally:
-            cut = not pool.watchdog.release(watch)
+            cut = watch is not None and not pool.watchdog.release(watch)
             if cut:
                 conn.close()
             pool.give(conn)
         wrote = (cut or lost) and may_write(self._router, query)
-        if cut and watch.error is not None:
+        if cut and watch is not None and watch.error is not None:
             raise told_of(watch.error, wrote) from failure
         explained = explain(failure, pool, cut=cut, lost=lost, phase="query", may_be_applied=wrote)
         outdated = is_outdated(failure)

@@ -75,8 +75,8 @@ class Lease:
         if self._until is not None and self._until < deadline:
             deadline = self._until
         self._pool, self._conn = pool, conn = self._handle._take(self._readonly, deadline, self._after)
-        conn.__dict__[SESSION].lend(conn)
         try:
+            conn.__dict__[SESSION].lend(conn)
             wanted = self._explicit or pool.autocommit
             if conn.autocommit is not wanted:
                 conn.set_autocommit(wanted)

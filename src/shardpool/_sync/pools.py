@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -24,7 +25,7 @@ from .._idle import put_idle, take_idle
 from .._liveness import GIVEN_BACK, IDLE_SECONDS, has_gone
 from .._meter import TAKEN
 from .._session import SESSION, is_touched
-from .._slots import Place, QueueFull, SentAway, Slots
+from .._slots import PLACE, Place, QueueFull, SentAway, Slots
 from .._watchdog import Watchdog
 from ..errors import DeadlineExceeded, ShardBusy, ShardError, ShardUnavailable, first_line
 from ..events import BreakerClosed, BreakerOpened, DeadlineCut, Refused, Retried
@@ -40,8 +41,6 @@ _SHORTEST_WAIT = 0.02
 _LONGEST_WAIT = 0.2
 # What the rollback of a transaction that was left open may take.
 _ROLLBACK_SECONDS = 1.0
-# The attribute of a connection that holds the place of the one who has it; None when nobody has.
-PLACE = "_shardpool_place"
 # Nothing to roll back, and nothing left to roll back on.
 _AT_REST = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
 
@@ -251,6 +250,7 @@ class EndpointPool:
             raise self._unavailable(connector.error)
         failures = connector.failures
         wait = _SHORTEST_WAIT
+        counted: int | None = None
         while True:
             now = monotonic()
             left = deadline - now
@@ -265,8 +265,10 @@ class EndpointPool:
                     raise self.refusal() from None
                 pool = self._open()
                 continue
-            except PoolTimeout:
+            except PoolTimeout as late:
+                _let_go(late)
                 wait = min(2 * wait, _LONGEST_WAIT)
+                counted = self._recounted(pool, counted)
             if self.retired:
                 raise Retired
             if connector.failures != failures and connector.error is not None:
@@ -278,6 +280,24 @@ class EndpointPool:
                 raise self.overdue("no connection could be made in time")
             if wait >= _LONGEST_WAIT:
                 self.suspect()
+
+    def _recounted(self, pool: ConnectionPool[Any], before: int | None) -> int | None:
+        """How many connections the pool has, or None while it makes one; it is told when it was as many `before`.
+
+        An interrupt in the midst of the pool's own doings makes it count one that is not there, or is not being made.
+        """
+        if self._connector.connecting or not pool._tasks.empty():
+            return None
+        counted = len(pool._pool) + sum(conn._pool is pool for conn in self._connector.made())
+        if counted == before and counted < pool._nconns:
+            with pool._lock:
+                pool._nconns = counted
+                pool._growing = False
+        elif counted == before and counted >= pool.max_size:
+            # There are as many places as connections, and one who asks here has a place: something that is garbage
+            # refers to a connection, and has not been collected.
+            gc.collect()
+        return counted
 
     # -- health --------------------------------------------------------------------------------------------------
 
@@ -375,10 +395,10 @@ class EndpointPool:
         while not self.retired:
             pool = self._unopened()
             try:
-                pool.open()
+                heeded(pool.open, _kept)
             except PoolClosed:
                 continue
-            except BaseException:
+            except Exception:
                 if self._pool is pool:
                     self._pool = None
                 uninterrupted(_closed, pool)
@@ -510,8 +530,19 @@ def scatter_size(settings: PoolSettings) -> int:
     return max(1, settings.max_size - max(1, settings.max_size // 5))
 
 
+def _kept(_: None) -> None:
+    """A pool that has been opened for one who is gone by now is there for the next."""
+
+
 def _closed(pool: ConnectionPool[Any]) -> None:
     pool.close(timeout=5)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Part an error from the frames that it went through: the pool's own refers to itself, and would keep for long what
+    they refer to."""
+    while error is not None:
+        error.__traceback__, error = None, error.__context__
 
 
 def _put(pool: ConnectionPool[Any], conn: Connection[Any]) -> None:
