@@ -276,3 +276,40 @@ def test_lint_tells_what_cannot_run_and_asks_squawk(fleet: Fleet8) -> None:
     fleet("up", code=2)
     findings = fleet.json("lint", "--squawk", code=1)["findings"]
     assert {"transaction-nesting", "cannot-run"} <= {finding["rule"] for finding in findings}
+
+
+def test_rows_in_a_file_are_refused_or_placed_by_the_router(fleet: Fleet8) -> None:
+    fleet.write("orders", ORDERS)
+    fleet("up")
+    seeds = "insert into orders (tenant_id, id) select i, 1 from generate_series(1, 20) i where false;\n"
+    rows = f"insert into orders (tenant_id, id) values {', '.join(f'({key}, 1)' for key in range(20))};\n"
+    names = "insert into countries values ('de', gen_random_uuid()::text);\n"
+    version = fleet.write("seeds", f"-- migrate:up\n{rows}{names}-- migrate:down\ndelete from orders;\n{seeds}")
+    file = next(fleet.migrations.glob(f"{version}_*"))
+    findings = [found for found in fleet.json("lint", "--no-squawk", code=1)["findings"] if found["level"] == "error"]
+    assert {(found["line"], found["rule"]) for found in findings} == {(2, "rows-of-shards"), (3, "rows-of-shards")} | {
+        (6, "rows-of-shards")
+    }
+    fleet("up", code=2)
+    assert "would put the same rows on every shard" in fleet.stderr
+    file.write_text(f"-- migrate:up\n-- shard: route\n{rows}{names}-- migrate:down\ndelete from orders;\n")
+    fleet("lint", "--write-sum", "--no-squawk")
+    fleet("up")
+    assert sum(fleet.ask(shard, "select count(*) from orders")[0][0] for shard in fleet.shards) == 20
+    assert len({tuple(fleet.ask(shard, "select * from countries")) for shard in fleet.shards}) == 1
+    assert "nothing to do" in fleet("up")
+    fleet("down", "--yes")
+    assert sum(fleet.ask(shard, "select count(*) from orders")[0][0] for shard in fleet.shards) == 0
+
+
+def test_a_file_that_the_router_runs_and_that_fails_goes_on_where_it_ended(fleet: Fleet8) -> None:
+    fleet.write("orders", ORDERS)
+    head = "-- migrate:up\n-- shard: route\ninsert into orders (tenant_id, id) values (1, 1), (2, 1), (3, 1);\n"
+    version = fleet.write("seeds", head + "insert into orders (tenant_id, id) values (4, 1), (1, 1);\n")
+    fleet("up", code=1)
+    assert "duplicate key" in fleet.stderr
+    file = next(fleet.migrations.glob(f"{version}_*"))
+    file.write_text(head + "insert into orders (tenant_id, id) values (4, 1), (5, 1);\n")
+    fleet("lint", "--write-sum", "--no-squawk")
+    fleet("up")
+    assert sum(fleet.ask(shard, "select count(*) from orders")[0][0] for shard in fleet.shards) == 5

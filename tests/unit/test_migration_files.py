@@ -15,6 +15,7 @@ from shardpool.schema.files import Folder, Migration, checksum, parse, seconds
 from shardpool.schema.plan import plan_down, plan_up, shards_of
 from shardpool.schema.programs import url
 from shardpool.schema.rollout import Rollout
+from shardpool.schema.rows import row_problems
 from shardpool.schema.state import Row, ShardState
 from shardpool.schema.status import Line, Status
 from shardpool.schema.steps import check, statements, steps
@@ -32,6 +33,7 @@ shards:
   eu1: {primary: {host: localhost, dbname: c}}
 keyspaces:
   tenants: {key: bigint, hash: {buckets: 4, owners: {s0: 0-1, s1: 2-3}}, tables: {orders: tenant_id}}
+reference_tables: [countries]
 single_tables: {audit_log: s1}
 """
 )
@@ -256,3 +258,65 @@ def test_the_matrix_is_folded_where_a_terminal_is_narrower(
     monkeypatch.setenv("COLUMNS", "200")
     print_status(status, False)
     assert capsys.readouterr().out.startswith("migration  s0       s1")
+
+
+@pytest.mark.parametrize(
+    ("sql", "problem"),
+    [
+        (
+            "insert into orders values (1)",
+            "INSERT into the sharded table orders would put the same rows on every shard",
+        ),
+        ("with x as (insert into public.orders select 1) select 1", "INSERT into the sharded table orders"),
+        ("insert into orders select tenant_id from orders", ""),
+        ("insert into countries values ('de')", ""),
+        ("insert into countries values (gen_random_uuid()::text)", "gen_random_uuid() would give the reference table"),
+        ("update countries set at = now()", "now() would give the reference table countries other rows"),
+        ("update countries set at = 'now'::timestamptz", "'now' would give the reference table"),
+        ("update orders set at = now()", ""),
+        ("alter table countries add column at timestamptz not null default now()", "now() as its default"),
+        ("alter table countries add id serial", "with a sequence is another on each shard"),
+        ("alter table countries add id int generated always as identity", "with an identity"),
+        ("alter table countries add n int default 7", ""),
+        ("alter table orders add column at timestamptz default now()", ""),
+        ("insert into audit_log values (1)", ""),
+        ("insert into elsewhere values (1)", ""),
+        ("create table x (a int)", ""),
+    ],
+)
+def test_rows_that_shards_would_write_each_for_itself_are_found(sql: str, problem: str) -> None:
+    found = list(row_problems(made(f"-- migrate:up\nselect 1;\n{sql};\n"), TOPOLOGY, 3))
+    assert [one.line for one in found] == ([3] if problem else [])
+    assert all(problem in one.message for one in found)
+    for told in ("rows=each", "route"):
+        assert not list(row_problems(made(f"-- migrate:up\n-- shard: {told}\n{sql};\n"), TOPOLOGY, 3))
+    states = {name: ShardState(name, {}) for name in TOPOLOGY.shards}
+    folder = Folder("migrations", (made(f"-- migrate:up\n{sql};\n"),))
+    assert len(plan_up(folder, TOPOLOGY, states).problems) == bool(problem)
+
+
+def test_a_file_that_the_router_runs_goes_out_alone_to_all_shards() -> None:
+    files = [
+        made("-- migrate:up\n", 1),
+        made("-- migrate:up\n-- shard: route\nselect 1", 2),
+        made("-- migrate:up\n", 3),
+    ]
+    states = {name: ShardState(name, {}) for name in TOPOLOGY.shards}
+    found = plan_up(Folder("m", tuple(files)), TOPOLOGY, states)
+    assert [len(stage.migrations) for stage in found.stages] == [1, 1, 1]
+    assert not found.problems
+    some = plan_up(Folder("m", tuple(files)), TOPOLOGY, {"s1": states["s1"]})
+    assert "takes all shards" in some.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("-- shard: route\ncreate table a (n int)", "CREATE TABLE in a file that the router runs"),
+        ("-- shard: rows=none\nselect 1", "rows is each, not none"),
+        ("-- shard: route=yes\nselect 1", "does not know route=yes"),
+    ],
+)
+def test_directives_on_rows_are_looked_through(text: str, error: str) -> None:
+    with pytest.raises(BadMigration, match=error):
+        check(made(f"-- migrate:up\n{text};\n"))

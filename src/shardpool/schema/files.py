@@ -3,7 +3,7 @@
 ::
 
     -- migrate:up [transaction:false]
-    -- shard: phase=contract lock_timeout=500ms only=s0,s1
+    -- shard: phase=contract lock_timeout=500ms only=s0,s1 rows=each
     -- shard-assert: select count(*) = 0 from orders where total is null
     alter table orders alter total set not null;
 
@@ -35,7 +35,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 # PostgreSQL counts milliseconds in 32 bits.
 _LONGEST = 24 * 86400.0
-_KNOWN = ("phase", "lock_timeout", "statement_timeout", "only")
+_KNOWN = ("phase", "lock_timeout", "statement_timeout", "only", "rows", "route")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file. `only` are patterns of shards, empty for all; `asserts` and `verifies` are queries that give true."""
+    """One file. `only` are patterns of shards, empty for all; `asserts` and `verifies` are queries that give true.
+
+    The statements of a `routed` one are run once, by the router. With `rows="each"` every shard writes rows as it
+    stands there, which would else be refused.
+    """
 
     version: str
     name: str
@@ -66,6 +70,8 @@ class Migration:
     only: tuple[str, ...] = ()
     asserts: tuple[str, ...] = ()
     verifies: tuple[str, ...] = ()
+    routed: bool = False
+    rows: str = ""
 
     @property
     def label(self) -> str:
@@ -154,6 +160,8 @@ def parse(file: str, text: str) -> Migration:
         only=tuple(filter(None, told.get("shard", {}).get("only", "").split(","))),
         asserts=tuple(told.get("shard-assert", {})),
         verifies=tuple(told.get("shard-verify", {})),
+        routed="route" in told.get("shard", {}),
+        rows=told.get("shard", {}).get("rows", ""),
     )
 
 
@@ -194,7 +202,7 @@ def _block(part: _Part, told: Mapping[str, str], inherited: Mapping[str, str]) -
     return Block(
         sql=sql,
         line=number,
-        transactional=options.get("transaction") != "false",
+        transactional=options.get("transaction") != "false" and "route" not in {**told, **inherited},
         **{key: None if value is None else seconds(value) for key, value in times.items()},
     )
 
@@ -222,10 +230,12 @@ def _told(file: str, text: str, number: int) -> dict[str, dict[str, str]]:
 def _settings(where: str, text: str) -> Iterator[tuple[str, str]]:
     for word in text.split():
         key, equals, value = word.partition("=")
-        if not equals or key not in _KNOWN:
+        if key not in _KNOWN or bool(equals) is (key == "route"):
             raise BadMigration(f"{where}: `-- shard:` does not know {word}", hint=f"Known: {', '.join(_KNOWN)}.")
         if key == "phase" and value not in ("expand", "contract"):
             raise BadMigration(f"{where}: phase is expand or contract, not {value}")
+        if key == "rows" and value != "each":
+            raise BadMigration(f"{where}: rows is each, not {value}")
         if key.endswith("timeout"):
             try:
                 seconds(value)

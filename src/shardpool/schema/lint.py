@@ -11,8 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..topology import Topology
 from .errors import BadMigration
 from .files import Folder, Migration
+from .plan import shards_of
+from .rows import HINT, row_problems
 from .steps import check, statement_count, steps
 
 _SECONDS = 60.0
@@ -39,8 +42,8 @@ class LintFinding:
         return asdict(self)
 
 
-def lint(folder: Folder) -> Iterator[LintFinding]:
-    """Our own rules. Pure."""
+def lint(folder: Folder, topology: Topology | None = None) -> Iterator[LintFinding]:
+    """Our own rules; with a topology also those on the rows of its tables. Pure."""
     for problem in folder.sum_problems:
         yield LintFinding("error", "migrations.sum", 0, "sum", problem)
     for file in folder.others:
@@ -52,6 +55,9 @@ def lint(folder: Folder) -> Iterator[LintFinding]:
             yield LintFinding("error", migration.file, 0, "cannot-run", str(error).replace("\n", " "))
             continue
         yield from _warnings(migration)
+        if topology is not None:
+            for found in row_problems(migration, topology, len(shards_of(migration, topology))):
+                yield LintFinding("error", migration.file, found.line, "rows-of-shards", f"{found.message}. {HINT}")
 
 
 def _warnings(migration: Migration) -> Iterator[LintFinding]:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from ..errors import UnknownTable
 from ..topology import Single, Topology
+from . import rows
 from .files import Folder, Migration
 from .state import Direction, Row, ShardState
 from .steps import prefix_digest, steps
@@ -104,6 +105,7 @@ def plan_up(
             pending[migration.version] = shards
     if expand_only:
         pending = _before_contract(wanted, pending)
+    problems.extend(_row_problems([m for m in wanted if m.version in pending], topology, states))
     return Plan("up", tuple(_stages([m for m in wanted if m.version in pending], pending)), tuple(problems))
 
 
@@ -132,7 +134,7 @@ def _stages(migrations: Sequence[Migration], pending: Mapping[str, tuple[str, ..
     """What takes away is begun nowhere before everything earlier is everywhere."""
     group: list[Migration] = []
     for migration in migrations:
-        if group and (migration.phase == "contract" or group[-1].phase == "contract"):
+        if group and any(one.phase == "contract" or one.routed for one in (migration, group[-1])):
             yield _stage(group, pending)
             group = []
         group.append(migration)
@@ -168,6 +170,22 @@ def _only_problems(
                 yield Problem(
                     f"{migration.file}: only={pattern} means no shard", version=migration.version, hint=_KNOWN
                 )
+
+
+def _row_problems(
+    migrations: Sequence[Migration], topology: Topology, states: Mapping[str, ShardState]
+) -> Iterable[Problem]:
+    """Rows that every shard would write anew; and files that the router runs, without all of their shards."""
+    for migration in migrations:
+        shards = shards_of(migration, topology)
+        for found in rows.row_problems(migration, topology, len(shards)):
+            yield Problem(f"{migration.file}:{found.line}: {found.message}", version=migration.version, hint=rows.HINT)
+        if migration.routed and (migration.only or not set(shards) <= states.keys()):
+            yield Problem(
+                f"{migration.file} is run by the router, which takes all shards",
+                version=migration.version,
+                hint="Leave out only=… and --shards.",
+            )
 
 
 def _state_problems(

@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from .. import __version__ as _version
-from ..errors import first_line, summary
+from ..errors import ScatterError, ShardError, ShardpoolError, first_line, summary
 from . import indexes, state
 from .errors import MigrationError
 from .files import Block, Migration
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _NOT_IN_TRANSACTION = (psycopg.errors.ActiveSqlTransaction, psycopg.errors.InvalidTransactionTermination)
 # A file may set the role that owns its tables; the records are the runner's own, whoever that role is.
 _ROLE = re.compile(r"\b(?:role|authorization)\b", re.IGNORECASE)
+# What the router may take for a statement where no limit is set.
+_ROUTED_SECONDS = 3600.0
 _AS_ITSELF = "SET LOCAL SESSION AUTHORIZATION DEFAULT; SET LOCAL ROLE NONE"
 
 
@@ -278,6 +280,9 @@ class _Steps:
         self._was_begun = bool(row is not None and is_resumed and row.step_begun)
 
     async def run(self) -> None:
+        if self._migration.routed and self._session.shard != next(iter(self._session.router.topology.shards)):
+            # The first shard has them run by the router, for all.
+            self._steps = ()
         if not self._done and not self._was_begun:
             await self._write(0)
         for step in self._steps[: self._done]:
@@ -302,7 +307,9 @@ class _Steps:
             self._session.tell("commit")
 
     async def _run(self, step: Step, was_begun: bool) -> None:
-        if step.kind in ("atomic", "unsure"):
+        if self._migration.routed:
+            await self._routed(step, was_begun)
+        elif step.kind in ("atomic", "unsure"):
             if was_begun:
                 raise self._nobody_knows(step)
             try:
@@ -318,6 +325,22 @@ class _Steps:
             await self._write(step.number)
 
         await self._runner.in_transaction(work, self._block)
+
+    async def _routed(self, step: Step, was_begun: bool) -> None:
+        """By the router, wherever the rows are. What was cut in its midst may be done: that is for people to see."""
+        if was_begun:
+            raise self._nobody_knows(step)
+        await self._write(step.number - 1, begun=True)
+        timeout = self._block.statement_timeout or self._limits.statement_timeout or _ROUTED_SECONDS
+        try:
+            await self._session.router.execute(step.sql, timeout=timeout)
+        except (ShardpoolError, psycopg.Error) as error:
+            if not isinstance(error, ShardError | ScatterError):
+                await self._write(step.number - 1)
+            raise MigrationError(
+                f"{self._migration.file}:{step.line} failed", detail=str(error).replace("\n", " ")
+            ) from error
+        await self._write(step.number)
 
     async def _bare(self, step: Step, was_begun: bool) -> None:
         conn = self._session.worker

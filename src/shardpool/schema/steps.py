@@ -75,6 +75,8 @@ def check(migration: Migration) -> None:
             _check_text(f"{migration.file}:{line}", statement)
             if block.transactional:
                 _check_transactional(f"{migration.file}:{line}", statement)
+            if migration.routed:
+                _check_routed(f"{migration.file}:{line}", statement)
         if not block.transactional:
             steps(migration.file, block)
 
@@ -107,7 +109,7 @@ def _check_text(where: str, statement: str) -> None:
 def _is_of_client(statement: str) -> bool:
     from ..query.statement import kind
 
-    tree = _tree(statement)
+    tree = parsed(statement)
     return tree is not None and kind(tree) == "CopyStmt" and not tree.filename and not tree.is_program
 
 
@@ -123,6 +125,21 @@ def _check_transactional(where: str, statement: str) -> None:
             f"{where}: CONCURRENTLY cannot run in a transaction",
             hint="Write: -- migrate:up transaction:false",
         )
+
+
+def _check_routed(where: str, statement: str) -> None:
+    from ..query.statement import kind, verb
+
+    tree = parsed(statement)
+    if tree is None or kind(tree) not in _ROUTED:
+        what = statement.split(maxsplit=1)[0].upper() if tree is None else verb(tree)
+        raise BadMigration(
+            f"{where}: {what} in a file that the router runs",
+            hint="`-- shard: route` is for INSERT, UPDATE, DELETE and MERGE: put the rest in a file of its own.",
+        )
+
+
+_ROUTED = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "SelectStmt")
 
 
 def _is_bare(statement: str) -> bool:
@@ -198,7 +215,7 @@ def _classified(statement: str) -> tuple[Kind, str, str, str, str]:
     """Kind, schema and name of the index or partition, schema and name of its table."""
     from ..query.statement import kind
 
-    tree = _tree(statement)
+    tree = parsed(statement)
     if tree is None:
         return _unparsed(statement)
     match kind(tree):
@@ -226,7 +243,7 @@ def _classified(statement: str) -> tuple[Kind, str, str, str, str]:
     return "atomic", "", "", "", ""
 
 
-def _tree(statement: str) -> Any:
+def parsed(statement: str) -> Any:
     """The statement as PostgreSQL's parser reads it; None for syntax that it does not know."""
     from ..query.statement import parse
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import click
 
+from ...errors import ShardpoolError
+from ...topology import Topology
 from ..app import FAILURE
-from ..options import json_option
+from ..options import json_option, topology_path
 from ..output import print_json
 from .options import folder_option
 
@@ -54,6 +56,8 @@ def new(name: str, no_transaction: bool, folder: str | None) -> None:
 def lint(ctx: click.Context, folder: str | None, write_sum: bool, squawk: bool | None, as_json: bool) -> None:
     """Look for what is wrong or dangerous in the files, with squawk too when it is installed.
 
+    With a topology also for rows that every shard would write anew, or each copy of a reference table otherwise.
+
     A line `-- squawk-ignore RULE` silences a rule of squawk for the next statement. Exits with 1 when there are errors.
     """
     from ...schema.files import read_folder
@@ -67,7 +71,7 @@ def lint(ctx: click.Context, folder: str | None, write_sum: bool, squawk: bool |
     if write_sum:
         (place / FILE).write_text(sum_text({m.file: m.checksum for m in found.migrations}), encoding="utf-8")
         found = read_folder(place)
-    findings = [*lint_folder(found), *squawk_findings(found, squawk)]
+    findings = [*lint_folder(found, _topology(ctx)), *squawk_findings(found, squawk)]
     findings.sort(key=lambda finding: (finding.file, finding.line))
     errors = sum(finding.level == "error" for finding in findings)
     if as_json:
@@ -77,3 +81,13 @@ def lint(ctx: click.Context, folder: str | None, write_sum: bool, squawk: bool |
             click.echo(str(finding))
         click.echo(f"{len(found.migrations)} migrations: {errors} errors, {len(findings) - errors} warnings")
     ctx.exit(FAILURE if errors else 0)
+
+
+def _topology(ctx: click.Context) -> Topology | None:
+    """The topology, by which it is seen what becomes of rows; None where there is none."""
+    from ...config import load_topology
+
+    try:
+        return load_topology(topology_path(ctx, None))
+    except (click.UsageError, ShardpoolError):
+        return None
