@@ -18,6 +18,7 @@ from psycopg import sql
 from psycopg._preparing import Prepare, PrepareManager
 from psycopg._queries import PostgresQuery
 from psycopg.adapt import AdaptersMap
+from psycopg.raw_cursor import RawCursorMixin
 
 from ._session_sql import ENDS, LONGEST_CACHED, Left, left_by, marks_of
 from .topology import Reset
@@ -57,6 +58,15 @@ begin
 end
 $$;
 """
+
+
+RAW = "connections of a router do not make raw cursors by default: its statements have placeholders like %s"
+RAW_HINT = "Make them where you want them: psycopg.RawCursor(conn), on a connection of connection() or transaction()."
+
+
+def is_raw(cursor_factory: Any) -> bool:
+    """Whether it makes cursors that take PostgreSQL's own placeholders, `$1`, only."""
+    return isinstance(cursor_factory, type) and issubclass(cursor_factory, RawCursorMixin)
 
 
 class Session:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import UnsupportedQuery
-from .keys import KeyType, column_problems
+from .keys import KeyType, column_problems, cut, varchar_length
 from .own_sql import qualified
 from .storing import ENFORCED, TRIGGERS, Trigger, triggers
 
@@ -89,16 +89,13 @@ def stored_key(found: Target, key: Mapping[str, KeyType]) -> Callable[[Any], Any
 
     A varchar(n) cuts off spaces behind its length; anything else that is too long is an error of the server.
     """
-    lengths = [found.columns[name].length - 4 if kind == "text" else -1 for name, kind in key.items()]
-    if max(lengths) < 0:
+    lengths = [varchar_length(found.columns[name].type) for name in key]
+    if not any(lengths):
         return None
     if len(lengths) == 1:
-        return lambda value: cut(value, lengths[0])
-    return lambda value: tuple(cut(part, length) for part, length in zip(value, lengths, strict=True))
+        return lambda value: _cut(value, lengths[0])
+    return lambda value: tuple(_cut(part, length) for part, length in zip(value, lengths, strict=True))
 
 
-def cut(value: Any, length: int) -> Any:
-    """A text as a varchar of that length holds it; -1 is none."""
-    if length < 0 or not isinstance(value, str) or len(value) <= length or value[length:].strip(" "):
-        return value
-    return value[:length]
+def _cut(value: Any, length: int) -> Any:
+    return cut(value, length) if isinstance(value, str) else value

@@ -101,6 +101,27 @@ def key_parts(key: KeyValue) -> tuple[KeyPart, ...]:
     return key if isinstance(key, tuple) else (key,)
 
 
+_LENGTH = re.compile(r"character varying\(([0-9]+)\)")
+
+
+def varchar_length(column_type: str) -> int:
+    """The length of a varchar(n), as format_type() spells it; 0 for every other type."""
+    found = _LENGTH.fullmatch(column_type)
+    return int(found[1]) if found else 0
+
+
+def cut(text: str, length: int) -> str:
+    """A text as a varchar of that length stores it, 0 for none: spaces behind are cut off, all else is an error."""
+    return text[:length] if length and not text[length:].strip(" ") else text
+
+
+def ends_in_space(key: object) -> bool:
+    """Whether a text of the key ends so that a varchar may store less of it."""
+    if isinstance(key, str):
+        return key[-1:] == " "
+    return isinstance(key, tuple | list) and any(isinstance(part, str) and part[-1:] == " " for part in key)
+
+
 def key_text(part: KeyPart) -> str:
     """A canonical part as PostgreSQL's input functions read it, whatever DateStyle and TimeZone are set to."""
     match part:

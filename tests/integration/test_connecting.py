@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from shardpool import AsyncRouter, DeadlineExceeded, Router, ScatterError, ShardUnavailable, Topology
+from shardpool import AsyncRouter, DeadlineExceeded, Router, RouterMisuse, ScatterError, ShardUnavailable, Topology
 from shardpool._sync.pools import Retired
 from tests.timing import in_time
 
@@ -273,3 +273,16 @@ def test_the_lag_behind_a_primary_that_cannot_be_reached_is_not_known(router: Ro
     with Router(replace(router.topology, shards={**router.topology.shards, "s2": without})) as partly:
         told = [f.message for f in partly.check().warnings if f.subject == "s2/replica-1" and "read from" in f.message]
     assert told == ["its lag is not known, for its primary cannot be reached: not read from"]
+
+
+def test_raw_cursors_are_refused_where_they_would_be_the_default(topology_path: str) -> None:
+    with pytest.raises(RouterMisuse, match=r"placeholders like %s"):
+        Router(topology_path, kwargs={"cursor_factory": psycopg.RawCursor})
+
+    def configure(conn: psycopg.Connection[Any]) -> None:
+        conn.cursor_factory = psycopg.RawCursor
+
+    with Router(topology_path, configure=configure) as router, pytest.raises(ShardUnavailable, match="placeholders"):
+        router.shard("s0").execute("select 1", timeout=5)
+    with Router(topology_path) as router, router.shard("s0").connection() as conn:
+        assert psycopg.RawCursor(conn).execute("select $1::int", [1]).fetchone() == (1,)

@@ -91,3 +91,16 @@ def test_not_in_looks_for_null_on_all_shards(router: Router) -> None:
     router.shard("s2").execute("insert into loose values (null, 2)")
     query = "select count(*) from loose where k not in (select k from loose where n = 2)"
     assert router.execute(query).one() == (0,)
+
+
+def test_a_key_that_is_given_longer_than_it_is_stored_leads_nowhere(router: Router) -> None:
+    for handle in (router.for_key("abc  ", table="short"), router.for_key("ab   ", table="short")):
+        with pytest.raises(InvalidKey, match="short stores the key") as raised:
+            handle.execute("insert into short values ('abc  ', 1)")
+        assert "varchar" not in str(raised.value) and "character varying(3)" in str(raised.value)
+    with pytest.raises(InvalidKey):
+        router.execute("insert into short values (%s, 1)", ["abc  "], key="abc  ", table="short")
+    assert router.execute("update short set n = 2 where k = 'abc  '", key="abc  ", table="short").rowcount == 0
+    router.execute("insert into short values ('ab ', 1)", key="ab ", table="short")
+    assert router.execute("select n from short where k = %s", ["ab "]).rows == [(1,)]
+    assert not any("lie here" in found.message for found in router.check().findings)

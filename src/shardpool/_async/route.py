@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StaleTopology
+from ..result import Result
 from . import planning
 from .handle import AsyncHandle
 from .lease import Params
@@ -87,6 +88,20 @@ class AsyncRoute(AsyncHandle):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._keyspace}/{self._binding[1]} on {self.shard}>"
+
+
+class AsyncKeyRoute(AsyncRoute):
+    """The route of a key with a text that ends in spaces, which a `varchar(n)` may cut off when it stores them."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, router: AsyncRouter, state: AsyncState, keyspace: str, bucket: int, key: Any) -> None:
+        super().__init__(router, state, keyspace, bucket)
+        self._key = key
+
+    async def _execute_until(self, query: Any, params: Params | None, deadline: float, **options: Any) -> Result:
+        await planning.refuse_cut(self._router, self._keyspace, self._key, query, deadline)
+        return await super()._execute_until(query, params, deadline, **options)
 
 
 class AsyncShardHandle(AsyncHandle):

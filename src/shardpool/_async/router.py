@@ -20,6 +20,7 @@ from .. import config
 from .._budget import Budget
 from .._concurrency import AsyncHome, async_run_all
 from .._meter import Meters, skew
+from .._session import RAW, RAW_HINT, is_raw
 from .._watchdog import AsyncWatchdog
 from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology, check_choice
 from ..events import Log, Observer, Observers, Reloaded
@@ -86,6 +87,8 @@ class AsyncRouter:
         passwords: Callable[[str, str], Awaitable[str | None]] | None = None,
     ) -> None:
         check_choice("fanout", fanout, get_args(Fanout))
+        if is_raw((kwargs or {}).get("cursor_factory")):
+            raise RouterMisuse(RAW, hint=RAW_HINT)
         self._path = None if isinstance(topology, Topology) else os.fspath(topology)
         seen = look(self._path) if self._path is not None else ()
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)

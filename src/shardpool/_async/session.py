@@ -10,7 +10,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from .._session import BEGUN, RESET, SESSION, STATE, ClientState, Session, is_past_reset
+from .._session import BEGUN, RAW, RAW_HINT, RESET, SESSION, STATE, ClientState, Session, is_past_reset, is_raw
 from ..settings import TOLD
 from ..topology import Reset
 
@@ -65,6 +65,8 @@ async def _configured(conn: AsyncConnection[Any], session: Session, configure: C
     if configure is not None:
         await configure(conn)
         session.baseline = ClientState(conn)
+        if is_raw(conn.cursor_factory):
+            raise psycopg.ProgrammingError(f"configure(): {RAW}. {RAW_HINT}")
         if conn.pgconn.transaction_status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN):
             raise psycopg.ProgrammingError("configure() has left a transaction open: end it with commit()")
     session.settle(conn)

@@ -15,9 +15,9 @@ from psycopg.rows import tuple_row
 
 from .._concurrency import aside, run_all, sleep
 from .._joint import Joint, own
-from ..errors import DeadlineExceeded, RoutingError, ScatterError, ShardError, UnsupportedQuery
+from ..errors import DeadlineExceeded, InvalidKey, RoutingError, ScatterError, ShardError, UnsupportedQuery
 from ..events import LongPlan
-from ..keys import KeyType
+from ..keys import KeyType, cut, key_parts, shown, varchar_length
 from ..query import catalog as catalogs
 from ..query import purity
 from ..query.alike import Difference, differences
@@ -30,7 +30,7 @@ from ..query.planner import completed
 from ..query.planner import plan as make_plan
 from ..query.reading import as_read, depends_on
 from ..query.remembered import LONG
-from ..query.statement import parse
+from ..query.statement import kind, parse, walk
 from ..topology import Topology
 
 if TYPE_CHECKING:
@@ -449,6 +449,29 @@ def _asked(
     timeout = max(0.0, deadline - monotonic())
     result = router.shard(name).execute(query, params, timeout=timeout, readonly=readonly, row_factory=tuple_row)
     return json.loads(result.rows[0][0])
+
+
+def refuse_cut(router: Router, keyspace: str, key: Any, query: Any, deadline: float) -> None:
+    """Raise `InvalidKey` when a statement may insert into a table that stores this key without the spaces at its end.
+
+    The row belongs where the stored key does, then, and not where the given one has led to.
+    """
+    parts = [found for tree in trees_of(query) or () for found in walk(tree)]
+    if parts and not any(kind(part) in ("InsertStmt", "MergeStmt") for part in parts):
+        return
+    known, topology = _catalog(router, deadline), router.topology
+    named = {part.relname for part in parts if kind(part) == "RangeVar"}
+    for table, columns in topology.keyspaces[keyspace].tables.items():
+        if table not in known.tables or (named and table.split(".", 1)[1] not in named):
+            continue
+        for name, part in zip(columns, key_parts(tuple(key) if isinstance(key, list) else key), strict=True):
+            column = known.tables[table].column(name)
+            if column is not None and isinstance(part, str) and cut(part, varchar_length(column.type)) != part:
+                raise InvalidKey(
+                    f"{table.removeprefix('public.')} stores the key {shown(part)} without the spaces at its end",
+                    detail=f"{name} is {column.type}: the row belongs where the key that is stored does.",
+                    hint="Pass the key without them.",
+                )
 
 
 DDL_ERRORS = (

@@ -11,7 +11,7 @@ from psycopg import Connection, Cursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from .._session import BEGUN, RESET, SESSION, STATE, ClientState, Session, is_past_reset
+from .._session import BEGUN, RAW, RAW_HINT, RESET, SESSION, STATE, ClientState, Session, is_past_reset, is_raw
 from ..settings import TOLD
 from ..topology import Reset
 
@@ -66,6 +66,8 @@ def _configured(conn: Connection[Any], session: Session, configure: Configure | 
     if configure is not None:
         configure(conn)
         session.baseline = ClientState(conn)
+        if is_raw(conn.cursor_factory):
+            raise psycopg.ProgrammingError(f"configure(): {RAW}. {RAW_HINT}")
         if conn.pgconn.transaction_status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN):
             raise psycopg.ProgrammingError("configure() has left a transaction open: end it with commit()")
     session.settle(conn)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from .._plan_cache import PlanCache
 from .._watchdog import Watchdog
 from ..errors import MissingKey
+from ..keys import ends_in_space
 from ..partitioning import make_lookup
 from ..topology import Topology, qualified
 from .connector import ConnectOptions
 from .pools import EndpointPool
-from .route import Route
+from .route import KeyRoute, Route
 from .shards import ShardPools
 
 if TYPE_CHECKING:
@@ -44,8 +45,26 @@ class State:
         self.lookup_by_keyspace: dict[str, Lookup] = {
             name: make_lookup(topology.keyspaces[name].partitioning, routes) for name, routes in self.routes.items()
         }
+        # For keys that are given beside a statement, which is not looked into otherwise.
+        self._lookup_by_keyspace = {
+            name: self._minding_spaces(router, name, lookup) for name, lookup in self.lookup_by_keyspace.items()
+        }
         self.lookup_by_table: dict[str, Lookup] = self._lookups_by_table()
         self.lookup = self._default_lookup()
+
+    def _minding_spaces(self, router: Router, name: str, lookup: Lookup) -> Lookup:
+        """The look-up, with routes of their own for texts that a column may store shorter than they are given."""
+        if "text" not in self.topology.keyspaces[name].key_types:
+            return lookup
+
+        def minding(key: Any) -> Route:
+            route = lookup(key)
+            if not ends_in_space(key):
+                return route
+            state, bucket, _ = route._binding
+            return KeyRoute(router, state, name, bucket, key)
+
+        return minding
 
     def owner(self, keyspace: str, bucket: int) -> ShardPools:
         return self.pools[self.topology.keyspaces[keyspace].shard_by_bucket[bucket]]
@@ -54,14 +73,14 @@ class State:
         found: dict[str, Lookup] = {}
         for keyspace in self.topology.keyspaces.values():
             for table in keyspace.tables:
-                found[table] = self.lookup_by_keyspace[keyspace.name]
+                found[table] = self._lookup_by_keyspace[keyspace.name]
                 if table.startswith("public."):
                     found[table.removeprefix("public.")] = found[table]
         return found
 
     def _default_lookup(self) -> Lookup:
-        if len(self.lookup_by_keyspace) == 1:
-            return next(iter(self.lookup_by_keyspace.values()))
+        if len(self._lookup_by_keyspace) == 1:
+            return next(iter(self._lookup_by_keyspace.values()))
 
         def lookup(key: Any) -> Route:
             self.topology.keyspace()
@@ -75,7 +94,7 @@ class State:
             found = self.lookup_by_table.get(table)
             if found is not None:
                 return found
-        return self.lookup_by_keyspace[self.topology.keyspace(keyspace, table=table and qualified(table)).name]
+        return self._lookup_by_keyspace[self.topology.keyspace(keyspace, table=table and qualified(table)).name]
 
 
 def open_pools(

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from ..errors import InvalidKey, KeyNotCovered, UnsupportedQuery
-from ..keys import KeyType, canonical_key
+from ..keys import KeyType, canonical_key, cut
 from ..partitioning import Partitioning, Range
 
 _INTEGER = re.compile(r"[ \t\n\r\f\v]*[+-]?[0-9]{1,19}[ \t\n\r\f\v]*", re.ASCII)
@@ -302,7 +302,7 @@ def stored_value(const: Const, key_type: KeyType, params: Values) -> Any:
             hint="Pass the value as the Python type of the key.",
         )
     if const.holder.length and type(value) is str:
-        return value if value[const.holder.length :].strip(" ") else value[: const.holder.length]
+        return cut(value, const.holder.length)
     return value
 
 

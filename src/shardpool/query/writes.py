@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from ..errors import UnsupportedQuery
-from ..keys import COLUMN_TYPES
+from ..keys import COLUMN_TYPES, varchar_length
 from ..topology import Reference, Sharded, Topology
 from .analysis import Analysis, Ctes
 from .catalog import Catalog, Column
@@ -167,17 +167,8 @@ def _holders(node: Node, catalog: Catalog) -> dict[str, Holder]:
     for name in node.key_columns:
         column = catalog.tables[node.table].column(name)
         assert column is not None
-        found[name] = Holder(_length(column.type), not column.not_null)
+        found[name] = Holder(varchar_length(column.type), not column.not_null)
     return found
-
-
-def _length(type_: str) -> int:
-    """The length of a varchar(n); 0 for every other type."""
-    found = _LENGTH.fullmatch(type_)
-    return int(found[1]) if found else 0
-
-
-_LENGTH = re.compile(r"character varying\(([0-9]+)\)")
 
 
 def _stored(expression: Any, holder: Holder) -> Const | None:
@@ -208,7 +199,7 @@ def _tie_inserted(
         if origin is not None and origin.part == part:
             origin.node.tie(node, part)
             node.tie(origin.node, part)
-            if holders[name].length and not 0 < _length(origin.type) <= holders[name].length:
+            if holders[name].length and not 0 < varchar_length(origin.type) <= holders[name].length:
                 doubts.append(f"{name} is a varchar({holders[name].length}), and cuts off spaces behind that")
         const = _selected_constant(select, columns.index(name))
         if const is not None:
