@@ -691,6 +691,7 @@ CASES["sorted inner levels"] = [
     "select array_agg(id), string_agg(note, ','), json_agg(qty), any_value(id) from (select * from orders order by note, id, tenant_id) q",
     "select q.id, unnest(q.tags) from (select * from customers order by name, id, tenant_id) q -- order: 0, 1",
     "select unnest(tags) from customers order by name, id, tenant_id -- order: 0",
+    "select q.id, w from (select * from customers order by name, id, tenant_id) q, unnest(q.tags) w limit 9 -- order: 0, 1",
     "select q from (select id from orders order by total, id, tenant_id) q limit 5 -- order: 0",
     "select count(*), sum(id), max(qty) from (select * from orders order by total) q",
     "select distinct qty from (select * from orders order by total) q",

@@ -88,12 +88,15 @@ class _Carrier:
             return False
         if select.sort_clause:
             return True
+        inside = self._with(select, ctes)
         if _is_set_operation(select):
-            return self._order_of_arms(select, self._with(select, ctes), outermost)
-        below = self._order_below(select, self._with(select, ctes))
+            return self._order_of_arms(select, inside, outermost)
+        below = self._order_below(select, inside)
         if not below or isinstance(below, Lost):
             return below
-        if len(select.from_clause) > 1 or kind(inner(select.from_clause[0])) == "JoinExpr":
+        first, *others = _all_items(select)
+        # What a function makes of each row comes in the order of the rows.
+        if self._query(first, inside) is None or any(kind(item) != "RangeFunction" for item in others):
             return Lost("a join")
         return self._order_after(select, self._top(select, ctes)[0], outermost)
 
@@ -107,7 +110,7 @@ class _Carrier:
         return found
 
     def _order_below(self, select: Any, ctes: Ctes) -> bool | Lost:
-        queries = (self._query(item, ctes) for source in select.from_clause for item in _items(source))
+        queries = (self._query(item, ctes) for item in _all_items(select))
         return _first(self._order(*found) for found in queries if found is not None)
 
     def _order_after(self, select: Any, top: Top, outermost: bool) -> bool | Lost:
@@ -145,6 +148,8 @@ class _Carrier:
 
     def _inherited(self, select: Any, top: Top, ctes: Ctes) -> list[tuple[str, _Key]]:
         """The keys of the only item of FROM, each with the item's name."""
+        if len(_all_items(select)) > 1:
+            raise Unfit("a function in FROM makes rows of those of a sorted subquery")
         item = inner(select.from_clause[0])
         found = self._query(item, ctes)
         assert found is not None
@@ -227,6 +232,10 @@ def _first(orders: Iterable[bool | Lost]) -> bool | Lost:
 
 def _is_set_operation(select: Any) -> bool:
     return bool(select.larg.ByteSize() or select.rarg.ByteSize())
+
+
+def _all_items(select: Any) -> list[Any]:
+    return [item for source in select.from_clause for item in _items(source)]
 
 
 def _items(source: Any) -> Iterator[Any]:
