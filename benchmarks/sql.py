@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, LiteralString, cast
 
 import psycopg
 
@@ -53,6 +54,7 @@ def run(effort: Effort, fleet: Fleet) -> Iterator[Row]:
         yield from _overhead(effort, router)
         yield _planning(effort, router)
         yield from _fan_out(effort, router)
+        yield _many_rows(effort, router, plain)
         with _one_server(plain, databases, rows) as conn:
             yield from _against_one(effort, router, conn, {**_AGGREGATES, **_TOP})
             yield from _streamed(effort, router, conn, rows)
@@ -140,6 +142,29 @@ def _planning(effort: Effort, router: Router) -> Row:
     topology = router.topology
     found = measure({"plan": repeat(lambda: make_plan(text, topology, catalog), 20)}, effort, rounds=30, seconds=2)
     return alone("sql", "planning a new statement: a join by key", found["plan"], 1e-3)
+
+
+def _many_rows(effort: Effort, router: Router, plain: Database) -> Row:
+    """An INSERT of many rows by VALUES, planned each time, against one server that takes them all."""
+    count = effort.pick(8000, 1000)
+    texts = (_insert(count, number) for number in itertools.count())
+    params = [value for key in range(count) for value in (key, key % 97, "a note")]
+    with psycopg.connect(plain.conninfo, autocommit=True) as conn:
+        operations: dict[str, Callable[[], Any]] = {
+            "ours": lambda: router.execute(next(texts), params),
+            "plain": lambda: conn.execute(next(texts), params),
+        }
+        samples = {name: repeat(operation, 1) for name, operation in operations.items()}
+        found = measure(samples, effort, rounds=15, seconds=15)
+    router.scatter("truncate loaded")
+    return compare("sql", f"INSERT of {count} rows by VALUES", found["ours"], found["plain"], _PLAIN, Target(most=3.0))
+
+
+def _insert(count: int, number: int) -> LiteralString:
+    """A text that is another one each time."""
+    rows = ", ".join(["(%s, %s, %s)"] * count)
+    text = f"insert into loaded (id, amount, note) values {rows} -- {number}"
+    return cast("LiteralString", text)
 
 
 def _fan_out(effort: Effort, router: Router) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from psycopg.rows import RowFactory
 from .._leg import Statement
 from .._ship import TIME
 from ..errors import ScatterError
-from ..query.bound import Bound, row_shards
+from ..query.bound import Bound
 from ..query.placing import Check
 from ..query.plan import Gathered, Split
 from ..query.rows import Rows
@@ -50,7 +50,7 @@ async def execute(
     """Write on every shard of the bound plan; on none when one of them refuses."""
     plan = bound.plan.scattered
     assert isinstance(plan, Gathered | Split)
-    rows = await planning.beside(plan.sql, lambda: plan.rows) if isinstance(plan, Split) else None
+    rows = await planning.beside(bound.plan.sql, lambda: plan.rows) if isinstance(plan, Split) else None
     taken = await gather.take_all(router, bound.shards, deadline, readonly=False, topology=found.topology)
     unit = AsyncUnit(router, taken, deadline)
     try:
@@ -64,7 +64,7 @@ async def execute(
         if plan.timed is not None:
             statements = await _timed(plan.timed, statements, unit, taken)
         if isinstance(plan, Split) and rows is not None:
-            rows_by_shard = _rows_by_shard(plan, found, params)
+            rows_by_shard = _rows_by_shard(bound)
             statements = {
                 name: _divided(rows, statements[name], rows_by_shard[name], taken[name][1].info.encoding)
                 for name in statements
@@ -116,10 +116,10 @@ async def _timed(
     }
 
 
-def _rows_by_shard(split: Split, found: Planned, params: Params | None) -> dict[str, list[int]]:
+def _rows_by_shard(bound: Bound) -> dict[str, list[int]]:
     """By shard the numbers of the rows of VALUES, from 0."""
     rows_by_shard: dict[str, list[int]] = {}
-    for number, name in enumerate(row_shards(split, found.topology, found.plan.read(found.arrange(params)))):
+    for number, name in enumerate(bound.shards_by_row):
         rows_by_shard.setdefault(name, []).append(number)
     return rows_by_shard
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ..errors import UnsupportedQuery, check_choice
@@ -20,13 +20,15 @@ class Bound:
     """Where a statement goes with these parameters.
 
     `strategy` is `one`, or the name of what is done with several shards. `shards` are those asked, none when any one
-    will do; `shards_by_use` are those of each table.
+    will do; `shards_by_use` are those of each table, and `shards_by_row` those of the rows of VALUES where the plan
+    divides them.
     """
 
     plan: Plan
     strategy: str
     shards: tuple[str, ...]
     shards_by_use: tuple[frozenset[str], ...] = ()
+    shards_by_row: Sequence[str] = field(default=(), repr=False)
 
     @property
     def scattered(self) -> Gathered | Shipped | Split | None:
@@ -58,12 +60,13 @@ def bind(plan: Plan, topology: Topology, params: Sequence[Any]) -> Bound:
     for kept in plan.kept:
         if not kept.holds(topology.keyspaces[kept.keyspace].key_types[kept.part], params):
             raise kept.refusal()
+    rows: Sequence[str] = ()
     match plan.scattered:
         case Gathered(copies=Copies()):
             return Bound(plan, "write", tuple(topology.shards))
         case Split() as split:
-            touched = frozenset(row_shards(split, topology, plan.read(params)))
-            by_use = [touched, *(use.shards(topology, params) for use in plan.uses[1:])]
+            rows = _row_shards(split, topology, plan.read(params))
+            by_use = [frozenset(rows), *(use.shards(topology, params) for use in plan.uses[1:])]
         case _:
             by_use = plan.shards_by_use(topology, params)
     touched = frozenset().union(*by_use)
@@ -78,10 +81,10 @@ def bind(plan: Plan, topology: Topology, params: Sequence[Any]) -> Bound:
     order = tuple(name for name in topology.shards if name in touched)
     if len(order) <= 1 or plan.scattered is None:
         return Bound(plan, "one", order, tuple(by_use))
-    return Bound(plan, plan.scattered.name, order, tuple(by_use))
+    return Bound(plan, plan.scattered.name, order, tuple(by_use), rows)
 
 
-def row_shards(split: Split, topology: Topology, params: Sequence[Any]) -> list[str]:
+def _row_shards(split: Split, topology: Topology, params: Sequence[Any]) -> list[str]:
     """The shard of each row of an INSERT; a row without a key goes to the first: its server has to refuse NULL.
 
     Raises `KeyNotCovered`, and `InvalidKey` for a value whose place only the server could tell.
