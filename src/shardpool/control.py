@@ -25,7 +25,7 @@ from .bucket_sql import (
 )
 from .errors import KeyNotCovered, shown
 from .keys import KeyType, KeyValue, canonical_key, key_parts, key_text
-from .own_sql import qualified
+from .own_sql import computing, qualified
 from .owner_map import contract
 from .partitioning import Hash, List, Partitioning
 from .topology import Keyspace, Sharded, Single, Topology, succeed
@@ -171,7 +171,7 @@ def changed_owners(old: Topology, renamed: Topology, new: Topology, *, everythin
 
 @cache
 def _control_sql() -> str:
-    return files("shardpool").joinpath("control.sql").read_text(encoding="utf-8")
+    return computing(files("shardpool").joinpath("control.sql").read_text(encoding="utf-8"))
 
 
 def _functions(keyspace: Keyspace) -> Iterator[str]:

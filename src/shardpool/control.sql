@@ -87,7 +87,7 @@ COMMENT ON COLUMN shardpool.history.plan IS 'what end_edit does: owners by keysp
 -- ---------------------------------------------------------------------------------------------------------------------
 -- murmur3 x86_32, seed 0, as an unsigned number in a bigint. The state stays below 2^32; a factor is written as a signed
 -- 32-bit number, so that no product overflows, and the mask gives the residue that unsigned arithmetic would.
--- Operators of the same name could only be shadowed by a search_path that names pg_catalog behind another schema.
+-- Its operators get their schema when this is installed: see own_sql.computing.
 
 CREATE OR REPLACE FUNCTION shardpool.murmur3(key bigint) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 20 AS $body$
@@ -221,7 +221,7 @@ RETURN bucket / 64;
 -- What `shardpool init` calls with the topology's values. Each refuses what could put rows under a wrong owner.
 
 CREATE OR REPLACE FUNCTION shardpool.install_self(of_fleet text, as_shard text) RETURNS void
-LANGUAGE plpgsql AS $body$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
   here record;
 BEGIN
@@ -241,7 +241,7 @@ END
 $body$;
 
 CREATE OR REPLACE FUNCTION shardpool.install_contract(of_keyspace text, new_contract jsonb) RETURNS void
-LANGUAGE plpgsql AS $body$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
   old_contract jsonb;
 BEGIN
@@ -263,7 +263,7 @@ $body$;
 -- topology's. What a bucket is may change with pins, bounds and listed keys, so those keep it only while the keyspace's
 -- bucket function is what it was; hash buckets are the same for ever. Nothing is written when nothing changes.
 CREATE OR REPLACE FUNCTION shardpool.install_owners(of_keyspace text, at_epoch bigint, owners jsonb) RETURNS void
-LANGUAGE plpgsql AS $body$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
   known_epoch bigint;
   topology_epoch bigint;
@@ -309,7 +309,7 @@ RETURN (SELECT maps->'digests' FROM shardpool.hash_contract WHERE keyspace = of_
 
 -- Routers with these maps are let in, and only they, or those with the maps of before as well.
 CREATE OR REPLACE FUNCTION shardpool.accept_maps(of_keyspace text, digests jsonb, only_these boolean) RETURNS void
-LANGUAGE plpgsql AS $body$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
   here jsonb := CASE WHEN only_these THEN '[]' ELSE coalesce(shardpool.maps_in_force(of_keyspace), '[]') END;
   owners_epoch bigint := coalesce((SELECT pg_catalog.max(epoch) FROM shardpool.owner WHERE keyspace = of_keyspace), 0);
@@ -322,7 +322,7 @@ $body$;
 
 -- After the owners: the map is in force as of this epoch. Another map comes with an epoch of its own.
 CREATE OR REPLACE FUNCTION shardpool.install_map(of_keyspace text, at_epoch bigint, digest text) RETURNS void
-LANGUAGE plpgsql AS $body$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
   here jsonb := shardpool.maps_in_force(of_keyspace);
   known_epoch bigint;
@@ -353,7 +353,7 @@ END;
 
 -- Called before and after a keyspace's bucket function is made: then this transaction knows whether that is the same.
 CREATE OR REPLACE FUNCTION shardpool.watch_buckets(of_keyspace text, of_function text) RETURNS void
-LANGUAGE plpgsql AS $body$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
   noted jsonb := coalesce(nullif(pg_catalog.current_setting('shardpool.buckets', true), ''), '{}')::jsonb;
   was text := noted->>of_keyspace;
@@ -393,7 +393,7 @@ RETURN (
 
 -- Bucket by bucket, because the same owners can be written in longer or shorter ranges.
 CREATE OR REPLACE FUNCTION shardpool.check_same_owners(of_keyspace text, at_epoch bigint, owners jsonb) RETURNS void
-LANGUAGE plpgsql AS $body$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
   different integer;
 BEGIN
@@ -424,7 +424,7 @@ $body$;
 CREATE OR REPLACE FUNCTION shardpool.begin_edit(
   from_epoch bigint, to_epoch bigint, of_digest text, of_change text, by_author text, of_plan jsonb,
   take_over boolean) RETURNS text
-LANGUAGE plpgsql AS $body$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
   here bigint;
   other record;
@@ -464,7 +464,7 @@ END
 $body$;
 
 CREATE OR REPLACE FUNCTION shardpool.end_edit(of_epoch bigint, of_digest text, is_done boolean) RETURNS void
-LANGUAGE plpgsql AS $body$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
   edit record;
 BEGIN
@@ -489,7 +489,7 @@ $body$;
 
 -- The fence of a shard that has given buckets away: a writer who does not know yet is refused rather than lost.
 CREATE OR REPLACE FUNCTION shardpool.refuse_row() RETURNS trigger
-LANGUAGE plpgsql AS $body$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
   IF TG_NARGS > 1 THEN
     RAISE EXCEPTION 'a row of % belongs to another shard', TG_TABLE_NAME

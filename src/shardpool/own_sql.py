@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import re
 
-_OPERATOR = re.compile(r"(?<=\s)(?:<>|[<>]=?|=|!?~|\|\||->>?|<@|[-+&])(?=\s)")
+_OPERATOR = re.compile(r"(?<=\s)(?:<>|[<>]=?|=|!?~|\|\||->>?|<@|[-+&/]|(?<!select )\*(?! from))(?=\s)", re.IGNORECASE)
+
+_ARITHMETIC = re.compile(r"(?<=\s)(?:<<|>>|\|\||[-+*/%&|#<>])(?=\s)")
+# A function that is called for each row: to set its search_path would take it longer than all that it does.
+_COMPUTING = re.compile(r"(?<=LANGUAGE plpgsql IMMUTABLE )([^$]*\$body\$)(.*?)(?=\$body\$)", re.DOTALL)
 
 OWN_SESSION = """
 set search_path = pg_catalog, pg_temp;
@@ -33,4 +37,13 @@ def qualified(query: str) -> str:
     Written so, all operators bind alike, from left to right and closer than NOT: the rest takes parentheses. What names
     no operator but looks for one has no place in it: IN, BETWEEN, LIKE, NULLIF, IS DISTINCT FROM, USING (…).
     """
-    return _OPERATOR.sub(lambda found: f"operator(pg_catalog.{found.group()})", query)
+    return _OPERATOR.sub(_own, query)
+
+
+def computing(script: str) -> str:
+    """A script in which the bodies of IMMUTABLE functions of PL/pgSQL have PostgreSQL's own operators, as above."""
+    return _COMPUTING.sub(lambda found: found[1] + _ARITHMETIC.sub(_own, found[2]), script)
+
+
+def _own(operator: re.Match[str]) -> str:
+    return f"operator(pg_catalog.{operator.group()})"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from shardpool import _ship, control, copy_target, stored_facts
-from shardpool._async import connector, handle
+from shardpool._async import connector, handle, lookout, sampling, unit
 from shardpool.own_sql import qualified
 from shardpool.query import catalog
 from shardpool.query.statement import kind, parse, strings, walk
+from shardpool.schema import contents, indexes, locks, session, state
 
 QUERIES = {
     "identity": control.IDENTITY_QUERY,
@@ -20,6 +22,24 @@ QUERIES = {
     "built-in functions": catalog.BUILT_IN_QUERY,
     "table of copy_into": copy_target.TARGET_QUERY,
     "stored facts": stored_facts.STORED_FACTS,
+    "state of a server": lookout._STATE_QUERY,
+    "sample of a server": sampling._QUERY,
+    "blockers of a unit": unit._BLOCKERS,
+    "migrations": state.READ,
+    "migration written": state.WRITE,
+    "migration removed": state.REMOVE,
+    "migration logged": state.LOG,
+    "migrations running": state.INSTALLED_AND_RUNNING,
+    "lock held by": state.holders(-1),
+    "lock tried": state.try_lock(-1),
+    "time for migrations": session._TAKE_TIME,
+    "blockers of a migration": locks.BLOCKERS,
+    "index": indexes._INDEX,
+    "index built": indexes._BUSY,
+    "invalid indexes": indexes.INVALID,
+    "partition detached": indexes._DETACHING,
+    "sequences": contents._OWNED,
+    "names": contents._NAMES,
     "time": _ship.TIME,
     "written": handle._WRITTEN_QUERY,
     "replayed": handle._REPLAYED_QUERY,
@@ -28,7 +48,7 @@ QUERIES = {
 
 def open_names(query: str) -> Iterator[str]:
     """What the server would look for along the search_path."""
-    for tree in parse(query.replace("%s", "$1")):
+    for tree in parse(re.sub(r"%(\(\w+\))?s", "$1", query).replace("%%", "%")):
         for found in walk(tree):
             match kind(found):
                 case "FuncCall" | "A_Expr":

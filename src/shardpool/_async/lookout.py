@@ -16,6 +16,7 @@ from psycopg.rows import tuple_row
 
 from .._breaker import is_alive, is_timeout
 from .._concurrency import AsyncNap, async_spawn
+from ..own_sql import qualified
 
 if TYPE_CHECKING:
     from .connector import AsyncConnector
@@ -38,15 +39,15 @@ _CALM_MIN, _CALM_MAX = 0.25, 2.0
 # Timeouts in a row after which a node that nobody uses counts as not there.
 _MISSED = 2
 
-_STATE_QUERY = """
+_STATE_QUERY = qualified("""
     select in_recovery,
-           case when in_recovery then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_lsn() end
+           (case when in_recovery then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_lsn() end)
              - '0/0'::pg_catalog.pg_lsn,
            case when in_recovery then null
-                else ('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))
-                  ::pg_catalog.bit(32)::pg_catalog.int4 end
+                else pg_catalog.concat('x', pg_catalog.left(
+                    pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))::bit(32)::integer end
     from (select pg_catalog.pg_is_in_recovery() as in_recovery) r
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from psycopg.rows import tuple_row
 
 from .._breaker import is_timeout
 from ..errors import DeadlineExceeded, ShardpoolError, first_line
+from ..own_sql import qualified
 from .pools import AsyncEndpointPool, Retired
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 # pg_is_in_recovery() decides first: pg_current_wal_lsn() is an error on a standby. What other roles do is shown by
 # pg_stat_activity without its text, which is not asked for.
-_QUERY = """
+_QUERY = qualified("""
     select pg_catalog.pg_is_in_recovery(),
            (select pg_catalog.count(*) from pg_catalog.pg_stat_activity a
             where a.backend_type = 'client backend' and a.datname = pg_catalog.current_database()),
@@ -27,13 +28,13 @@ _QUERY = """
               and a.datname = pg_catalog.current_database()),
            (select pg_catalog.count(*) from pg_catalog.pg_stat_activity a
             where a.wait_event_type = 'Lock' and a.datname = pg_catalog.current_database()),
-           pg_catalog.current_setting('max_connections')::int,
+           pg_catalog.current_setting('max_connections')::integer,
            (select d.xact_commit + d.xact_rollback from pg_catalog.pg_stat_database d
             where d.datname = pg_catalog.current_database()),
            case when pg_catalog.pg_is_in_recovery()
                 then pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn
                 else pg_catalog.pg_current_wal_lsn() - '0/0'::pg_catalog.pg_lsn end
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)

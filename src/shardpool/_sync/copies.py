@@ -17,7 +17,7 @@ _READ_COMMITTED = b"begin isolation level read committed"
 # Triggers have had their turn: what they have made of the rows on one shard is put into the others.
 _WITHOUT_TRIGGERS = b"set local session_replication_role = replica"
 _MAY_GO_WITHOUT = b"""
-    select pg_catalog.current_setting('is_superuser') = 'on'
+    select pg_catalog.current_setting('is_superuser')::boolean
         or pg_catalog.has_parameter_privilege('session_replication_role', 'SET')
 """
 _PARAMETER_PRIVILEGES_SINCE = 150000

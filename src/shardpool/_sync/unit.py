@@ -23,6 +23,7 @@ from .._flow import describe
 from .._leg import Leg, Statement
 from .._participant import BEGIN, Interruptible, Participant
 from ..errors import CommitUnknown, DeadlineExceeded, ScatterError, ShardError
+from ..own_sql import qualified
 from . import gather, moving
 
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ _LAST_SECONDS = 0.05
 # After this part of its time it is asked what a unit waits for.
 _PATIENCE = 0.6
 _PAUSE = 0.005
-_BLOCKERS = """
+_BLOCKERS = qualified("""
     select b.pid, a.application_name from pg_catalog.unnest(pg_catalog.pg_blocking_pids(%s)) b (pid)
     left join pg_catalog.pg_stat_activity a on a.pid = b.pid
-"""
+""")
 
 
 class Conflict(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..own_sql import qualified
 from .scopes import Scope
 from .statement import copy, expression, strings
 from .types import plain, type_of
@@ -73,7 +74,7 @@ def _renamed(call: Any, name: str, cast: str | None) -> Any:
 def _squares(call: Any) -> Any:
     """The sum of the squares of a call's argument."""
     found = _renamed(call, "sum", "numeric")
-    node = expression("null * null")
+    node = expression("null operator(pg_catalog.*) null")
     node.a_expr.lexpr.CopyFrom(found.args[0])
     node.a_expr.rexpr.CopyFrom(found.args[0])
     found.args[0].CopyFrom(node)
@@ -84,27 +85,33 @@ def final(call: Any, scope: Scope, columns: list[str]) -> str:
     """The aggregate's value over the shards' partial results, which are in these columns."""
     name = strings(call.funcname)[-1]
     if name == "count":
-        return f"coalesce(sum({columns[0]}), 0)::bigint"
+        return f"coalesce({_sum(columns[0])}, 0)::bigint"
     if name in _SAME:
-        return f"{name}({columns[0]})"
+        return f"pg_catalog.{name}({columns[0]})"
     type_ = plain(type_of(call.args[0], scope) or "")
     if name == "sum":
-        return f"sum({columns[0]})" + ("::bigint" if type_ in ("smallint", "integer") else "")
+        return _sum(columns[0]) + ("::bigint" if type_ in ("smallint", "integer") else "")
     if name == "avg":
-        count = f"nullif(sum({columns[1]}), 0)" + ("" if type_ in _EXACT else "::double precision")
-        return f"(sum({columns[0]}) / {count})"
-    return _spread(name, *columns)
+        count = _sum(columns[1]) + ("" if type_ in _EXACT else "::double precision")
+        return qualified(f"(case when {_sum(columns[1])} > 0 then {_sum(columns[0])} / {count} end)")
+    return qualified(_spread(name, *columns))
+
+
+def _sum(column: str) -> str:
+    return f"pg_catalog.sum({column})"
 
 
 def _spread(name: str, count: str, total: str, squares: str) -> str:
     """Variance and standard deviation as numeric_poly_var_samp and its like compute them, to the last digit."""
-    n, s, s2 = f"sum({count})", f"sum({total})", f"sum({squares})"
+    n, s, s2 = _sum(count), _sum(total), _sum(squares)
     population = name.endswith("_pop")
     enough = f"{n} > {0 if population else 1}"
-    above = f"({n} * {s2} - {s} * {s})"
+    above = f"(({n} * {s2}) - ({s} * {s}))"
     below = f"({n} * {n})" if population else f"({n} * ({n} - 1))"
     variance = f"(case when {enough} then case when {above} <= 0 then 0::numeric else {above} / {below} end end)"
     if not name.startswith("stddev"):
         return variance
-    rooted = f"round(sqrt({variance} + round(0::numeric, scale({variance}) + 20)), scale({variance}))"
+    digits = f"pg_catalog.scale({variance})"
+    more = f"pg_catalog.round(0::numeric, {digits} + 20)"
+    rooted = f"pg_catalog.round(pg_catalog.sqrt({variance} + {more}), {digits})"
     return f"(case when {variance} = 'NaN' then 'NaN'::numeric else {rooted} end)"

@@ -98,7 +98,8 @@ def limited(tree: Any, bounds: Limits) -> str:
     if bounds.offset is None:
         return f"{deparse(tree)} LIMIT {_integer(bounds.limit)}"
     # As numeric, since together they may pass what a bigint holds.
-    both = f"CAST({_integer(bounds.limit)} AS numeric) + {_integer(bounds.offset)}"
+    plus = "OPERATOR(pg_catalog.+)"
+    both = f"CAST({_integer(bounds.limit)} AS numeric) {plus} CAST({_integer(bounds.offset)} AS numeric)"
     return f"{deparse(tree)} LIMIT CAST(least({both}, 9223372036854775807) AS bigint)"
 
 

@@ -15,11 +15,18 @@ Tool = Literal["dbmate", "alembic", "django"]
 
 # Of each tool: its table, and a query for version and name of all that it has applied.
 _HISTORIES: Mapping[str, tuple[str, str]] = {
-    "dbmate": ("schema_migrations", "SELECT version::text, version::text FROM schema_migrations ORDER BY 1"),
-    "alembic": ("alembic_version", "SELECT 'alembic:' || version_num, version_num FROM alembic_version ORDER BY 1"),
+    "dbmate": (
+        "schema_migrations",
+        "SELECT version::pg_catalog.text, version::pg_catalog.text FROM schema_migrations ORDER BY 1",
+    ),
+    "alembic": (
+        "alembic_version",
+        "SELECT pg_catalog.concat('alembic:', version_num), version_num FROM alembic_version ORDER BY 1",
+    ),
     "django": (
         "django_migrations",
-        "SELECT 'django:' || app || '.' || name, app || '.' || name FROM django_migrations ORDER BY id",
+        "SELECT pg_catalog.concat('django:', app, '.', name), pg_catalog.concat(app, '.', name) "
+        "FROM django_migrations ORDER BY id",
     ),
 }
 

@@ -7,31 +7,33 @@ from typing import Any
 
 from psycopg import AsyncConnection, sql
 
+from ..own_sql import qualified
 from .errors import MigrationError
 from .session import one, rows_of
 
 _MINE = """
-n.nspname <> ALL (ARRAY['pg_catalog', 'information_schema', 'shardpool']) AND n.nspname NOT LIKE 'pg\\_%%'
+n.nspname <> ALL (ARRAY['pg_catalog', 'information_schema', 'shardpool']::pg_catalog.name[])
+AND NOT pg_catalog.starts_with(n.nspname::pg_catalog.text, 'pg_')
 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
-                WHERE e.classid = 'pg_catalog.pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
+                WHERE e.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND e.objid = c.oid AND e.deptype = 'e')
 """
 
-_OWNED = """
+_OWNED = qualified("""
 SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'a'
-  AND d.refclassid = 'pg_catalog.pg_class'::regclass
+JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+  AND d.deptype = 'a' AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
 WHERE c.relkind = 'S' AND d.refobjid = pg_catalog.to_regclass(%s)
-"""
+""")
 
-_NAMES = f"""
+_NAMES = qualified(f"""
 SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = %s AND (c.relkind <> 'm' OR c.relispopulated) AND {_MINE} ORDER BY c.oid
-"""
+""")
 
 _ROWS = sql.SQL(
-    "SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.hashtextextended(t::text, 0)::numeric), 0)::text "
-    "FROM {} t"
+    "SELECT pg_catalog.count(*), coalesce(pg_catalog.sum("
+    "pg_catalog.hashtextextended(t::pg_catalog.text, 0)::numeric), 0)::pg_catalog.text FROM {} t"
 )
 
 
@@ -45,8 +47,10 @@ async def copy(source: AsyncConnection[Any], target: AsyncConnection[Any], table
     name = sql.Identifier(*table.split("."))
     columns = await rows_of(
         source,
-        "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass(%s) AND attnum > 0 "
-        "AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
+        qualified(
+            "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass(%s) AND attnum > 0 "
+            "AND NOT attisdropped AND attgenerated = '' ORDER BY attnum"
+        ),
         (quoted(table),),
     )
     if not columns:
@@ -64,10 +68,10 @@ async def copy(source: AsyncConnection[Any], target: AsyncConnection[Any], table
 
 async def known(conn: AsyncConnection[Any], tables: Iterable[str]) -> list[str]:
     """Those of the tables that are there, with their schemas."""
-    query = """
-        SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c
+    query = qualified("""
+        SELECT pg_catalog.concat(n.nspname, '.', c.relname) FROM pg_catalog.pg_class c
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass(%s)
-    """
+    """)
     return [row[0] for table in tables for row in await rows_of(conn, query, (quoted(table),))]
 
 

@@ -12,6 +12,7 @@ from psycopg import AsyncConnection
 
 from .. import report as reports
 from ..errors import ScatterError, ShardpoolError, first_line, summary
+from ..own_sql import qualified
 from . import baseline as stamping
 from . import drift as drifting
 from . import indexes, state
@@ -150,7 +151,9 @@ async def baseline(
         async with session.worker.transaction():
             for values in rows:
                 there = await one(
-                    session.worker, "SELECT FROM shardpool.migrations WHERE version = %s", (values["version"],)
+                    session.worker,
+                    qualified("SELECT FROM shardpool.migrations WHERE version = %s"),
+                    (values["version"],),
                 )
                 if there is not None:
                     continue

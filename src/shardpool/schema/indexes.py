@@ -9,44 +9,46 @@ from typing import Any
 
 from psycopg import AsyncConnection, sql
 
+from ..own_sql import qualified
 from .errors import MigrationError
 from .session import ShardSession, one, rows_of
 from .steps import Step
 
-_INDEX = """
+_INDEX = qualified("""
 SELECT n.nspname, c.relname, i.indisvalid AND i.indisready, i.indrelid
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relname = %s
   AND i.indrelid = pg_catalog.to_regclass(%s)
-"""
+""")
 
 _NAMED = "SELECT pg_catalog.to_regclass(%s) IS NOT NULL"
 
 # Who builds or vacuums holds this lock on the table; a leftover is one that nobody is at work on.
-_BUSY = """
+_BUSY = qualified("""
 SELECT a.pid, a.application_name FROM pg_catalog.pg_locks l
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'relation' AND l.relation = %s AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
   AND l.mode = 'ShareUpdateExclusiveLock'
   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-"""
+""")
 
-INVALID = """
+INVALID = qualified("""
 SELECT n.nspname, c.relname, t.relname, pg_catalog.pg_get_indexdef(i.indexrelid), i.indrelid
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE NOT (i.indisvalid AND i.indisready) AND c.relkind = 'i' AND n.nspname NOT LIKE 'pg\\_toast%'
+WHERE NOT (i.indisvalid AND i.indisready) AND c.relkind = 'i' AND n.nspname <> 'pg_toast'
+  AND NOT pg_catalog.starts_with(n.nspname::pg_catalog.text, 'pg_toast_')
 ORDER BY 1, 2
-"""
+""")
 
-_DETACHING = """
+_DETACHING = qualified("""
 SELECT i.inhdetachpending FROM pg_catalog.pg_inherits i
 WHERE i.inhrelid = pg_catalog.to_regclass(%s) AND i.inhparent = pg_catalog.to_regclass(%s)
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from ..own_sql import qualified
 from .steps import shortened
 
 
@@ -48,13 +49,13 @@ def settings(lock_timeout: float, statement_timeout: float, *, local: bool) -> s
     )
 
 
-BLOCKERS = """
+BLOCKERS = qualified("""
 SELECT b.pid, a.application_name, a.state,
-  pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start)::float8, a.query
+  pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start)::double precision, a.query
 FROM (SELECT DISTINCT pid FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(%s)) u (pid)) b
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid
 ORDER BY b.pid
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import AsyncConnection
 
+from ..own_sql import OWN_SESSION
 from . import contents, drift, state
 from .baseline import TABLES
 from .contents import quoted
@@ -48,6 +49,9 @@ async def _provision(
     target = session.worker
     source = await connect(router, like, readonly=True)
     try:
+        for conn in (source, target):
+            # Rows are copied, and compared, as texts.
+            await conn.execute(OWN_SESSION, prepare=False)
         await source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         # All that is read of the other shard is of this moment.
         snapshot = (await one(source, "SELECT pg_catalog.pg_export_snapshot()"))[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+from ..own_sql import qualified
 from . import indexes, state
 from .errors import BadMigration
 from .files import Folder
@@ -49,7 +50,9 @@ async def repair(session: ShardSession, folder: Folder, wanted: Repair) -> list[
                 conn, folder.find(version).version, "step to be done again", "step_begun = false", where="step_begun"
             )
         for version in wanted.forget:
-            row = await one(conn, "DELETE FROM shardpool.migrations WHERE version = %s RETURNING version", (version,))
+            row = await one(
+                conn, qualified("DELETE FROM shardpool.migrations WHERE version = %s RETURNING version"), (version,)
+            )
             if row is not None:
                 done.append(f"{version} forgotten")
                 await _log(conn, version, "forgotten")
@@ -63,7 +66,7 @@ async def _step_done(conn: AsyncConnection[Any], folder: Folder, version: str) -
     migration = folder.find(version)
     row = await one(
         conn,
-        "SELECT steps_done, direction FROM shardpool.migrations WHERE version = %s AND step_begun",
+        qualified("SELECT steps_done, direction FROM shardpool.migrations WHERE version = %s AND step_begun"),
         (migration.version,),
     )
     if row is None:
@@ -72,7 +75,7 @@ async def _step_done(conn: AsyncConnection[Any], folder: Folder, version: str) -
     if block is None or block.transactional:
         raise BadMigration(f"{migration.file} has no steps")
     digest = prefix_digest(steps(migration.file, block), row[0] + 1)
-    change = "steps_done = steps_done + 1, step_begun = false, done_digest = %s"
+    change = "steps_done = steps_done OPERATOR(pg_catalog.+) 1, step_begun = false, done_digest = %s"
     return await _change(conn, migration.version, "step counts as done", change, digest, where="step_begun")
 
 
@@ -81,7 +84,8 @@ async def _change(
 ) -> list[str]:
     row = await one(
         conn,
-        f"UPDATE shardpool.migrations SET {change} WHERE version = %s AND {where} RETURNING version",
+        f"UPDATE shardpool.migrations SET {change} WHERE version OPERATOR(pg_catalog.=) %s AND {where} "
+        "RETURNING version",
         (*values, version),
     )
     if row is None:

@@ -15,6 +15,7 @@ from psycopg.rows import tuple_row
 
 from .. import __version__ as _version
 from ..errors import ScatterError, ShardError, ShardpoolError, first_line, summary
+from ..own_sql import qualified
 from . import indexes, state
 from .errors import MigrationError
 from .files import Block, Migration
@@ -389,7 +390,9 @@ class _Steps:
         if conn.closed or conn.broken:
             return
         row = await one(
-            conn, "SELECT step_begun FROM shardpool.migrations WHERE version = %s", (self._migration.version,)
+            conn,
+            qualified("SELECT step_begun FROM shardpool.migrations WHERE version = %s"),
+            (self._migration.version,),
         )
         stays_begun = bool(row and row[0]) and step.kind in ("atomic", "unsure")
         async with conn.transaction():

@@ -24,6 +24,7 @@ from psycopg.rows import tuple_row
 from .._async.connector import AsyncConnector
 from .._sockets import shut
 from ..errors import ShardError, ShardUnavailable, first_line
+from ..own_sql import qualified
 from . import state
 from .errors import MigrationError
 from .locks import BLOCKERS, Blocker, Limits, blockers
@@ -41,10 +42,10 @@ _POLL = 0.1
 _SILENCE = 30.0
 _LOST_HINT = "See `shardpool migrate status` for what is applied there; `up` goes on from that."
 # Those that this version of the server has.
-_TAKE_TIME = """
+_TAKE_TIME = qualified("""
 SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
-WHERE name IN ('idle_session_timeout', 'transaction_timeout')
-"""
+WHERE name = ANY (ARRAY['idle_session_timeout', 'transaction_timeout'])
+""")
 # How long the statement of a killed runner may go on.
 _LEFT_OVER = 60.0
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from ..control import LOCK_CLASS
+from ..own_sql import qualified
 
 RUNNER_LOCK = -2
 """Held by the runner of a shard, on a connection of its own, from before its first look to its end."""
@@ -25,6 +26,7 @@ Direction = Literal["up", "down"]
 INSTALLED = "SELECT pg_catalog.to_regclass('shardpool.migrations') IS NOT NULL"
 
 INSTALL = f"""
+SET LOCAL search_path = pg_catalog, pg_temp;
 SELECT pg_catalog.pg_advisory_xact_lock({LOCK_CLASS}, -1);
 CREATE SCHEMA IF NOT EXISTS shardpool;
 CREATE TABLE IF NOT EXISTS shardpool.migrations (
@@ -73,8 +75,9 @@ WRITE = """
 INSERT INTO shardpool.migrations AS m (version, name, checksum, status, direction, steps, steps_done, step_begun,
   done_digest, started_at, finished_at, seconds, applied_by, tool, epoch, origin, error)
 VALUES (%(version)s, %(name)s, %(checksum)s, %(status)s, %(direction)s, %(steps)s, %(steps_done)s, %(step_begun)s,
-  %(done_digest)s, pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => coalesce(%(seconds)s, 0)),
-  CASE WHEN %(status)s IN ('applied', 'baseline') THEN pg_catalog.clock_timestamp() END,
+  %(done_digest)s, pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
+    pg_catalog.make_interval(secs => coalesce(%(seconds)s, 0)),
+  CASE WHEN %(status)s OPERATOR(pg_catalog.=) ANY (ARRAY['applied', 'baseline']) THEN pg_catalog.clock_timestamp() END,
   %(seconds)s, %(applied_by)s, %(tool)s, %(epoch)s, %(origin)s, %(error)s)
 ON CONFLICT (version) DO UPDATE SET (name, checksum, status, direction, steps, steps_done, step_begun, done_digest,
   finished_at, seconds, applied_by, tool, epoch, origin, error) = (excluded.name, excluded.checksum, excluded.status,
@@ -83,7 +86,7 @@ ON CONFLICT (version) DO UPDATE SET (name, checksum, status, direction, steps, s
   excluded.error)
 """
 
-REMOVE = "DELETE FROM shardpool.migrations WHERE version = %(version)s"
+REMOVE = qualified("DELETE FROM shardpool.migrations WHERE version = %(version)s")
 
 LOG = """
 INSERT INTO shardpool.migration_log (version, event, step, seconds, detail, done_by)
@@ -93,12 +96,12 @@ VALUES (%(version)s, %(event)s, %(step)s, %(seconds)s, %(detail)s, %(by)s)
 
 # Not by the view pg_stat_activity, which asks this very function, and for the names of databases and roles besides: to
 # plan that takes a new session longer than all else that it is asked.
-_HOLDERS = """
+_HOLDERS = qualified("""
     (pg_catalog.pg_locks l CROSS JOIN LATERAL pg_catalog.pg_stat_get_activity(l.pid) a)
       ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
-      AND l.classid::bigint = {group} AND l.objid::bigint = {number}
+      AND l.classid::bigint = {group}::bigint AND l.objid::bigint = {number}::bigint
       AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-"""
+""")
 
 
 def _holders(number: int) -> str:
