@@ -10,6 +10,8 @@ from decimal import Decimal
 from operator import itemgetter
 from typing import Any
 
+from .query.purity import names_a_time
+
 # Built-in type oids, as in PostgreSQL's pg_type.dat, and the exact Python types whose binary form psycopg makes.
 # real is not among them: a float that is too large for it would arrive as infinity, where text is refused.
 _PYTHON_TYPES: dict[int, tuple[type, ...]] = {
@@ -91,3 +93,19 @@ def _check_each(values: Iterable[Any], letter: str, column: str) -> None:
     for value in values:
         if value is not None and not -limit <= value < limit:
             raise OverflowError(f"{value} is out of range for column {column}")
+
+
+# date, time, timetz, timestamp, timestamptz; their arrays and ranges.
+_MOMENTS = frozenset((1082, 1083, 1266, 1114, 1184, 1182, 1183, 1270, 1115, 1185, 3912, 3908, 3910))
+
+
+def moments(oids: Sequence[int]) -> list[int]:
+    """The numbers, from 0, of the columns that are moments."""
+    return [place for place, oid in enumerate(oids) if oid in _MOMENTS]
+
+
+def check_moments(values: Iterable[Any]) -> None:
+    """Raise `ValueError` for a text that each server reads as a moment of its own."""
+    for value in values:
+        if type(value) is str and not value[:1].isdigit() and names_a_time(value.encode()):
+            raise ValueError(f"{value!r} is another moment on each shard: give the time itself")

@@ -10,8 +10,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
-from shardpool import Router, UnsupportedQuery
+from shardpool import LoadError, Router, UnsupportedQuery
 
 KEYSPACES = """\
 keyspaces:
@@ -172,3 +173,26 @@ def test_a_write_whose_trigger_gives_each_shard_its_own_is_refused_without_a_way
         router.execute("insert into touched values (1, 1, 'a'), (2, 2, 'b')")
     assert {result.one() for result in router.scatter("select count(*) from touched").values()} == {(0,)}
     router.execute("delete from touched")
+
+
+def test_rows_that_are_loaded_are_the_same_on_all_copies(both: tuple[Router, Any], past_triggers: None) -> None:
+    router, _ = both
+    notes = [(f"n{number}", None if number % 3 else [1, {"a": 'é"\\'}]) for number in range(2500)]
+    rows = [(note, Jsonb(data), ["x", None, 'q"']) for note, data in notes]
+    assert router.copy_into("made", rows, columns=["note", "data", "tags"]) == dict.fromkeys(router.shards, 2500)
+    assert router.copy_into("touched", [(1, "a"), (2, "b")], columns=["id", "note"])["s3"] == 2
+    assert router.copy_into("touched", iter(()), columns=["id", "note"])["s3"] == 0
+    for table, copies in _copies(router).items():
+        assert all(copy == copies[0] for copy in copies), table
+    found = router.execute("select count(distinct uid), count(distinct id), max(tags::text) from made").one()
+    assert found == (2500, 2500, '{x,NULL,"q\\""}')
+    with pytest.raises(LoadError, match="nothing was loaded into touched") as raised:
+        router.copy_into("touched", [(7, "a"), (1, "b")], columns=["id", "note"])
+    assert set(raised.value.rolled_back) == set(router.shards)
+    with pytest.raises(LoadError, match="record 2 is bad"):
+        router.copy_into("touched", [(7, "a"), (8,)], columns=["id", "note"])
+    assert router.execute("select count(*) from touched").one() == (2,)
+    for table, row in (("orders", (1, "now")), ("plain", (1, "tomorrow"))):
+        with pytest.raises(LoadError, match="is another moment on each shard"):
+            router.copy_into(table, [row], columns=["tenant_id" if table == "orders" else "id", "at"])
+    assert router.check().ok

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from .._leg import Leg, Statement
 from .._participant import PATIENT
 from ..errors import UnsupportedQuery
-from ..query.plan import Copies, Gathered
+from ..query.plan import Copies
 from .unit import AsyncUnit
 
 # A statement has to see what those who held the locks before have done: a snapshot of the whole transaction would not.
@@ -27,11 +27,15 @@ Row = tuple[bytes | None, ...]
 class AsyncCopiesWrite:
     """One write of a reference table under way."""
 
-    def __init__(self, unit: AsyncUnit, plan: Gathered, copies: Copies) -> None:
+    def __init__(self, unit: AsyncUnit, hidden: int, copies: Copies) -> None:
         self._unit = unit
         self._copies = copies
-        self._hidden = plan.hidden
-        self._before = (_READ_COMMITTED, PATIENT, *(lock.encode() for lock in copies.locks))
+        self._hidden = hidden
+        self._before: tuple[bytes, ...] = (_READ_COMMITTED, PATIENT, *(lock.encode() for lock in copies.locks))
+
+    def go_on(self) -> None:
+        """What is run next is of the transactions that have been begun."""
+        self._before = ()
 
     async def run(self, statements: Mapping[str, Statement]) -> list[Leg]:
         """The legs, that of the first shard before the others: its locks are taken before they are asked.
@@ -73,7 +77,7 @@ class AsyncCopiesWrite:
         """A statement whose parameters are the columns of the rows that a leg has written."""
         encoding = made.conn.info.encoding
         columns = list(zip(*self._rows(made), strict=True)) or [()] * self._hidden
-        values = [_array(column, encoding) for column in columns]
+        values = [array(column, encoding) for column in columns]
         return Statement(sql.encode(encoding), values, [0] * len(values), [0] * len(values))
 
     async def _mended(self, legs: Sequence[Leg], made: Leg) -> list[Leg]:
@@ -91,7 +95,7 @@ class AsyncCopiesWrite:
         return bool(told.pgresult.get_value(0, 0) == b"t")
 
 
-def _array(values: Sequence[bytes | None], encoding: str) -> bytes:
+def array(values: Sequence[bytes | None], encoding: str) -> bytes:
     """An array of texts as PostgreSQL reads it."""
     texts = [None if value is None else value.decode(encoding) for value in values]
     quoted = [

@@ -16,13 +16,14 @@ from psycopg._copy_base import format_row_binary, format_row_text  # the two tha
 from .._concurrency import async_batches, async_run_all
 from ..bucket_sql import quote_table
 from ..copy_target import TARGET_QUERY, Target, check_key, stored_key, target
-from ..copy_types import range_check, sent_types, unfit
+from ..copy_types import check_moments, moments, range_check, sent_types, unfit
 from ..errors import LoadError, MissingKey, first_line, nearest
 from ..keys import KeyType
 from ..partitioning import make_batch_lookup
+from ..query.copies import loaded
 from ..query.plan import Copies
 from ..topology import Reference, Sharded, Single, Topology, qualified
-from . import gather
+from . import copies_load, gather, planning
 from .copy_stream import AsyncStream, ShardFailed, copy_line
 from .lease import is_lost
 from .pools import give_all
@@ -57,6 +58,12 @@ async def copy_into(
     topology = router.topology
     names = _shards_of(topology, table)
     positions = _key_positions(topology, table, columns)
+    if isinstance(topology.placement(table), Reference) and len(names) > 1:
+        catalog = await planning.catalog_of(router, min(router._deadline(None), until or _NEVER))
+        facts = catalog.tables.get(qualified(table))
+        made = loaded(facts, columns, catalog) if facts is not None else None
+        if made is not None:
+            return await copies_load.copy_into(router, made, rows, columns, until, progress)
     taken = await gather.take_all(router, names, min(router._deadline(None), until or _NEVER), readonly=False)
     streams = [AsyncStream(name, pool, conn, until or _NEVER) for name, (pool, conn) in taken.items()]
     load = _Load(topology, table, list(columns), positions, streams, progress)
@@ -168,6 +175,7 @@ class _Load:
         self._binary = False
         self._place: Place | None = None
         self._check: Callable[[Sequence[Sequence[Any]]], None] | None = None
+        self._moments: Sequence[int] = ()
         self._format_row: Callable[[Sequence[Any], Any, bytearray], None] = format_row_text
         # True while the caller's own iterable runs: what it raises is passed on as it is.
         self._reading = False
@@ -253,6 +261,8 @@ class _Load:
             raise ValueError(f"{len(wrong)} values for {width} columns")
         if self._check is not None:
             self._check(batch)
+        for place in self._moments:
+            check_moments(row[place] for row in batch)
         assert self._place is not None
         for rows, buffers in self._place(batch):
             deque(map(self._format_row, rows, repeat(self._streams[0].transformer), buffers), maxlen=0)
@@ -301,6 +311,7 @@ class _Load:
             raise LoadError(f"the shards differ in client_encoding: {', '.join(sorted(encodings))}")
         self._format_row = format_row_binary if binary else format_row_text
         self._check = range_check(oids, self._columns) if binary else None
+        self._moments = moments(oids) if not binary and len(self._streams) > 1 else ()
         self._binary = binary
         self._place = self._placing()
 

@@ -133,7 +133,7 @@ async def planned(
         if found is not None:
             return found
     text, converted = _text(query, params is not None)
-    await _catalog(router, deadline)
+    await catalog_of(router, deadline)
     if type(query) is str and (found := state.plans.get(key)) is not None:
         # Made by another who has waited for the catalog, too.
         return found
@@ -163,7 +163,7 @@ async def otherwise(
 async def _made(router: AsyncRouter, text: str, topology: Topology, deadline: float) -> Plan:
     """A new plan. Nothing is refused by an old catalog."""
     while True:
-        catalog = await _catalog(router, deadline)
+        catalog = await catalog_of(router, deadline)
         try:
             text = as_read(text, catalog.settings)
             return await _told_if_long(router, text, bind_arguments(make_plan, text, topology, catalog))
@@ -198,7 +198,7 @@ async def bound(
             try:
                 return bind(found.plan, topology, values)
             except Incomplete:
-                catalog = await _catalog(router, deadline)
+                catalog = await catalog_of(router, deadline)
                 text = found.plan.sql
                 complete = bind_arguments(completed, text, topology, catalog, strategy=strategy)
                 found.plan = await _told_if_long(router, text, complete)
@@ -303,11 +303,11 @@ async def _refresh(router: AsyncRouter, deadline: float) -> tuple[float, bool]:
         if await mark_of(router, known.by, deadline, False) == before:
             return begun, False
     forget_catalog(router)
-    await _catalog(router, deadline)
+    await catalog_of(router, deadline)
     return begun, True
 
 
-async def _catalog(router: AsyncRouter, deadline: float) -> Catalog:
+async def catalog_of(router: AsyncRouter, deadline: float) -> Catalog:
     """The catalog of the first shard that answers."""
     known = router._knowledge
     if known.catalog is not None and set(router._state.topology.placements) == known.told.get("asked"):

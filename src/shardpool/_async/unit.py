@@ -59,7 +59,7 @@ class AsyncUnit:
     def __init__(self, router: AsyncRouter, taken: gather.Taken, deadline: float) -> None:
         self._router = router
         self._taken = taken
-        self._deadline = deadline
+        self.deadline = deadline
         self.in_turn = False
 
     async def settled(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -72,7 +72,7 @@ class AsyncUnit:
                 await self.roll_back()
                 self.in_turn = True
                 pause = random.uniform(0, min(1.0, _PAUSE * 2**attempt))
-                if monotonic() + pause >= self._deadline:
+                if monotonic() + pause >= self.deadline:
                     raise gather.several(conflict.failures, len(self._taken)) from None
                 await async_sleep(pause)
                 attempt += 1
@@ -100,7 +100,7 @@ class AsyncUnit:
         failures = gather.failures_of(legs, self._taken, may_be_applied=False)
         if failures:
             raise self._meaning(failures, hasty)
-        if monotonic() >= self._deadline:
+        if monotonic() >= self.deadline:
             raise gather.overdue(names[0], self._taken[names[0]][0], reads=True)()
         return legs
 
@@ -109,7 +109,7 @@ class AsyncUnit:
         pool, conn = self._taken[name]
         await self._outside_transactions([name])
         leg = Leg(name, conn, statement, gather.overdue(name, pool, reads=True))
-        await self._drive([leg], self._deadline)
+        await self._drive([leg], self.deadline)
         if leg.error is not None:
             raise gather.several(gather.failures_of([leg], self._taken, may_be_applied=False), 1)
         return leg.pgresult
@@ -119,7 +119,7 @@ class AsyncUnit:
         await self._outside_transactions([name])
         pool, conn = self._taken[name]
         try:
-            return await async_drive_flow(describe(conn, statement), self._deadline)
+            return await async_drive_flow(describe(conn, statement), self.deadline)
         except Overdue:
             raise gather.overdue(name, pool, reads=True)() from None
 
@@ -127,12 +127,12 @@ class AsyncUnit:
         """Undo on all shards that can still be spoken to, or on those named."""
         usable = [name for name in names or self._taken if not gather.is_busy(self._taken[name][1])]
         legs = self._legs([name for name in usable if not self._taken[name][1].closed], _ROLLBACK)
-        await self._drive(legs, max(self._deadline, monotonic() + _LAST_SECONDS))
+        await self._drive(legs, max(self.deadline, monotonic() + _LAST_SECONDS))
 
     async def commit(self) -> None:
         """COMMIT on all shards; what is on which shard when not all confirm it is told by the error."""
         legs = self._legs(self._taken, _COMMIT)
-        await self._drive(legs, self._deadline)
+        await self._drive(legs, self.deadline)
         failures = gather.failures_of(legs, self._taken, may_be_applied=True)
         if not failures:
             return
@@ -175,13 +175,13 @@ class AsyncUnit:
     async def _drive_naming_blockers(self, legs: Sequence[Leg]) -> None:
         """Run the legs; of those that have waited for long it is told in the end who holds the locks, if that is it."""
         steps = {leg: Interruptible(leg.step()) for leg in legs}
-        patience = (self._deadline - monotonic()) * _PATIENCE
+        patience = (self.deadline - monotonic()) * _PATIENCE
         first = [(leg.pgconn.socket, step.until_overdue()) for leg, step in steps.items()]
         await async_drive(first, monotonic() + patience)
         waiting = [leg for leg, step in steps.items() if not step.has_ended]
         outcomes = await async_run_all([partial(self._blockers, leg, patience / 4) for leg in waiting])
         rest = [(leg.pgconn.socket, steps[leg].to_the_end()) for leg in waiting]
-        await async_drive(rest, self._deadline)
+        await async_drive(rest, self.deadline)
         for leg, (blockers, _) in zip(waiting, outcomes, strict=True):
             if blockers and isinstance(leg.error, DeadlineExceeded):
                 leg.error = _waited(leg.error, blockers)

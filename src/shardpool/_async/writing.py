@@ -71,7 +71,7 @@ async def execute(
             }
         statements = await told(unit, statements)
         if isinstance(plan, Gathered) and plan.copies is not None:
-            legs = await unit.settled(partial(AsyncCopiesWrite(unit, plan, plan.copies).run, statements))
+            legs = await unit.settled(partial(AsyncCopiesWrite(unit, plan.hidden, plan.copies).run, statements))
             await unit.commit()
             width = legs[0].pgresult.nfields - plan.hidden
             return Result.of([legs[0].pgresult], legs[0].conn, bound, row_factory, width=width)

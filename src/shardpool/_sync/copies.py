@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from .._leg import Leg, Statement
 from .._participant import PATIENT
 from ..errors import UnsupportedQuery
-from ..query.plan import Copies, Gathered
+from ..query.plan import Copies
 from .unit import Unit
 
 # A statement has to see what those who held the locks before have done: a snapshot of the whole transaction would not.
@@ -28,11 +28,15 @@ Row = tuple[bytes | None, ...]
 class CopiesWrite:
     """One write of a reference table under way."""
 
-    def __init__(self, unit: Unit, plan: Gathered, copies: Copies) -> None:
+    def __init__(self, unit: Unit, hidden: int, copies: Copies) -> None:
         self._unit = unit
         self._copies = copies
-        self._hidden = plan.hidden
-        self._before = (_READ_COMMITTED, PATIENT, *(lock.encode() for lock in copies.locks))
+        self._hidden = hidden
+        self._before: tuple[bytes, ...] = (_READ_COMMITTED, PATIENT, *(lock.encode() for lock in copies.locks))
+
+    def go_on(self) -> None:
+        """What is run next is of the transactions that have been begun."""
+        self._before = ()
 
     def run(self, statements: Mapping[str, Statement]) -> list[Leg]:
         """The legs, that of the first shard before the others: its locks are taken before they are asked.
@@ -74,7 +78,7 @@ class CopiesWrite:
         """A statement whose parameters are the columns of the rows that a leg has written."""
         encoding = made.conn.info.encoding
         columns = list(zip(*self._rows(made), strict=True)) or [()] * self._hidden
-        values = [_array(column, encoding) for column in columns]
+        values = [array(column, encoding) for column in columns]
         return Statement(sql.encode(encoding), values, [0] * len(values), [0] * len(values))
 
     def _mended(self, legs: Sequence[Leg], made: Leg) -> list[Leg]:
@@ -92,7 +96,7 @@ class CopiesWrite:
         return bool(told.pgresult.get_value(0, 0) == b"t")
 
 
-def _array(values: Sequence[bytes | None], encoding: str) -> bytes:
+def array(values: Sequence[bytes | None], encoding: str) -> bytes:
     """An array of texts as PostgreSQL reads it."""
     texts = [None if value is None else value.decode(encoding) for value in values]
     quoted = [

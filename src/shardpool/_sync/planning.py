@@ -132,7 +132,7 @@ def planned(router: Router, query: Any, params: Params | None, deadline: float, 
         if found is not None:
             return found
     text, converted = _text(query, params is not None)
-    _catalog(router, deadline)
+    catalog_of(router, deadline)
     if type(query) is str and (found := state.plans.get(key)) is not None:
         # Made by another who has waited for the catalog, too.
         return found
@@ -162,7 +162,7 @@ def otherwise(
 def _made(router: Router, text: str, topology: Topology, deadline: float) -> Plan:
     """A new plan. Nothing is refused by an old catalog."""
     while True:
-        catalog = _catalog(router, deadline)
+        catalog = catalog_of(router, deadline)
         try:
             text = as_read(text, catalog.settings)
             return _told_if_long(router, text, bind_arguments(make_plan, text, topology, catalog))
@@ -195,7 +195,7 @@ def bound(router: Router, found: Planned, params: Params | None, deadline: float
             try:
                 return bind(found.plan, topology, values)
             except Incomplete:
-                catalog = _catalog(router, deadline)
+                catalog = catalog_of(router, deadline)
                 text = found.plan.sql
                 complete = bind_arguments(completed, text, topology, catalog, strategy=strategy)
                 found.plan = _told_if_long(router, text, complete)
@@ -298,11 +298,11 @@ def _refresh(router: Router, deadline: float) -> tuple[float, bool]:
         if mark_of(router, known.by, deadline, False) == before:
             return begun, False
     forget_catalog(router)
-    _catalog(router, deadline)
+    catalog_of(router, deadline)
     return begun, True
 
 
-def _catalog(router: Router, deadline: float) -> Catalog:
+def catalog_of(router: Router, deadline: float) -> Catalog:
     """The catalog of the first shard that answers."""
     known = router._knowledge
     if known.catalog is not None and set(router._state.topology.placements) == known.told.get("asked"):

@@ -72,7 +72,7 @@ def execute(
             }
         statements = told(unit, statements)
         if isinstance(plan, Gathered) and plan.copies is not None:
-            legs = unit.settled(partial(CopiesWrite(unit, plan, plan.copies).run, statements))
+            legs = unit.settled(partial(CopiesWrite(unit, plan.hidden, plan.copies).run, statements))
             unit.commit()
             width = legs[0].pgresult.nfields - plan.hidden
             return Result.of([legs[0].pgresult], legs[0].conn, bound, row_factory, width=width)

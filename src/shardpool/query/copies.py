@@ -6,7 +6,8 @@ on one shard, and the others are sent the rows that it has made there. See docs/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UnsupportedQuery
@@ -114,6 +115,7 @@ def _finish(tree: Any, table: Table, catalog: Catalog) -> str:
     """
     if not _is_exact(catalog):
         return ""
+    rows = _rows(table.columns)
     match kind(tree):
         case "InsertStmt":
             conflict = tree.on_conflict_clause if tree.HasField("on_conflict_clause") else None
@@ -125,7 +127,7 @@ def _finish(tree: Any, table: Table, catalog: Catalog) -> str:
             assigned = {target.res_target.name for target in tree.target_list}
             return "" if assigned & set(table.key) else _update(table)
         case "DeleteStmt" if table.key:
-            return f"DELETE FROM {_name(table)} AS written USING {_rows(table)} WHERE {_same_key(table)} {_tell(table)}"
+            return f"DELETE FROM {_name(table)} AS written USING {rows} WHERE {_same_key(table)} {_tell(table)}"
     return ""
 
 
@@ -139,9 +141,9 @@ def _is_exact(catalog: Catalog) -> bool:
 def _insert(table: Table) -> str:
     columns = [column for column in table.columns if not column.generated]
     names = ", ".join(quoted(column.name) for column in columns)
-    values = ", ".join(map(_value, columns))
+    values, rows = ", ".join(map(_value, columns)), _rows(table.columns)
     return (
-        f"INSERT INTO {_name(table)} AS written ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {_rows(table)}"
+        f"INSERT INTO {_name(table)} AS written ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {rows}"
         f' ORDER BY made."shardpool number" {_tell(table)}'
     )
 
@@ -158,7 +160,8 @@ def _update(table: Table) -> str:
     if not table.key or not _changed(table):
         return ""
     changes = ", ".join(f"{quoted(column.name)} = {_value(column)}" for column in _changed(table))
-    return f"UPDATE {_name(table)} AS written SET {changes} FROM {_rows(table)} WHERE {_same_key(table)} {_tell(table)}"
+    rows = _rows(table.columns)
+    return f"UPDATE {_name(table)} AS written SET {changes} FROM {rows} WHERE {_same_key(table)} {_tell(table)}"
 
 
 def _changed(table: Table) -> list[Column]:
@@ -173,11 +176,9 @@ def _name(table: Table) -> str:
     return ".".join(map(quoted, table.name.split(".", 1)))
 
 
-def _rows(table: Table) -> str:
-    places = ", ".join(
-        f"pg_catalog.unnest(${number}::pg_catalog.text[])" for number in range(1, len(table.columns) + 1)
-    )
-    names = ", ".join(quoted(column.name) for column in table.columns)
+def _rows(columns: Sequence[Column]) -> str:
+    places = ", ".join(f"pg_catalog.unnest(${number}::pg_catalog.text[])" for number in range(1, len(columns) + 1))
+    names = ", ".join(quoted(column.name) for column in columns)
     return f'ROWS FROM ({places}) WITH ORDINALITY AS made ({names}, "shardpool number")'
 
 
@@ -223,18 +224,49 @@ _BY_ORDER = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """How rows of some of its columns are loaded into a reference table: `insert` has an array of texts for each."""
+
+    table: str
+    insert: str
+    copies: Copies
+    width: int
+
+
+def loaded(table: Table, columns: Sequence[str], catalog: Catalog) -> Loaded | None:
+    """How rows are loaded that each shard would make otherwise, by its defaults or triggers; None when none would."""
+    if not table.has_triggers and _own_default(table, set(columns), catalog) is None:
+        return None
+    known = {column.name: column for column in table.columns}
+    if not _is_exact(catalog) or not all(name in known for name in columns):
+        return None
+    given = [known[name] for name in columns]
+    names, values = ", ".join(map(quoted, columns)), ", ".join(map(_value, given))
+    insert = (
+        f"INSERT INTO {_name(table)} AS written ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {_rows(given)}"
+        f' ORDER BY made."shardpool number" {_tell(table)}'
+    )
+    copies = Copies(table.name, (), _insert(table), _update(table), compared=True)
+    return Loaded(table.name.removeprefix("public."), insert, copies, len(table.columns))
+
+
 def _impure_default(tree: Any, analysis: Analysis) -> str | None:
     """A default of a column that is not given which may differ from shard to shard."""
     table = analysis.catalog.tables[analysis.writes[0].table]
     given = _given(tree, [column.name for column in table.columns])
     if any(kind(found) == "SetToDefault" for found in walk(tree)):
         given = set()
+    return _own_default(table, given, analysis.catalog)
+
+
+def _own_default(table: Table, given: Set[str], catalog: Catalog) -> str | None:
     for column in table.columns:
         if not column.default or column.name in given:
             continue
         if column.default == "identity":
             return f"value of {column.name}"
-        found = first_impurity(inner(expression(column.default)), analysis.catalog)
+        found = first_impurity(inner(expression(column.default)), catalog)
         if found is not None:
             return found
     return None
