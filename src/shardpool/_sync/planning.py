@@ -459,7 +459,7 @@ def refuse_cut(router: Router, keyspace: str, key: Any, query: Any, deadline: fl
     parts = [found for tree in trees_of(query) or () for found in walk(tree)]
     if parts and not any(kind(part) in ("InsertStmt", "MergeStmt") for part in parts):
         return
-    known, topology = _catalog(router, deadline), router.topology
+    known, topology = catalog_of(router, deadline), router.topology
     named = {part.relname for part in parts if kind(part) == "RangeVar"}
     for table, columns in topology.keyspaces[keyspace].tables.items():
         if table not in known.tables or (named and table.split(".", 1)[1] not in named):
