@@ -691,6 +691,8 @@ CASES["sorted inner levels"] = [
     "select array_agg(id), string_agg(note, ','), json_agg(qty), any_value(id) from (select * from orders order by note, id, tenant_id) q",
     "select q.id, unnest(q.tags) from (select * from customers order by name, id, tenant_id) q -- order: 0, 1",
     "select unnest(tags) from customers order by name, id, tenant_id -- order: 0",
+    "select v from (select unnest(tags) as v from (select tags from customers order by name, id, tenant_id) a) b -- order: 0",
+    'select * from (select id % 5, id, tenant_id as "a ""b"" $1", upper(name) from customers order by 1 desc, "a ""b"" $1", id) "Q q" limit 9 -- order: 0, 1',
     "select q.id, w from (select * from customers order by name, id, tenant_id) q, unnest(q.tags) w limit 9 -- order: 0, 1",
     "select q from (select id from orders order by total, id, tenant_id) q limit 5 -- order: 0",
     "select count(*), sum(id), max(qty) from (select * from orders order by total) q",

@@ -11,12 +11,11 @@ from typing import Any
 
 from .aggregates import final, is_over_distinct, over_distinct, partials
 from .analysis import Analysis
-from .catalog import Catalog
 from .conditions import conjuncts
 from .gathered import limited, put
 from .levels import Top
 from .names import output_name
-from .operations import is_aggregate, walk_own
+from .operations import gives_sets, is_aggregate
 from .plan import Ship, Shipped
 from .scopes import Scope
 from .sorting import Limits, Sorting, limits, meant, signature, sortings
@@ -106,15 +105,10 @@ def _order(tree: Any, top: Top, place: Any) -> str:
 def _check_sets(tree: Any, analysis: Analysis) -> None:
     """Of one row a function may give several, which stay together in any order but one by that function itself."""
     keys = sortings(tree, analysis.top)
-    if not keys or tree.distinct_clause or any(_gives_sets(key.expression, analysis.catalog) for key in keys):
+    if not keys or tree.distinct_clause or any(gives_sets(key.expression, analysis.catalog) for key in keys):
         return
-    if any(_gives_sets(target, analysis.catalog) for target in tree.target_list):
+    if any(gives_sets(target, analysis.catalog) for target in tree.target_list):
         raise _Unfit("to sort once more would mix what a function gives for one row")
-
-
-def _gives_sets(tree: Any, catalog: Catalog) -> bool:
-    calls = (catalog.function(strings(call.funcname)) for call in walk_own(tree) if kind(call) == "FuncCall")
-    return any(function is not None and function.gives_set for function in calls)
 
 
 def _direction(key: Sorting) -> str:

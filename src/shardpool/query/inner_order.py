@@ -17,7 +17,7 @@ from .analysis import Analysis, Ctes, names_itself
 from .catalog import Catalog
 from .gathered import put
 from .levels import Top
-from .operations import walk_own
+from .operations import gives_sets, walk_own
 from .scopes import column_names
 from .sorting import sortings
 from .statement import copy, enum_name, expression, has_limit, inner, is_star, kind, quoted, strings, walk
@@ -169,6 +169,8 @@ class _Carrier:
         """The keys of a level as columns by which the level around it can name them; `aliases` rename the first."""
         if _is_set_operation(select) and not select.sort_clause:
             raise Unfit("the arms of UNION ALL follow one another, each in an order of its own")
+        if any(gives_sets(target, self._catalog) for target in select.target_list):
+            raise Unfit("a function makes several rows of each of a sorted subquery")
         top, inside = self._top(select, ctes)
 
         def name(number: int | None, value: Any) -> str:

@@ -122,3 +122,9 @@ def is_aggregate(call: Any, catalog: Catalog) -> bool:
         return False
     function = catalog.function(strings(call.funcname))
     return bool(call.agg_star or call.agg_within_group or (function and function.is_aggregate))
+
+
+def gives_sets(tree: Any, catalog: Catalog) -> bool:
+    """Whether an expression may give several rows for one."""
+    calls = (catalog.function(strings(call.funcname)) for call in walk_own(tree) if kind(call) == "FuncCall")
+    return any(function is not None and function.gives_set for function in calls)
