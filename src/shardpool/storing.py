@@ -32,16 +32,23 @@ RULES = """(
 # What must be unique, as JSON: the name, and the columns that are equal in rows that conflict; null for an expression.
 # Of a partition only what is not a part of the whole table's.
 UNIQUE = f"""({_FAMILY}
-    select pg_catalog.json_agg(pg_catalog.json_build_array(x.relname, (
-        select pg_catalog.json_agg(a.attname order by k.place)
-        from pg_catalog.unnest(i.indkey) with ordinality k (attnum, place)
-        left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum and a.attnum > 0
-        where k.place <= i.indnkeyatts and (i.indisunique or exists (
-            select from pg_catalog.pg_constraint c join pg_catalog.pg_operator o on o.oid = c.conexclop[k.place]
-            where c.conindid = i.indexrelid and c.contype = 'x' and o.oprname = '=')))) order by x.relname)
-    from pg_catalog.pg_index i join family f on f.oid = i.indrelid join pg_catalog.pg_class x on x.oid = i.indexrelid
-    where (i.indisunique or i.indisexclusion)
-      and not exists (select from pg_catalog.pg_inherits h where h.inhrelid = i.indexrelid))"""
+    select pg_catalog.json_agg(pg_catalog.json_build_array(x.relname, u.columns) order by x.relname)
+    from (
+        select i.indexrelid as oid, (
+            select pg_catalog.json_agg(a.attname order by k.place)
+            from pg_catalog.unnest(i.indkey) with ordinality k (attnum, place)
+            left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum and a.attnum > 0
+            where k.place <= i.indnkeyatts) as columns
+        from pg_catalog.pg_index i join family f on f.oid = i.indrelid where i.indisunique
+        union all
+        select c.conindid, (
+            select pg_catalog.json_agg(a.attname order by k.place)
+            from pg_catalog.unnest(c.conkey) with ordinality k (attnum, place)
+            join pg_catalog.pg_operator o on o.oid = c.conexclop[k.place] and o.oprname = '='
+            left join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.attnum and a.attnum > 0)
+        from pg_catalog.pg_constraint c join family f on f.oid = c.conrelid where c.contype = 'x') u
+    join pg_catalog.pg_class x on x.oid = u.oid
+    where not exists (select from pg_catalog.pg_inherits h where h.inhrelid = u.oid))"""
 
 # Whether rows that belong to other shards are refused, whoever writes them: see `control.fence_statement`.
 ENFORCED = """exists (
