@@ -74,6 +74,11 @@ class Prepared:
     def forget(self, statement: Statement) -> None:
         self._names.pop(statement.identity, None)
 
+    def clear(self) -> None:
+        """No name is given again: the server may still have it."""
+        self._counts.clear()
+        self._names.clear()
+
     def new_name(self) -> bytes:
         self._next += 1
         return b"_shardpool_%d" % self._next
@@ -226,6 +231,12 @@ class _Overdue(Exception):
 def ends_session(error: psycopg.Error) -> bool:
     """Whether it is the last word of a server, which then closes the connection: that may come a moment later."""
     return (error.sqlstate or "").startswith("57P")
+
+
+def forget_prepared(conn: Any) -> None:
+    """For a server that may have thrown away some of what was prepared by the protocol."""
+    conn._prepared.clear()
+    prepared_of(conn).clear()
 
 
 def prepared_of(conn: Any) -> Prepared:

@@ -119,7 +119,7 @@ class Session:
     def note(self, text: bytes) -> None:
         """A statement is about to be sent."""
         if self.watches:
-            self.marks |= left_by(text)
+            self.marks |= marks_of(text) & ~ENDS
 
 
 class _WatchedStatements(PrepareManager):

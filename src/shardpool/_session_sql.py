@@ -69,16 +69,22 @@ _ENDS = re.compile(
 )
 ENDS = 16
 """A mark beside those of `Left`: a text has ended the transaction."""
+# Anywhere in what leaves something, also in the body of a DO.
+_FORGETS = re.compile(rb"\b(?:deallocate|discard)\b", re.IGNORECASE)
+FORGETS = 32
+"""A mark beside those of `Left`: a text may have thrown away what is prepared by the protocol."""
 
 _left_by_text: dict[bytes, Left] = {}
 _marks_by_text: dict[bytes, int] = {}
 
 
 def marks_of(text: bytes) -> int:
-    """What the statements of a text may leave behind, with `ENDS` when one of them ends its transaction."""
+    """What the statements of a text may leave behind, with `ENDS` and `FORGETS`."""
     found = _marks_by_text.get(text)
     if found is None:
-        found = int(left_by(text)) | (ENDS if any(map(_ENDS.match, text[:_LONGEST].split(b";"))) else 0)
+        left = left_by(text)
+        found = int(left) | (ENDS if any(map(_ENDS.match, text[:_LONGEST].split(b";"))) else 0)
+        found |= FORGETS if left and _FORGETS.search(text) else 0
         if len(text) <= LONGEST_CACHED:
             if len(_marks_by_text) >= _CACHED:
                 _marks_by_text.clear()

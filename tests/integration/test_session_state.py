@@ -188,6 +188,48 @@ def test_statements_that_psycopg_has_prepared_outlive_a_reset(single: Router) ->
     assert {name[:5] for name in names} == {"_pg3_", "_shar"}
 
 
+FORGETTING = [
+    "deallocate all",
+    "discard all",
+    "deallocate prepare all",
+    "select 1; deallocate all",
+    "do $$ begin execute 'deallocate all'; end $$",
+]
+
+
+@pytest.mark.parametrize("text", FORGETTING)
+def test_prepared_statements_that_one_call_throws_away_fail_no_other(single: Router, text: str) -> None:
+    shard = single.shard("s0")
+
+    def use() -> None:
+        for _ in range(7):
+            assert shard.execute("select %s::int + 1", (1,)).one() == (2,)
+            assert single.scatter("select %s::int + 2", (1,))["s0"].one() == (3,)
+            with shard.connection() as conn:
+                assert conn.execute("select %s::int + 3", (1,)).fetchone() == (4,)
+
+    use()
+    single.scatter(text)
+    use()
+    shard.execute(text)
+    use()
+    if not text.startswith("discard"):  # which no transaction may run
+        single.scatter(lambda conn: conn.execute(text))
+        use()
+
+
+def test_a_statement_whose_preparation_a_function_has_thrown_away_is_run_all_the_same(single: Router) -> None:
+    shard = single.shard("s0")
+    shard.execute(
+        "create function forget() returns void language plpgsql as $$ begin execute 'dealloc' || 'ate all'; end $$"
+    )
+    for _ in range(7):
+        shard.execute("select %s::int + 1", (1,))
+    shard.execute("select forget()")
+    assert shard.execute("select %s::int + 1", (1,)).one() == (2,)
+    shard.execute("drop function forget()")
+
+
 def test_parameters_given_at_the_start_of_a_connection_outlive_a_reset(router: Router) -> None:
     options = "-c search_path=pg_catalog -c role=shardpool_other -c work_mem=123kB"
     with Router(alone(router.topology), kwargs={"options": options, "application_name": "mine"}) as opened:

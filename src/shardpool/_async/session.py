@@ -10,7 +10,9 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from .._leg import forget_prepared
 from .._session import BEGUN, RAW, RAW_HINT, RESET, SESSION, STATE, ClientState, Session, is_past_reset, is_raw
+from .._session_sql import FORGETS
 from ..settings import TOLD
 from ..topology import Reset
 
@@ -53,6 +55,8 @@ async def clean(conn: AsyncConnection[Any], configure: Configure | None, autocom
     if not reset:
         session.settle(conn)
         return
+    if marks & FORGETS:
+        forget_prepared(conn)
     await conn.set_autocommit(True)
     await AsyncCursor(conn).execute(RESET, prepare=False)
     if conn._notifies_backlog:

@@ -175,7 +175,10 @@ def is_lost(conn: Connection[Any]) -> bool:
 
 
 def is_outdated(error: BaseException | None) -> bool:
-    """Whether a statement that was prepared on the connection gives other columns by now; nothing was done then."""
+    """Whether what was prepared on the connection is gone, or gives other columns by now; nothing was done then."""
+    if isinstance(error, psycopg.errors.InvalidSqlStatementName):
+        # One that psycopg has prepared, and that a function of the user's has thrown away.
+        return '"_pg3_' in (error.diag.message_primary or "")
     return (
         isinstance(error, psycopg.errors.FeatureNotSupported) and error.diag.source_function == "RevalidateCachedQuery"
     )

@@ -11,7 +11,9 @@ from psycopg import Connection, Cursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from .._leg import forget_prepared
 from .._session import BEGUN, RAW, RAW_HINT, RESET, SESSION, STATE, ClientState, Session, is_past_reset, is_raw
+from .._session_sql import FORGETS
 from ..settings import TOLD
 from ..topology import Reset
 
@@ -54,6 +56,8 @@ def clean(conn: Connection[Any], configure: Configure | None, autocommit: bool) 
     if not reset:
         session.settle(conn)
         return
+    if marks & FORGETS:
+        forget_prepared(conn)
     conn.set_autocommit(True)
     Cursor(conn).execute(RESET, prepare=False)
     if conn._notifies_backlog:
