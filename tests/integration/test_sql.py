@@ -455,7 +455,9 @@ async def test_every_strategy_works_in_tasks(topology_path: str) -> None:
 def test_brought_tables_that_are_joined_have_statistics_when_they_are_large(shop: Router) -> None:
     shop.scatter(
         "create function analyzed() returns bigint immutable language sql as $$"
-        "select count(*) from pg_class where relname like '\\_shardpool%' and reltuples >= 0 $$"
+        "select count(*) from pg_class where relname like '\\_shardpool%' and reltuples >= 0 $$;"
+        "create function target() returns text immutable language sql as $$"
+        "select current_setting('default_statistics_target') $$"
     )
     joined = "select analyzed(), count(*) from orders a join orders b on a.n = b.n join events e on e.n > a.n"
     plan = shop.explain(joined)
@@ -463,6 +465,7 @@ def test_brought_tables_that_are_joined_have_statistics_when_they_are_large(shop
     assert shop.execute(joined).one() == (0, 0)
     shop.copy_into("events", [("2025-05-01", n) for n in range(200)], columns=["day", "n"])
     assert shop.execute(joined).one() == (2, sum(range(200)))
+    assert shop.execute(joined.replace("analyzed", "target")).one()[0] == "100"
     shop.copy_into("orders", [(50, n, "more") for n in range(200)], columns=["tenant_id", "n", "note"])
     for other, expected in [("countries", 1), ("(values (1)) v", 0)]:
         alone = f"select analyzed(), avg(n) over () from orders, {other} limit 1"
