@@ -7,7 +7,7 @@ one more expression in RETURNING fails for a row that the shard does not own, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,12 +109,15 @@ def doubts_of(tree: Any, node: Node, catalog: Catalog) -> list[str]:
         )
     if inserts:
         _refuse_made_by_server(tree, node, catalog)
+    # An UPDATE that takes a row to another partition inserts it there.
+    stores_anew = inserts or (updates and table.kind == "p")
     found = [
         f"trigger {trigger.name} may change {', '.join(node.key_columns)}"
         for trigger in table.triggers
-        if ((inserts and trigger.on_insert) or (updates and trigger.on_update)) and trigger.may_set(node.key_columns)
+        if (stores_anew and trigger.on_insert) or (updates and trigger.on_update)
+        if trigger.may_set(node.key_columns)
     ]
-    return found + [f"{name} is generated from other columns" for name in _generated(node, catalog)]
+    return found + [f"{name} is generated from other columns" for name in _generated(node, catalog) if updates]
 
 
 def _does(tree: Any) -> tuple[bool, bool]:
@@ -158,8 +161,11 @@ def _generated(node: Node, catalog: Catalog) -> list[str]:
     return [column.name for column in columns if column is not None and column.generated]
 
 
-def refuse_conflicts_elsewhere(clause: Any, node: Node, catalog: Catalog) -> None:
-    """Rows that conflict must have the same key: else they can be on other shards, where nobody looks."""
+def refuse_conflicts_elsewhere(clause: Any, node: Node, catalog: Catalog, given: Collection[str]) -> None:
+    """Rows that conflict must have the same key: else they can be on other shards, where nobody looks.
+
+    `given` are the columns that have values of the statement; numbers that a server makes for others are new ones.
+    """
     if not node.key_columns:
         return
     if clause.HasField("infer") and not clause.infer.conname:
@@ -169,7 +175,7 @@ def refuse_conflicts_elsewhere(clause: Any, node: Node, catalog: Catalog) -> Non
         missing = [name for name in node.key_columns if name not in named]
     else:
         conname = clause.infer.conname if clause.HasField("infer") else ""
-        index, held = next(_keyless(node, catalog, conname), ("", frozenset()))
+        index, held = next(_keyless(node, catalog, conname, given), ("", frozenset()))
         what = f"the unique index {index}, by which rows conflict, does not hold"
         wanted = sorted(str(name) for name in held if name)
         missing = [name for name in node.key_columns if index and name not in held]
@@ -182,8 +188,16 @@ def refuse_conflicts_elsewhere(clause: Any, node: Node, catalog: Catalog) -> Non
         )
 
 
-def _keyless(node: Node, catalog: Catalog, name: str) -> Iterator[tuple[str, frozenset[str | None]]]:
-    """The unique indexes, of that name where one is given, that do not hold all of the key."""
-    for index, held in catalog.tables[node.table].unique:
-        if name in ("", index) and not held.issuperset(node.key_columns):
+def _keyless(
+    node: Node, catalog: Catalog, name: str, given: Collection[str]
+) -> Iterator[tuple[str, frozenset[str | None]]]:
+    """The unique indexes, of that name where one is given, that do not hold all of the key, nor a column made new."""
+    table = catalog.tables[node.table]
+    new = {column.name for column in table.columns if _is_made_new(column.default or "") and column.name not in given}
+    for index, held in table.unique:
+        if name in ("", index) and not held.issuperset(node.key_columns) and held.isdisjoint(new):
             yield index, held
+
+
+def _is_made_new(default: str) -> bool:
+    return default == "identity" or default.startswith(("nextval(", "gen_random_uuid(", "uuidv7("))

@@ -154,7 +154,7 @@ def _analyse_insert(analysis: Analysis, tree: Any, node: Node, item: Item, scope
         analysis.doubts += _tie_inserted(select, level, node, columns, holders, analysis.listed)
     scope.items.append(item)
     if tree.HasField("on_conflict_clause"):
-        _analyse_conflict(analysis, tree.on_conflict_clause, node, item, scope, ctes)
+        _analyse_conflict(analysis, tree.on_conflict_clause, node, item, scope, ctes, columns)
 
 
 def _insert_columns(tree: Any, item: Item) -> list[str]:
@@ -227,10 +227,12 @@ def _selected_constant(select: Any, number: int) -> Const | None:
     return constant(values[number])
 
 
-def _analyse_conflict(analysis: Analysis, clause: Any, node: Node, item: Item, scope: Scope, ctes: Ctes) -> None:
+def _analyse_conflict(
+    analysis: Analysis, clause: Any, node: Node, item: Item, scope: Scope, ctes: Ctes, given: Sequence[str]
+) -> None:
     inside = Scope(scope.parent, [item, Item("excluded", [(name, None) for name, _ in item.columns])])
     analysis.visit(clause, inside, ctes)
-    refuse_conflicts_elsewhere(clause, node, analysis.catalog)
+    refuse_conflicts_elsewhere(clause, node, analysis.catalog, given)
     _check_assigned(clause.target_list, node, excluded=True)
 
 
