@@ -313,6 +313,23 @@ def test_stream_raises_no_error_of_data_that_one_server_would_not(shop: Router) 
         shop.execute("select 1 / (n - n) from orders order by n limit 3")
 
 
+def test_what_is_wrong_with_a_parameter_costs_no_more_than_on_one_server(shop: Router) -> None:
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        shop.execute("select 1 / (n - n) from orders order by n limit 3")
+    assert shop.stats()["statements"]["pull"] == 1
+    for query, params in (
+        ("select n from orders where n = %s order by n limit 3", ["no number"]),
+        ("select n from orders where n > %s order by n limit 1 + 2", ["no number"]),
+        ("select a.n from orders a join orders b using (n) where a.n > %s", ["no number"]),
+        ("select n from orders order by n limit %s", [-1]),
+        ("select n from orders order by note offset %s", [-1]),
+    ):
+        with pytest.raises(psycopg.errors.DataError):
+            shop.execute(query, params)
+    # The join is one by itself.
+    assert shop.stats()["statements"]["pull"] == 2
+
+
 @pytest.mark.parametrize("params", [None, ["new"]])
 def test_all_shards_write_one_time(shop: Router, params: list[str] | None) -> None:
     shop.scatter("alter table orders add at timestamptz, add day date; alter table countries add at timestamptz")

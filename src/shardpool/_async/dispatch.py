@@ -185,6 +185,7 @@ async def _confirmed(
         missing.clear()
     try:
         found, bound = await data_errors.as_one_server(router, query, params, deadline)
+        router._counts.add(bound.strategy)
         return await shipping.execute(router, found, bound, query, params, deadline, missing=missing, **options)
     except (UnsupportedQuery, TypesDiffer, ScatterError, ShardError):
         raise error from None

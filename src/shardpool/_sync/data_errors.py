@@ -8,6 +8,7 @@ brought together once more, as they are, and the statement is run over them: wha
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,23 @@ if TYPE_CHECKING:
 
 # Cardinality, data, functions that were called, what they raise.
 _OF_DATA = ("21", "22", "38", "39", "P0")
+# LIMIT and OFFSET that are negative.
+_OF_LIMITS = ("2201W", "2201X")
+# The context of an error in the text of a parameter, which is read before anything is evaluated; where it has become a
+# literal, the error has a position. It must not cost more than on one server: such texts come from anywhere.
+_OF_PARAMETERS = re.compile(r"portal( \"[^\"]*\")? parameter \$\d")
 
 
 def is_doubtful(error: BaseException, plan: Scattered | None) -> bool:
     """Whether an error may be one that only the division among shards has brought about."""
     if not isinstance(error, psycopg.Error) or isinstance(error, ShardError):
         return False
-    goes_further = isinstance(plan, Gathered | Shipped) and plan.goes_further
-    return goes_further and (error.sqlstate or "").startswith(_OF_DATA)
+    if not isinstance(plan, Gathered | Shipped) or not plan.goes_further:
+        return False
+    state = error.sqlstate or ""
+    if not state.startswith(_OF_DATA) or state in _OF_LIMITS:
+        return False
+    return not (error.diag.statement_position or _OF_PARAMETERS.search(error.diag.context or ""))
 
 
 def as_one_server(router: Router, query: Any, params: Params | None, deadline: float) -> tuple[Planned, Bound]:

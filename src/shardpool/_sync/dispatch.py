@@ -186,6 +186,7 @@ def _confirmed(
         missing.clear()
     try:
         found, bound = data_errors.as_one_server(router, query, params, deadline)
+        router._counts.add(bound.strategy)
         return shipping.execute(router, found, bound, query, params, deadline, missing=missing, **options)
     except (UnsupportedQuery, TypesDiffer, ScatterError, ShardError):
         raise error from None
