@@ -343,6 +343,12 @@ def newer_epoch(row: Sequence[Any] | None, topology: Topology, shard_name: str) 
     return here.epoch if here.epoch > topology.epoch and map_problem(row, topology) is not None else None
 
 
+def other_keyspaces(row: Sequence[Any], topology: Topology) -> tuple[str, ...]:
+    """The keyspaces of which a shard has another map than the topology."""
+    here = Identity._make(row)
+    return tuple(other.keyspace for other in other_maps(_json(here.maps), here.epoch, topology))
+
+
 def map_problem(row: Sequence[Any], topology: Topology) -> tuple[str, str] | None:
     """What a shard has otherwise than the topology, and what to do; None when both send every key to the same shard."""
     here = Identity._make(row)

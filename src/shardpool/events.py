@@ -89,9 +89,13 @@ class Retried(EndpointEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewerEpochSeen(EndpointEvent):
-    """A server said that its owners are of a newer epoch than the topology's: it has to be reloaded."""
+    """A server said that its owners are of a newer epoch than the topology's: it has to be reloaded.
+
+    `keyspaces` are those of which it has another map: calls to them are refused until that is done.
+    """
 
     epoch: int
+    keyspaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

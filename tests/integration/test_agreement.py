@@ -11,6 +11,7 @@ import pytest
 
 from shardpool import OtherMap, Router, ScatterError, ShardUnavailable, StaleTopology, load_topology
 from shardpool.events import ReloadFailed
+from shardpool.topology import owner_ranges
 from tests.integration.test_reload_file import Told, until
 
 # Each changes where some keys are, and none needs a table or a row to be elsewhere for the file to be valid.
@@ -141,5 +142,70 @@ def well(router: Router, query: str) -> Any:
 def replace_pin(topology: Any, epoch: int) -> Any:
     """Key 17 of the tenants is on s2, by a topology of that epoch."""
     space = topology.keyspaces["tenants"]
-    owners = (*space.owners[:-1], replace(space.owners[-1], shard="s2", epoch=epoch))
+    shards = (*space.shard_by_bucket[:-1], "s2")
+    owners = owner_ranges(shards, (*space.epoch_by_bucket[:-1], epoch))
     return replace(topology, epoch=epoch, keyspaces={**topology.keyspaces, "tenants": replace(space, owners=owners)})
+
+
+def test_a_router_that_is_left_behind_refuses_what_has_moved_as_soon_as_one_connection_is_told(
+    topology_path: str,
+) -> None:
+    """Its open connections would read nothing where rows were, and change none."""
+    with Router(load_topology(topology_path)) as behind, Router(topology_path) as ahead:
+        everywhere = behind.scatter("select 1")  # a connection to each, under the map of before
+        kept = behind.for_key(17, table="orders")
+        assert kept.execute("select count(*) from orders where tenant_id = 17").one() == (0,)
+        newer = replace_pin(behind.topology, 6)
+        with Router(newer) as installer:
+            installer.init()
+            installer.for_key(17, table="orders").execute("insert into orders values (17, 1, 'there')")
+        told_on_a_new_connection(behind, "s1")
+        lost = [
+            lambda: kept.execute("select * from orders where tenant_id = 17"),
+            lambda: behind.for_key(17, table="orders").execute("update orders set note = 'x' where tenant_id = 17"),
+            lambda: behind.for_key(17, table="orders").transaction().__enter__(),
+            lambda: behind.execute("delete from orders where tenant_id = 17"),
+            lambda: behind.execute("insert into orders values (17, 3, 'lost')"),
+            lambda: behind.execute("insert into orders values (17, 3, 'lost'), (18, 3, 'lost')"),
+            lambda: behind.execute("select count(*) from orders"),
+            lambda: behind.execute("select 1", key=17, table="orders"),
+            lambda: list(behind.stream("select * from orders")),
+            lambda: behind.copy_into("orders", [(17, 2, "x")], columns=["tenant_id", "n", "note"]),
+            lambda: behind.for_keys([17], table="orders"),
+        ]
+        for call in lost:
+            with pytest.raises(StaleTopology, match="keys of keyspace tenants are elsewhere by now") as raised:
+                call()
+            assert "Shard s1 is of epoch 6, and this topology is of epoch 5" in (raised.value.detail or "")
+        # What has not moved goes on, on the connections that there are.
+        assert behind.for_key("de", table="stores").execute("select count(*) from stores").one() == (0,)
+        assert len(everywhere) == 4
+        behind.reload(newer)
+        assert behind.execute("select note from orders").rows == [("there",)]
+        assert kept.execute("select n from orders where tenant_id = 17").rows == [(1,)]
+        assert ahead.topology.epoch == 5
+
+
+def told_on_a_new_connection(router: Router, shard: str) -> None:
+    """Those that are open are lent, until one is made."""
+    lent = []
+    with pytest.raises(OtherMap, match="newer epoch"):
+        for _ in range(10):
+            lent.append(router.shard(shard).getconn())
+    for conn in lent:
+        router.shard(shard).putconn(conn)
+
+
+def test_calls_wait_for_the_file_when_one_connection_is_told_of_a_newer_map(topology_path: str) -> None:
+    with Router(topology_path, reload_interval=60) as router:
+        router.scatter("select 1")
+        newer = replace_pin(router.topology, 6)
+        with Router(newer) as installer:
+            installer.init()
+            installer.for_key(17, table="orders").execute("insert into orders values (17, 1, 'there')")
+        changed(topology_path, "a pin", Path(topology_path), epoch=6)
+        lent = [router.shard("s1").getconn(20) for _ in range(3)]
+        assert router.topology.epoch == 6
+        for conn in lent:
+            router.shard("s1").putconn(conn)
+        assert router.execute("select note from orders where tenant_id = 17").rows == [("there",)]

@@ -475,8 +475,9 @@ def test_a_shard_with_owners_of_an_older_copy_is_told_of(editor: Editor, router:
     editor("pin", str(free_key(router, "s0")), "s1", "--settle", "0")
     with Router(editor.path) as fresh:
         restore = "delete from shardpool.owner; insert into shardpool.owner select * from older; drop table older"
-        for statement in (*restore.split("; "), "update shardpool.meta set epoch = 0"):
-            fresh.shard("s1").execute(statement)
+        with fresh.shard("s1").connection() as conn:
+            for statement in (*restore.split("; "), "update shardpool.meta set epoch = 0"):
+                conn.execute(statement)
         editor("set", "shards.s2.pool.max_size", "20", code=1)
         assert "shard s1 knows other owners of 1 bucket" in editor.stderr
         fresh.init()

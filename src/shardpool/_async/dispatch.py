@@ -9,7 +9,7 @@ import psycopg
 from psycopg.rows import RowFactory
 
 from .._ship import TypesDiffer
-from ..errors import InvalidKey, KeyNotCovered, ScatterError, ShardError, StaleTopology, UnsupportedQuery
+from ..errors import InvalidKey, KeyNotCovered, OtherMap, ScatterError, ShardError, StaleTopology, UnsupportedQuery
 from ..query.bound import Bound, Fanout, check_atomic, check_fanout
 from ..query.merging import NotHere
 from ..query.plan import Shipped
@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from .router import AsyncRouter
 
 
-async def execute(
+async def execute(router: AsyncRouter, query: Any, params: Params | None, deadline: float, **options: Any) -> Result:
+    """Run a statement wherever its rows are; where that is not known any more, as soon as it is."""
+    while True:
+        state = router._state
+        try:
+            return await _executed(router, query, params, deadline, **options)
+        except OtherMap as error:
+            if not await moving.is_worth_again(router, state, error, deadline):
+                raise
+
+
+async def _executed(
     router: AsyncRouter,
     query: Any,
     params: Params | None,
@@ -38,7 +49,7 @@ async def execute(
     atomic: bool,
     missing: Missing | None,
 ) -> Result:
-    """Run a statement wherever its rows are; again when a reload has placed them elsewhere before it was sent."""
+    """Run it; again when a reload has placed its rows elsewhere before it was sent."""
     while True:
         found = await planning.planned(router, query, params, deadline, strategy)
         handle: AsyncRoute | AsyncShardHandle | None = None

@@ -19,7 +19,7 @@ from .._intake import told_of
 from .._leg import LEFT_OPEN
 from .._session import SESSION, note, quiet
 from .._watchdog import Watch
-from ..errors import RouterMisuse, ShardUnavailable, StaleTopology, UnsupportedQuery, first_line
+from ..errors import OtherMap, RouterMisuse, ShardUnavailable, StaleTopology, UnsupportedQuery, first_line
 from ..own_sql import qualified
 from ..result import Result
 from ..settings import is_read_alike
@@ -71,7 +71,12 @@ class AsyncHandle(ABC):
         while True:
             self._router._check_usable()
             state = self._router._state
-            pools = self._current_pools()
+            try:
+                pools = self._current_pools()
+            except OtherMap as error:
+                if not await moving.is_worth_again(self._router, state, error, deadline):
+                    raise
+                continue
             pool: AsyncEndpointPool | None = None
             try:
                 if chosen is not None:
@@ -250,6 +255,8 @@ class AsyncHandle(ABC):
         """Where the keys are by now, after an error that says that they are there no more; any other is raised."""
         while True:
             handle: AsyncHandle = self
+            if isinstance(error, OtherMap):
+                raise error
             if isinstance(error, StaleTopology):
                 found = await self._divided(query, params, deadline)
                 if found is None:

@@ -16,6 +16,7 @@ import psycopg
 
 from .._concurrency import async_is_cancelled, async_sleep
 from ..control import GIVEN_AWAY
+from ..errors import OtherMap, StaleTopology
 from ..query.statement import kind
 from .planning import trees_of
 
@@ -64,6 +65,13 @@ async def caught_up(router: AsyncRouter, state: AsyncState, shards: Iterable[str
     if reloader is None or not all(map(reloader.is_behind, shards)):
         return False
     return await _paused(reloader, deadline)
+
+
+async def is_worth_again(router: AsyncRouter, state: AsyncState, error: StaleTopology, deadline: float) -> bool:
+    """Whether to route anew what the topology of that `state` was too old for: another is in force, or will be."""
+    if router._state is not state:
+        return True
+    return isinstance(error, OtherMap) and await caught_up(router, state, (error.shard,), deadline)
 
 
 async def followed(router: AsyncRouter, error: BaseException, deadline: float) -> bool:

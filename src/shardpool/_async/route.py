@@ -43,6 +43,8 @@ class AsyncRoute(AsyncHandle):
         return self._router.shard(bound.shards[0]) if bound.strategy == "one" and len(bound.shards) == 1 else None
 
     def _current_pools(self) -> AsyncShardPools:
+        if self._router._outdated.told:
+            self._router._outdated.check(self._keyspace, self._router._state.topology)
         binding = self._binding
         if binding[0] is not self._router._state:
             binding = self._follow(self._router._state)

@@ -20,6 +20,7 @@ from .. import config
 from .._budget import Budget
 from .._concurrency import AsyncHome, async_run_all
 from .._meter import Meters, skew
+from .._outdated import Outdated
 from .._session import RAW, RAW_HINT, is_raw
 from .._watchdog import AsyncWatchdog
 from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology, check_choice
@@ -30,7 +31,7 @@ from ..query.counts import Counts
 from ..report import Report
 from ..result import ByShard, Result
 from ..topology import Topology, placements_differ, succeed
-from . import batch, check, confirming, copying, dispatch, gather, install, planning, streaming, waiting
+from . import batch, check, confirming, copying, dispatch, gather, install, moving, planning, streaming, waiting
 from .connector import AsyncConnectOptions
 from .lease import Params
 from .planning import Knowledge
@@ -94,7 +95,8 @@ class AsyncRouter:
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
         self._loaded = loaded
         self._meters = Meters()
-        self._observers = Observers([self._meters, Log(), *observers])
+        self._outdated = Outdated()
+        self._observers = Observers([self._meters, self._outdated, Log(), *observers])
         self._options = AsyncConnectOptions(
             connection_class, configure, dict(kwargs or {}), self._observers, max_held, self._meters, passwords
         )
@@ -317,9 +319,9 @@ class AsyncRouter:
                         return await route._execute_until(query, params, deadline, **options)
                     except psycopg.DatabaseError as error:
                         return await route._execute_elsewhere(error, query, params, deadline, **options)
-                except StaleTopology:
+                except StaleTopology as error:
                     # Its bucket was divided since the look-up.
-                    if state is self._state:
+                    if not await moving.is_worth_again(self, state, error, deadline):
                         raise
         self._check_usable()
         missing: dict[str, BaseException] | None = {} if partial else None

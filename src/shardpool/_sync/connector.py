@@ -315,7 +315,11 @@ class Connector:
             self.seen_epoch = max(self.seen_epoch, row[3])
         newer = control.newer_epoch(row, self.topology, self.shard)
         if newer is not None:
-            self._observe(NewerEpochSeen(shard=self.shard, endpoint=self.endpoint.name, epoch=newer))
+            assert row is not None
+            keyspaces = control.other_keyspaces(row, self.topology)
+            self._observe(
+                NewerEpochSeen(shard=self.shard, endpoint=self.endpoint.name, epoch=newer, keyspaces=keyspaces)
+            )
             raise self._unavailable(
                 "its owners are of a newer epoch",
                 f"its owners are of epoch {newer}, and this topology is of epoch {self.topology.epoch}",

@@ -57,6 +57,9 @@ def copy_into(
 ) -> dict[str, int]:
     """See `Router.copy_into`; `until` is in monotonic seconds."""
     topology = router.topology
+    placement = topology.placement(table)
+    if isinstance(placement, Sharded):
+        router._outdated.check(placement.keyspace, topology)
     names = _shards_of(topology, table)
     positions = _key_positions(topology, table, columns)
     if isinstance(topology.placement(table), Reference) and len(names) > 1:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.rows import RowFactory
 
 from .._ship import TypesDiffer
-from ..errors import InvalidKey, KeyNotCovered, ScatterError, ShardError, StaleTopology, UnsupportedQuery
+from ..errors import InvalidKey, KeyNotCovered, OtherMap, ScatterError, ShardError, StaleTopology, UnsupportedQuery
 from ..query.bound import Bound, Fanout, check_atomic, check_fanout
 from ..query.merging import NotHere
 from ..query.plan import Shipped
@@ -25,7 +25,18 @@ if TYPE_CHECKING:
     from .router import Router
 
 
-def execute(
+def execute(router: Router, query: Any, params: Params | None, deadline: float, **options: Any) -> Result:
+    """Run a statement wherever its rows are; where that is not known any more, as soon as it is."""
+    while True:
+        state = router._state
+        try:
+            return _executed(router, query, params, deadline, **options)
+        except OtherMap as error:
+            if not moving.is_worth_again(router, state, error, deadline):
+                raise
+
+
+def _executed(
     router: Router,
     query: Any,
     params: Params | None,
@@ -39,7 +50,7 @@ def execute(
     atomic: bool,
     missing: Missing | None,
 ) -> Result:
-    """Run a statement wherever its rows are; again when a reload has placed them elsewhere before it was sent."""
+    """Run it; again when a reload has placed its rows elsewhere before it was sent."""
     while True:
         found = planning.planned(router, query, params, deadline, strategy)
         handle: Route | ShardHandle | None = None

@@ -20,7 +20,7 @@ from .._intake import told_of
 from .._leg import LEFT_OPEN
 from .._session import SESSION, note, quiet
 from .._watchdog import Watch
-from ..errors import RouterMisuse, ShardUnavailable, StaleTopology, UnsupportedQuery, first_line
+from ..errors import OtherMap, RouterMisuse, ShardUnavailable, StaleTopology, UnsupportedQuery, first_line
 from ..own_sql import qualified
 from ..result import Result
 from ..settings import is_read_alike
@@ -72,7 +72,12 @@ class Handle(ABC):
         while True:
             self._router._check_usable()
             state = self._router._state
-            pools = self._current_pools()
+            try:
+                pools = self._current_pools()
+            except OtherMap as error:
+                if not moving.is_worth_again(self._router, state, error, deadline):
+                    raise
+                continue
             pool: EndpointPool | None = None
             try:
                 if chosen is not None:
@@ -245,6 +250,8 @@ class Handle(ABC):
         """Where the keys are by now, after an error that says that they are there no more; any other is raised."""
         while True:
             handle: Handle = self
+            if isinstance(error, OtherMap):
+                raise error
             if isinstance(error, StaleTopology):
                 found = self._divided(query, params, deadline)
                 if found is None:

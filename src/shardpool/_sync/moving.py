@@ -17,6 +17,7 @@ import psycopg
 
 from .._concurrency import is_cancelled, sleep
 from ..control import GIVEN_AWAY
+from ..errors import OtherMap, StaleTopology
 from ..query.statement import kind
 from .planning import trees_of
 
@@ -65,6 +66,13 @@ def caught_up(router: Router, state: State, shards: Iterable[str], deadline: flo
     if reloader is None or not all(map(reloader.is_behind, shards)):
         return False
     return _paused(reloader, deadline)
+
+
+def is_worth_again(router: Router, state: State, error: StaleTopology, deadline: float) -> bool:
+    """Whether to route anew what the topology of that `state` was too old for: another is in force, or will be."""
+    if router._state is not state:
+        return True
+    return isinstance(error, OtherMap) and caught_up(router, state, (error.shard,), deadline)
 
 
 def followed(router: Router, error: BaseException, deadline: float) -> bool:

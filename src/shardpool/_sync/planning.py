@@ -188,7 +188,10 @@ def beside(text: str, function: Callable[[], T]) -> T:
 
 
 def bound(router: Router, found: Planned, params: Params | None, deadline: float, strategy: str | None = None) -> Bound:
-    """The shards that the statement asks with these parameters."""
+    """The shards that the statement asks with these parameters; `OtherMap` when keys are known to be elsewhere."""
+    if router._outdated.told:
+        for use in found.plan.uses:
+            router._outdated.check(use.keyspace, router._state.topology)
     topology, values = found.topology, found.arrange(params)
     while True:
         try:
