@@ -191,7 +191,7 @@ def told_on_a_new_connection(router: Router, shard: str) -> None:
     lent = []
     with pytest.raises(OtherMap, match="newer epoch"):
         for _ in range(10):
-            lent.append(router.shard(shard).getconn())
+            lent.append(router.shard(shard).getconn(20))
     for conn in lent:
         router.shard(shard).putconn(conn)
 
