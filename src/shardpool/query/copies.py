@@ -91,8 +91,8 @@ _TIME_TYPES = frozenset("date time timetz timestamp timestamptz".split())
 
 
 def _may_return(tree: Any, catalog: Catalog) -> bool:
-    """Whether the statement can tell what it has written: MERGE since PostgreSQL 17."""
-    return kind(tree) != "MergeStmt" or "merge_action" in catalog.functions
+    """Whether the statement can tell what it has written: MERGE since PostgreSQL 17, which has a new function for uuids."""
+    return kind(tree) != "MergeStmt" or "uuid_extract_version" in catalog.functions
 
 
 def _returning_all(tree: Any, table: Table) -> Any:
