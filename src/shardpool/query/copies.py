@@ -91,7 +91,7 @@ _TIME_TYPES = frozenset("date time timetz timestamp timestamptz".split())
 
 
 def _may_return(tree: Any, catalog: Catalog) -> bool:
-    """Whether the statement can tell what it has written: MERGE since PostgreSQL 17, which has a new function for uuids."""
+    """Whether the statement can tell what it has written: MERGE since PostgreSQL 17, seen by a new function."""
     return kind(tree) != "MergeStmt" or "uuid_extract_version" in catalog.functions
 
 
