@@ -539,6 +539,17 @@ async def async_passed(event: asyncio.Event, seconds: float) -> None:
         waiting.cancel()
 
 
+def cancel_again() -> None:
+    """A thread is not cancelled."""
+
+
+def async_cancel_again() -> None:
+    """Cancel this task in the next round of the loop: for one that swallows the cancellation that it has got now."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().call_soon(task.cancel)
+
+
 class Nap:
     """A sleep in the background that somebody can end."""
 

@@ -21,15 +21,14 @@ from ._sockets import shut
 from .errors import ResultTooLarge
 
 PERIOD = 0.02
-# Looks at a call after which its pool is told that it is slow, and how often that is told again.
-_SLOW = 5
-_AGAIN = 25
+# Looks at a call after which its pool is told that it is slow, and told again.
+_AGAIN = 5
 
 
 class Watch:
     """One call on one connection until `deadline` (monotonic seconds); the deadline may be moved while it runs.
 
-    `pool.suspect()` is called when it has gone on for a tenth of a second, and every half a second from then on.
+    `pool.suspect()` is called when it has gone on for a tenth of a second, and as often from then on.
     With `most` it is cut, too, when so many bytes have come, which its `error` tells then.
     One that an interrupt has left behind holds no connection, and does nothing to who has got it since.
     """
@@ -93,7 +92,7 @@ class _Watching:
         now = monotonic()
         for watch in [*self._watches]:
             watch.looks += 1
-            if watch.looks % _AGAIN == _SLOW and watch.pool is not None:
+            if watch.looks % _AGAIN == 0 and watch.pool is not None:
                 # Whatever fails there, the other calls keep their deadlines.
                 with suppress(Exception):
                     watch.pool.suspect()

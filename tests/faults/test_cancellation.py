@@ -23,6 +23,7 @@ from tests.timing import in_time, not_after
 
 from .calls import Calls
 from .fleet import FaultFleet
+from .proxy import BlackHole
 
 CANCELS = 5000
 MAX_SIZE = 4
@@ -288,6 +289,24 @@ _ASYNC = """
         print("ends", flush=True)
     asyncio.run(main())
 """
+
+
+async def test_a_pool_that_is_cancelled_while_it_connects_ends_with_its_loop(fleet: FaultFleet) -> None:
+    """As `asyncio.run` does it with what a router that was left open still does."""
+    before = asyncio.all_tasks()
+    router = AsyncRouter(fleet.topology(timeout=20.0))
+    await router.open()
+    for proxy in fleet.proxies.values():
+        proxy.set(BlackHole())
+    call = asyncio.create_task(router.shard("s1").execute("select 1"))
+    while not router._state.pools["s1"].primary._connector.connecting:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    left = asyncio.all_tasks() - before
+    for task in left:
+        task.cancel()
+    _, going = await asyncio.wait(left, timeout=20)
+    assert not going
+    assert call.cancelled()
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["well", "frozen"])

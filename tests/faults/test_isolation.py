@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, wait
 from statistics import median
+from time import monotonic
 
 import pytest
 
@@ -51,3 +53,29 @@ def test_what_any_shard_can_answer_is_not_asked_of_a_sick_one(fleet: FaultFleet,
             except ShardError:
                 failed += 1
     assert failed == 0
+
+
+def test_nobody_waits_for_a_place_of_a_server_that_does_not_answer_a_look(
+    fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    calls = open_calls(fleet.topology(pool="{max_size: 2}", timeout=30.0))
+    key = fleet.keys(1)[SICK][0]
+    calls.go(calls.execute(key, "select 1"))
+    with FAULTS["frozen"](fleet, SICK):
+        begun = monotonic()
+        waiting = [calls.spawn(calls.execute(key, "select 1")) for _ in range(6)]
+        # Two hold connections until their deadline, or until the look has failed; the others have left the queue.
+        refused, _ = wait(waiting, timeout=15, return_when=FIRST_COMPLETED)
+        assert all(isinstance(call.exception(), ShardError) for call in refused)
+        in_time(monotonic() - begun, 1.0)
+
+
+def test_a_pool_that_is_full_of_slow_statements_is_waited_for(
+    fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    calls = open_calls(fleet.topology(pool="{max_size: 2}", timeout=30.0))
+    key = fleet.keys(1)[SICK][0]
+    slow = [calls.spawn(calls.execute(key, "select pg_sleep(1)")) for _ in range(2)]
+    waiting = [calls.spawn(calls.execute(key, "select 1")) for _ in range(6)]
+    assert [call.result(30) for call in waiting] == [[(1,)]] * 6
+    assert [len(call.result(30)) for call in slow] == [1, 1]

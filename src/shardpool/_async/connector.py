@@ -17,6 +17,7 @@ from psycopg.rows import tuple_row
 from .. import config, control
 from .._attempt import POOLED, Attempt, Unanswered, bounded
 from .._background import async_aside, async_within
+from .._concurrency import async_cancel_again
 from .._liveness import GIVEN_BACK
 from .._meter import Meters
 from .._watchdog import AsyncWatchdog
@@ -90,8 +91,12 @@ class AsyncConnector:
         self._options = options
         self._observe = options.observers.observe
 
-    async def connect(self, conninfo: str = "", **kwargs: Any) -> AsyncConnection[Any]:
-        """A new connection to the right server, configured; raises `psycopg.Error` or `ShardUnavailable`."""
+    async def connect(self, conninfo: str = "", *, in_worker: bool = False, **kwargs: Any) -> AsyncConnection[Any]:
+        """A new connection to the right server, configured; raises `psycopg.Error` or `ShardUnavailable`.
+
+        A pool's worker is cancelled as its loop ends, and would take that for an attempt that has failed: it would go
+        on, and the loop wait for it for good.
+        """
         if self.is_pausing:
             # Queued while the last attempt ran. Made all the same, it would hold up those who come when all is well.
             raise psycopg.OperationalError("not tried: the attempt before it has failed just now")
@@ -111,6 +116,10 @@ class AsyncConnector:
             # Jittered, so that the processes of a fleet do not all come back at once.
             self._closed_until = monotonic() + self._pause * random.uniform(0.5, 1.0)
             self.on_failure(error)
+            raise
+        except BaseException:
+            if in_worker:
+                async_cancel_again()
             raise
         finally:
             self.connecting -= 1

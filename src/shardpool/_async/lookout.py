@@ -32,6 +32,8 @@ _PERIOD = 0.4
 # at a server that is not well another is begun that has the time of a caller, for one that has become slow.
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.5, 1.0
 _TIMES_USUAL = 10
+# Seconds of a look after which nobody waits for a place of its endpoint any more, at least.
+_SILENT = 0.1
 _PATIENT = 4
 # Seconds between two suspicions: of those that find the server well each next one comes later, unless its pool gives
 # nobody a connection all the same.
@@ -83,6 +85,8 @@ class AsyncLookout:
         self._patient = False
         self._calm_until = 0.0
         self._calm = 0.0
+        # Since when a look that somebody's suspicion has begun is under way; monotonic seconds, 0 when none is.
+        self._looking_since = 0.0
         self._conn: AsyncConnection[Any] | None = None
         self._report: Report | None = None
         self._cancel: Callable[[], None] | None = None
@@ -99,6 +103,13 @@ class AsyncLookout:
         """Look once, whatever is known."""
         self._suspicious = True
         self.wake()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether a look for a suspicion has gone on for longer than is usual by far, and nobody has had an answer."""
+        since = self._looking_since
+        patience = max(_SILENT, _TIMES_USUAL * self._connector.usual_seconds)
+        return 0.0 < since < monotonic() - patience and self._pool.answered_at < since
 
     def follow(self, report: Report) -> None:
         """Tell `report` what the node says, or None when it says nothing, and when the look began; after each look."""
@@ -163,6 +174,7 @@ class AsyncLookout:
     async def _look(self) -> None:
         begun = monotonic()
         suspicious = self._suspicious
+        self._looking_since = begun if suspicious else 0.0
         try:
             seen = await self._ask(begun)
         except Exception as error:
@@ -174,6 +186,8 @@ class AsyncLookout:
             self._pool.is_well()
             if suspicious:
                 self._calm = _CALM_MIN if self._pool.is_starving else min(max(2 * self._calm, _CALM_MIN), _CALM_MAX)
+        finally:
+            self._looking_since = 0.0
         self._calm_until = monotonic() + self._calm
         self._suspicious = False
         if self._report is not None:

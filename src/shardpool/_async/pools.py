@@ -129,6 +129,11 @@ class AsyncEndpointPool:
     async def _reserved(self, slots: AsyncSlots, deadline: float, why_late: str) -> Place:
         if self.breaker.cause is not None:
             raise self.refusal()
+        place = slots.acquire_at_once()
+        if place is not None:
+            return place
+        if self.lookout.is_silent:
+            raise self.refusal()
         try:
             return await slots.acquire(deadline)
         except QueueFull:
@@ -301,9 +306,16 @@ class AsyncEndpointPool:
     # -- health --------------------------------------------------------------------------------------------------
 
     def suspect(self) -> None:
-        """A call goes on for long: look whether the server is there, unless it has just answered another."""
+        """A call goes on for long: look whether the server is there, unless it has just answered another.
+
+        While it does not answer the look either, nobody waits for a place: threads that are shared with other shards
+        are not kept from them until the look has failed.
+        """
         if not self.breaker.is_open and not self.retired:
             self.lookout.look_soon(self.answered_at)
+            if self.lookout.is_silent:
+                self._slots.send_away()
+                self._scatter_slots.send_away()
 
     def was_cut(self) -> None:
         """A call was ended at its deadline: it may have been slow, or the server is gone without a word."""
@@ -419,6 +431,7 @@ class AsyncEndpointPool:
         settings = self.endpoint.pool
         return AsyncConnectionPool(
             connection_class=cast(Any, self._connector),
+            kwargs={"in_worker": True},
             min_size=_sizes(settings)[0],
             max_size=_sizes(settings)[1],
             name=self.name,

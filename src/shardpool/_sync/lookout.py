@@ -33,6 +33,8 @@ _PERIOD = 0.4
 # at a server that is not well another is begun that has the time of a caller, for one that has become slow.
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.5, 1.0
 _TIMES_USUAL = 10
+# Seconds of a look after which nobody waits for a place of its endpoint any more, at least.
+_SILENT = 0.1
 _PATIENT = 4
 # Seconds between two suspicions: of those that find the server well each next one comes later, unless its pool gives
 # nobody a connection all the same.
@@ -84,6 +86,8 @@ class Lookout:
         self._patient = False
         self._calm_until = 0.0
         self._calm = 0.0
+        # Since when a look that somebody's suspicion has begun is under way; monotonic seconds, 0 when none is.
+        self._looking_since = 0.0
         self._conn: Connection[Any] | None = None
         self._report: Report | None = None
         self._cancel: Callable[[], None] | None = None
@@ -100,6 +104,13 @@ class Lookout:
         """Look once, whatever is known."""
         self._suspicious = True
         self.wake()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether a look for a suspicion has gone on for longer than is usual by far, and nobody has had an answer."""
+        since = self._looking_since
+        patience = max(_SILENT, _TIMES_USUAL * self._connector.usual_seconds)
+        return 0.0 < since < monotonic() - patience and self._pool.answered_at < since
 
     def follow(self, report: Report) -> None:
         """Tell `report` what the node says, or None when it says nothing, and when the look began; after each look."""
@@ -164,6 +175,7 @@ class Lookout:
     def _look(self) -> None:
         begun = monotonic()
         suspicious = self._suspicious
+        self._looking_since = begun if suspicious else 0.0
         try:
             seen = self._ask(begun)
         except Exception as error:
@@ -175,6 +187,8 @@ class Lookout:
             self._pool.is_well()
             if suspicious:
                 self._calm = _CALM_MIN if self._pool.is_starving else min(max(2 * self._calm, _CALM_MIN), _CALM_MAX)
+        finally:
+            self._looking_since = 0.0
         self._calm_until = monotonic() + self._calm
         self._suspicious = False
         if self._report is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from .groups import Group
-from .wording import in_commands, say
+from .wording import DEADLINE, in_commands, say, say_which_deadline
 
 # Command → the module below this package that holds it, under the same name.
 COMMANDS = {
@@ -68,6 +68,7 @@ class App(Group):
             code = exit_code(error)
             if code is None:
                 raise
+            say_which_deadline(error, ctx.meta.get(DEADLINE))
             print_error(error)
             ctx.exit(code)
 

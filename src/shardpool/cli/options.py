@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .wording import DEADLINE
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -48,8 +50,20 @@ class Seconds(click.FloatRange):
 def timeout_option(help: str, default: float | None = None) -> Callable[[F], F]:
     """`--timeout`: what the time is for."""
     return click.option(
-        "--timeout", type=Seconds(), default=default, show_default=default is not None, metavar="SECONDS", help=help
+        "--timeout",
+        type=Seconds(),
+        default=default,
+        show_default=default is not None,
+        metavar="SECONDS",
+        help=help,
+        callback=_noted,
     )
+
+
+def _noted(ctx: click.Context, param: click.Parameter, seconds: float | None) -> float | None:
+    given = "the topology's timeout" if seconds is None else f"--timeout {seconds:g}"
+    ctx.find_root().meta[DEADLINE] = given
+    return seconds
 
 
 def json_option(command: F) -> F:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+# Under this name a command's context has what its deadline was given by.
+DEADLINE = "shardpool.deadline"
 # What a hint of the library holds → what it is on the command line, the longer first.
 _WORDS = (
     (r"pass key=…, and let the shards", "give --key KEY, and let the shards"),
@@ -71,3 +73,16 @@ def say(error: BaseException, words: Callable[[str], str]) -> None:
 
 def say_at_prompt(error: BaseException) -> None:
     say(error, at_prompt)
+
+
+def say_which_deadline(error: BaseException, which: str | None) -> None:
+    """Where a deadline has passed, add to the hint which one that was, and how there is more time."""
+    from ..errors import DeadlineExceeded
+
+    failures = getattr(error, "failures", None)
+    errors = [error, *(failures.values() if isinstance(failures, Mapping) else ())]
+    if which is None or not any(isinstance(found, DeadlineExceeded) for found in errors):
+        return
+    hint = getattr(error, "hint", None) or ""
+    more = "" if "timeout" in hint else " Give it more time with --timeout SECONDS."
+    error.hint = f"{hint} The deadline was {which}.{more}".strip()  # type: ignore[attr-defined]
