@@ -123,10 +123,7 @@ class Result:
         found._order = order
         if width is not None and width != pgresults[0].nfields:
             found._width = width
-            if width:
-                hide(found._transformer, pgresults[0], width)
-            else:
-                found._order = []
+            hide(found._transformer, pgresults[0], width)
         found._record = record
         return found
 
@@ -210,7 +207,7 @@ class Result:
     @property
     def rowcount(self) -> int:
         """Rows given, or touched by a write; -1 where PostgreSQL tells none."""
-        if self._shown:
+        if self._shown or self._order:
             return len(self)
         touched = [part.command_tuples for part in self._parts]
         return -1 if any(count is None for count in touched) else sum(count or 0 for count in touched)

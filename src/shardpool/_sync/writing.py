@@ -75,7 +75,8 @@ def execute(
             legs = unit.settled(partial(CopiesWrite(unit, plan.hidden, plan.copies).run, statements))
             unit.commit()
             width = legs[0].pgresult.nfields - plan.hidden
-            return Result.of([legs[0].pgresult], legs[0].conn, bound, row_factory, width=width)
+            order: list[tuple[int, int]] | None = None if width else []
+            return Result.of([legs[0].pgresult], legs[0].conn, bound, row_factory, order=order, width=width)
         check = bound.plan.check
         if check is not None:
             statements = {name: _checked(check, own, found, taken[name][1], name) for name, own in statements.items()}
