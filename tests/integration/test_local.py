@@ -69,6 +69,8 @@ def test_up_of_a_fleet_that_is_up_gives_it_and_starts_what_has_stopped(home: Pat
     fleet = LocalFleet.up("again", shards=2)
     pids = {server.name: server.pid for server in fleet.servers}
     fleet.server("s1").kill()
+    # What it was made of need not be said again, and may.
+    assert [server.name for server in LocalFleet.up("again").servers] == ["s0", "s1"]
     again = LocalFleet.up("again", shards=2)
     assert again.server("s0").pid == pids["s0"]
     assert again.server("s1").pid != pids["s1"]
@@ -260,7 +262,7 @@ def test_a_fleet_of_a_killed_test_run_is_taken_down(home: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "Upper", "a b", "../x", "x" * 60])
 def test_a_bad_name_is_refused(home: Path, name: str) -> None:
-    with pytest.raises(LocalError, match="a fleet has a name"):
+    with pytest.raises(LocalError, match="is not the name of a fleet"):
         LocalFleet.up(name)
 
 

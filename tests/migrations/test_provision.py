@@ -110,3 +110,11 @@ def test_drift_sees_objects_of_every_kind(wide: Fleet8) -> None:
     assert [told for _, told in CHANGES if f"s1: {told}" not in printed] == []
     # The partition's own constraint and indexes go with it.
     assert all(line.startswith("s1: ") for line in printed.splitlines()[:-1])
+
+
+def test_a_shard_is_provisioned_where_nothing_was_ever_migrated(fleet: Fleet8) -> None:
+    fleet.do("s0", "create table countries (code text primary key, name text not null)")
+    fleet.do("s0", "insert into countries values ('de', 'Germany')")
+    assert fleet.json("provision", "s2")["rows"] == 1
+    assert fleet.ask("s2", "select * from countries") == [("de", "Germany")]
+    assert fleet.ask("s2", "select event from shardpool.migration_log") == [("provisioned",)]

@@ -336,3 +336,19 @@ def test_a_file_may_set_a_role_that_knows_nothing_of_the_records(fleet: Fleet8) 
             fleet.do(shard, f"drop owned by {role}")
         for shard in servers.values():
             fleet.do(shard, f"drop role {role}")
+
+
+def test_a_shard_that_is_down_from_the_start_keeps_none_of_the_others_back(fleet: Fleet8) -> None:
+    """Also where it would have been the first to go."""
+    fleet.write("orders", ORDERS)
+    name = fleet.params["s0"]["dbname"]
+    with fleet.connect("s0", dbname="postgres") as conn:
+        conn.execute(f'alter database "{name}" allow_connections false')
+        conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (name,))
+        fleet("up", "--on-error", "continue", "--canary", "s0", code=1)
+        told = fleet.json("up", "--on-error", "continue", code=1)
+        conn.execute(f'alter database "{name}" allow_connections true')
+    assert {shard: report["outcome"] for shard, report in told["shards"].items()} == {
+        shard: "failed" if shard == "s0" else "done" for shard in fleet.shards
+    }
+    assert all(fleet.applied(shard) for shard in fleet.shards if shard != "s0")
