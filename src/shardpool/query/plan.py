@@ -58,7 +58,8 @@ class Ship:
 
     `query` is what each shard answers; each of the `filters` may be left out. `uses` are the numbers of the uses that
     need it. `key` are columns that are unique in it, `columns` new names for all of them. `definition` defines the
-    columns of a table that a shard may not have at all. One that `is_joined` is read together with others.
+    columns of a table that a shard may not have at all. One that `is_joined` is read together with others; by the
+    `probed` columns its rows are looked up for each row of others.
     """
 
     temp: str
@@ -70,6 +71,7 @@ class Ship:
     columns: tuple[str, ...] = ()
     definition: str = ""
     is_joined: bool = False
+    probed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from ..topology import Single, Topology
 from .analysis import Analysis
 from .catalog import Catalog, Table
 from .plan import Ship, Shipped
+from .probed import probed
 from .purity import first_impurity
 from .renaming import rename
 from .scopes import Node
@@ -37,7 +38,8 @@ def pull(sql: str, topology: Topology, catalog: Catalog) -> Shipped:
         uses = [nodes[number] for number in numbers]
         temp = TEMP.format(len(ships) + 1)
         columns = wanted.columns(catalog.tables[table], uses)
-        ships.append(_ship(temp, catalog.tables[table], inherits, columns, uses, tuple(numbers), catalog))
+        ship = _ship(temp, catalog.tables[table], inherits, columns, uses, tuple(numbers), catalog)
+        ships.append(replace(ship, probed=probed(tree, uses, catalog)))
         for node in uses:
             node.relation.schemaname, node.relation.relname, node.relation.inh = "pg_temp", temp, True
     rename(tree, analysis)
