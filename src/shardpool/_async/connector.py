@@ -242,7 +242,8 @@ class AsyncConnector:
             is_standby, told = await self._check_identity(cursor)
         else:
             await cursor.execute(_ROLE_QUERY, prepare=False)
-            is_standby, told = await cursor.fetchone() or (False, "")
+            is_standby = bool((await cursor.fetchone() or (False,))[0])
+            told = session.told_in(cursor, 1)
         self._check_role(is_standby)
         await conn.set_autocommit(bool(self._options.kwargs.get("autocommit", False)))
         return told

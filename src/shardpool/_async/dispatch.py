@@ -50,6 +50,7 @@ async def _executed(
     missing: Missing | None,
 ) -> Result:
     """Run it; again when a reload has placed its rows elsewhere before it was sent."""
+    query = query if type(query) is str else await planning.as_text(router, query, deadline)
     while True:
         found = await planning.planned(router, query, params, deadline, strategy)
         handle: AsyncRoute | AsyncShardHandle | None = None

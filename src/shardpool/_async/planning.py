@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from functools import cached_property
 from functools import partial as bind_arguments
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
+from psycopg.adapt import AdaptersMap, PyFormat
 from psycopg.rows import tuple_row
 
 from .._concurrency import async_aside, async_run_all, async_sleep
@@ -57,9 +62,13 @@ _EXACT: Mapping[KeyType, tuple[type, ...]] = {"bigint": (int,), "text": (str,)}
 class Planned:
     """A statement as it is kept: its plan, its placeholders, and a short way for one that a parameter routes."""
 
-    __slots__ = ("converted", "count", "exact", "lookup", "place", "plan", "reading", "topology")
+    __slots__ = ("converted", "count", "exact", "foreign", "lookup", "place", "plan", "reading", "topology")
 
-    def __init__(self, plan: Plan, converted: Converted | None, state: AsyncState) -> None:
+    def __init__(
+        self, plan: Plan, converted: Converted | None, state: AsyncState, foreign: frozenset[type] = frozenset()
+    ) -> None:
+        # Types of which the connections do not send what psycopg would: their values tell nothing of a key.
+        self.foreign = foreign
         self.plan = plan
         self.converted = converted
         self.topology = state.topology
@@ -71,12 +80,54 @@ class Planned:
         self.count = len(converted.names) if converted is not None else 0
         if plan.key_param is not None and converted is not None:
             keyspace, number = plan.key_param
-            self.exact = _EXACT.get(state.topology.keyspaces[keyspace].key_types[0], ())
+            exact = _EXACT.get(state.topology.keyspaces[keyspace].key_types[0], ())
+            self.exact = tuple(type_ for type_ in exact if type_ not in foreign)
             self.lookup = state.lookup_by_keyspace[keyspace] if self.exact else None
             self.place = converted.names[number]
 
     def arrange(self, params: Params | None) -> list[Any]:
+        """The parameters as the plan may look at them."""
+        values = self.given(params)
+        return [_SENT_OTHERWISE if self._is_foreign(value) else value for value in values] if self.foreign else values
+
+    def given(self, params: Params | None) -> list[Any]:
+        """The parameters in their order."""
         return [] if params is None or self.converted is None else self.converted.arrange(params)
+
+    def _is_foreign(self, value: Any) -> bool:
+        values = value if type(value) is list else [value]
+        return any(type(one) in self.foreign for one in values)
+
+
+class AdaptedValue:
+    """Stands for the value of a parameter that is sent as the caller's own adapters make it."""
+
+
+_SENT_OTHERWISE = AdaptedValue()
+_KEY_VALUES = (int, str, bytes, Decimal, UUID, date, datetime)
+
+
+class Adapted:
+    """The adapters of a connection, by which psycopg makes text of its objects; in UTF-8."""
+
+    connection = None
+
+    def __init__(self, adapters: AdaptersMap) -> None:
+        self.adapters = adapters
+
+    @cached_property
+    def foreign(self) -> frozenset[type]:
+        """The types of keys that are not dumped by psycopg's own dumpers."""
+        formats = (PyFormat.AUTO, PyFormat.TEXT, PyFormat.BINARY)
+        return frozenset(
+            type_
+            for type_ in _KEY_VALUES
+            if any(not _is_own(self.adapters.get_dumper(type_, format_)) for format_ in formats)
+        )
+
+
+def _is_own(dumper: type) -> bool:
+    return dumper.__module__.partition(".")[0] in ("psycopg", "psycopg_c", "psycopg_binary")
 
 
 class Seen(NamedTuple):
@@ -102,6 +153,9 @@ class Knowledge:
         self.differences: dict[str, list[Difference]] = {}
         # What new connections, too, did not have alike when they were looked at last.
         self.unlike: set[Unlike] = set()
+        # How the connections write values, and the encoding that they have.
+        self.adapted = Adapted(psycopg.adapters)
+        self.encoding = "utf-8"
         # The shard that was asked last for its catalog.
         self.asked = ""
         # How often the catalog was forgotten: what was begun to be read before is not believed after.
@@ -132,18 +186,34 @@ async def planned(
         found = state.plans.get(key)
         if found is not None:
             return found
-    text, converted = _text(query, params is not None)
     await catalog_of(router, deadline)
+    text, converted = _text(await as_text(router, query, deadline), params is not None)
     if type(query) is str and (found := state.plans.get(key)) is not None:
         # Made by another who has waited for the catalog, too.
         return found
     changes = router._knowledge.changes
     made = await _made(router, text, state.topology, deadline)
-    found = Planned(made, converted, state)
+    found = Planned(made, converted, state, router._knowledge.adapted.foreign)
     found.reading = {name: router._knowledge.settings.get(name) for name in depends_on(text)} or None
     if type(query) is str and changes == router._knowledge.changes:
         state.plans.keep(key, found, len(text))
     return found
+
+
+async def as_text(router: AsyncRouter, query: Any, deadline: float) -> str:
+    """The text of a query that is planned, and run: psycopg's objects are written as the router's connections do."""
+    if isinstance(query, str):
+        return query
+    await catalog_of(router, deadline)
+    known = router._knowledge
+    if isinstance(query, sql.Composable):
+        return query.as_bytes(known.adapted).decode()
+    if isinstance(query, bytes):
+        return query.decode(known.encoding)
+    raise UnsupportedQuery(
+        f"a query of type {type(query).__name__} cannot be routed by its tables",
+        hint="Pass str, bytes or a psycopg.sql object, or give key=….",
+    )
 
 
 async def otherwise(
@@ -225,20 +295,11 @@ def any_order(router: AsyncRouter) -> list[str]:
     return sorted(order, key=lambda name: pools[name].primary.is_failing)
 
 
-def _text(query: Any, has_params: bool) -> tuple[str, Converted | None]:
-    if isinstance(query, sql.Composable):
-        query = query.as_bytes(None)
-    if isinstance(query, str):
-        query = query.encode()
-    if not isinstance(query, bytes):
-        raise UnsupportedQuery(
-            f"a query of type {type(query).__name__} cannot be routed by its tables",
-            hint="Pass str, bytes or a psycopg.sql object, or give key=….",
-        )
-    if b"\0" in query:
+def _text(query: str, has_params: bool) -> tuple[str, Converted | None]:
+    if "\0" in query:
         raise UnsupportedQuery("the statement holds a NUL character")
-    converted = convert(query) if has_params else None
-    return (converted.text if converted is not None else query).decode(), converted
+    converted = convert(query.encode()) if has_params else None
+    return (converted.text.decode() if converted is not None else query), converted
 
 
 def is_ddl(status: bytes | None) -> bool:
@@ -255,7 +316,9 @@ def may_write(router: AsyncRouter, query: Any) -> bool:
 def trees_of(query: Any) -> list[Any] | None:
     """The statements of a query with parameters, parsed; None for what cannot be."""
     try:
-        return parse(_text(query, True)[0])
+        if isinstance(query, sql.Composable):
+            query = query.as_bytes(None)
+        return parse(_text(query.decode() if isinstance(query, bytes) else query, True)[0])
     except Exception:
         return None
 
@@ -460,7 +523,11 @@ async def _asked(
 ) -> Any:
     timeout = max(0.0, deadline - monotonic())
     result = await router.shard(name).execute(query, params, timeout=timeout, readonly=readonly, row_factory=tuple_row)
-    return json.loads(result.rows[0][0])
+    transformer = result._transformer
+    router._knowledge.adapted, router._knowledge.encoding = Adapted(transformer.adapters), transformer.encoding
+    # As it came: what the callers' loaders make of a text is theirs.
+    (told,) = next(iter(result.raw()))
+    return json.loads(bytes(told or b"null").decode(transformer.encoding))
 
 
 async def refuse_cut(router: AsyncRouter, keyspace: str, key: Any, query: Any, deadline: float) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
 
 from .._leg import forget_prepared
 from .._session import BEGUN, RAW, RAW_HINT, RESET, SESSION, STATE, ClientState, Session, is_past_reset, is_raw
@@ -32,11 +31,16 @@ async def begin(conn: AsyncConnection[Any], reset: Reset, configure: Configure |
 async def _settings(conn: AsyncConnection[Any]) -> str:
     autocommit = conn.autocommit
     await conn.set_autocommit(True)
-    cursor = AsyncCursor(conn, row_factory=tuple_row)
+    cursor = AsyncCursor(conn)
     await cursor.execute(f"select {TOLD}", prepare=False)
-    row = await cursor.fetchone()
     await conn.set_autocommit(autocommit)
-    return str(row[0]) if row else ""
+    return told_in(cursor, 0)
+
+
+def told_in(cursor: AsyncCursor[Any], column: int) -> str:
+    """The text of `TOLD` in the one row of an answer, whatever the loaders of the connection make of texts."""
+    assert cursor.pgresult is not None
+    return (cursor.pgresult.get_value(0, column) or b"").decode(cursor.connection.info.encoding)
 
 
 async def clean(conn: AsyncConnection[Any], configure: Configure | None, autocommit: bool) -> None:

@@ -59,6 +59,7 @@ async def stream(
         # Without a timeout of its own only each wait is bounded: how long all takes is up to the caller.
         return router._deadline(None) if end is None else end
 
+    query = await planning.as_text(router, query, deadline())
     while True:
         found = await planning.planned(router, query, params, deadline(), strategy)
         if found.plan.writes:

@@ -243,7 +243,8 @@ class Connector:
             is_standby, told = self._check_identity(cursor)
         else:
             cursor.execute(_ROLE_QUERY, prepare=False)
-            is_standby, told = cursor.fetchone() or (False, "")
+            is_standby = bool((cursor.fetchone() or (False,))[0])
+            told = session.told_in(cursor, 1)
         self._check_role(is_standby)
         conn.set_autocommit(bool(self._options.kwargs.get("autocommit", False)))
         return told

@@ -51,6 +51,7 @@ def _executed(
     missing: Missing | None,
 ) -> Result:
     """Run it; again when a reload has placed its rows elsewhere before it was sent."""
+    query = query if type(query) is str else planning.as_text(router, query, deadline)
     while True:
         found = planning.planned(router, query, params, deadline, strategy)
         handle: Route | ShardHandle | None = None

@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 from psycopg import Connection, Cursor
 from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
 
 from .._leg import forget_prepared
 from .._session import BEGUN, RAW, RAW_HINT, RESET, SESSION, STATE, ClientState, Session, is_past_reset, is_raw
@@ -33,11 +32,16 @@ def begin(conn: Connection[Any], reset: Reset, configure: Configure | None, sett
 def _settings(conn: Connection[Any]) -> str:
     autocommit = conn.autocommit
     conn.set_autocommit(True)
-    cursor = Cursor(conn, row_factory=tuple_row)
+    cursor = Cursor(conn)
     cursor.execute(f"select {TOLD}", prepare=False)
-    row = cursor.fetchone()
     conn.set_autocommit(autocommit)
-    return str(row[0]) if row else ""
+    return told_in(cursor, 0)
+
+
+def told_in(cursor: Cursor[Any], column: int) -> str:
+    """The text of `TOLD` in the one row of an answer, whatever the loaders of the connection make of texts."""
+    assert cursor.pgresult is not None
+    return (cursor.pgresult.get_value(0, column) or b"").decode(cursor.connection.info.encoding)
 
 
 def clean(conn: Connection[Any], configure: Configure | None, autocommit: bool) -> None:

@@ -238,7 +238,7 @@ def _final(plan: Shipped, original: Statement, encoding: str) -> Statement:
 
 def _literals(conn: Connection[Any], found: Planned, params: Params | None, types: Sequence[int]) -> Literals:
     """The parameters as SQL literals, each with the type that it is sent with."""
-    values = found.arrange(params)
+    values = found.given(params)
     dumped = Transformer(conn).dump_sequence(values, [PyFormat.TEXT] * len(values))
     texts = [
         "NULL" if data is None else Escaping(conn.pgconn).escape_literal(bytes(data)).decode(conn.info.encoding)
