@@ -284,6 +284,14 @@ def test_check_finds_copies_of_a_reference_table_that_differ(shop: Router) -> No
     assert shop.shard("s0").execute("select name from countries where code = 'fr'").one() == ("France",)
 
 
+def test_check_tells_of_a_copy_that_it_could_not_read_in_time(shop: Router) -> None:
+    with shop.shard("s2").transaction() as conn:
+        conn.execute("lock table countries in access exclusive mode")
+        findings = [finding for finding in shop.check(timeout=6).findings if finding.level != "ok"]
+    assert [finding.subject for finding in findings] == ["s2/countries"]
+    assert findings[0].level == "warning" and "were not compared" in findings[0].message
+
+
 def test_a_write_that_one_shard_refuses_is_done_on_none(shop: Router) -> None:
     shop.scatter("alter table orders add constraint small check (n < 1000)")
     with pytest.raises(psycopg.errors.CheckViolation):
