@@ -16,19 +16,6 @@ def test_explain_and_query_want_one_statement(cli: Cli, arguments: tuple[str, ..
     cli("explain", *arguments, code=2)
 
 
-@pytest.mark.parametrize("refused", ["select ctid from orders", "select 1; select 2"])
-def test_a_refusal_says_what_can_be_done_on_the_command_line(cli: Cli, refused: str) -> None:
-    cli("query", refused, code=2)
-    assert "()" in cli.stderr and cli.stderr.endswith("that is --key, --shard NAME or --all-shards.\n")
-
-
-def test_a_deadline_that_has_passed_is_told_with_what_gave_it(cli: Cli) -> None:
-    cli("query", "--shard", "s0", "--timeout", "0.2", "select pg_sleep(5)", code=1)
-    assert "The deadline was --timeout 0.2. Give it more time with --timeout SECONDS." in cli.stderr
-    cli("query", "--all-shards", "--timeout", "0.2", "select pg_sleep(5)", code=1)
-    assert "The deadline was --timeout 0.2." in cli.stderr
-
-
 def test_explain_runs_nothing(cli: Cli) -> None:
     cli("query", ROWS)
     told = cli("explain", "delete from orders")
