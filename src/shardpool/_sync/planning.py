@@ -394,7 +394,7 @@ def _read_catalog(router: Router, deadline: float) -> Catalog:
         else:
             break
     assert known.built_in is not None
-    if known.told and known.told["tables"] != told["tables"]:
+    if known.told and catalogs.shapes(known.told) != catalogs.shapes(told):
         # Else what was prepared on them for other columns fails, in blocks that cannot be made again.
         run_all([pool.drain for pools in router._state.pools.values() for pool in pools.endpoints])
     known.told, known.by, known.differences, known.read_at = told, name, {name: []}, monotonic()

@@ -346,6 +346,15 @@ def with_singles(catalog: Catalog, shard: str, told: Mapping[str, Any], topology
     )
 
 
+_ON_WRITES = ("unique", "triggers", "rules")
+
+
+def shapes(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a shard has told of its tables, but for what says what becomes of writes only: it may differ for a time."""
+    tables = (told["tables"] or {}).items()
+    return {name: {key: fact for key, fact in facts.items() if key not in _ON_WRITES} for name, facts in tables}
+
+
 def _tables(shard: str, told: Mapping[str, Any], topology: Topology) -> tuple[dict[str, Table], dict[str, str]]:
     """The tables of one shard's answer, single tables only where they live, and the names that stand for them."""
     found = {
