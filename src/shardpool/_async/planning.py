@@ -269,7 +269,7 @@ async def bound(
     while True:
         try:
             try:
-                return bind(found.plan, topology, values)
+                return await beside(found.plan.sql, bind_arguments(bind, found.plan, topology, values))
             except Incomplete:
                 catalog = await catalog_of(router, deadline)
                 text = found.plan.sql

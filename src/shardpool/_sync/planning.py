@@ -266,7 +266,7 @@ def bound(router: Router, found: Planned, params: Params | None, deadline: float
     while True:
         try:
             try:
-                return bind(found.plan, topology, values)
+                return beside(found.plan.sql, bind_arguments(bind, found.plan, topology, values))
             except Incomplete:
                 catalog = catalog_of(router, deadline)
                 text = found.plan.sql
