@@ -78,6 +78,11 @@ def _is_harmless(name: str, value: str | None) -> bool:
     return value == {**_WRITTEN, **_READ}[name]
 
 
+def are_exact(settings: Mapping[str, str | None]) -> bool:
+    """Whether values are what they were when sessions with these settings have written and read them as texts."""
+    return all(_is_harmless(name, settings[name]) for name in (*_WRITTEN, *_READ) if settings.get(name) is not None)
+
+
 @dataclass(frozen=True, slots=True)
 class Transport:
     """How rows go from server to server as text that does not depend on the settings of the sessions.

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from shardpool import Router
+from shardpool import Router, UnsupportedQuery
 from shardpool.testing import _prepare, _topology
 from tests.integration.tls_server import tls_server
 
@@ -53,7 +53,7 @@ create table many (k bigint primary key, g int, f float8, r real, n numeric, d d
   ea mood[], p pair, rg tstzrange, w wide, c text collate "C", u uuid);
 create table other (k bigint, i int, f float8, tz timestamptz, primary key (k, i));
 create table notes (slug text primary key, n int);
-create table facts (n int, f float8, tz timestamptz);
+create table facts (n int primary key, f float8, tz timestamptz);
 """
 ROWS = r"""
 insert into many select i, i % 3, 0.1::float8 * i + 0.2::float8, (0.1 * i)::real, 0.10 * i,
@@ -280,3 +280,16 @@ def test_answers_are_those_of_one_server_under(settings: str, settled: Settled) 
                 if outcome == "refused":
                     different.append(f"refused: {outcome.message}\n  sql: {sql}")
     assert not different, f"{len(different)} of {len(asked)}:\n" + "\n".join(different)
+
+
+def test_copies_of_a_reference_table_do_not_lose_digits(settled: Settled) -> None:
+    write = "update facts set f = random() where n = 1"
+    for harmful in ("extra_float_digits=0", "array_nulls=off"):
+        router = Router(settled.path, kwargs={"options": options(harmful)})
+        with router, pytest.raises(UnsupportedQuery, match="its own random"):
+            router.execute(write)
+    with Router(settled.path) as router:
+        router.execute(write)
+        copies = {tuple(map(tuple, result)) for result in router.scatter("select n, f from facts order by n").values()}
+        assert len(copies) == 1
+        router.execute("update facts set f = 0.1::float8 + 0.2::float8")

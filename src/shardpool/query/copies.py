@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UnsupportedQuery
+from ..settings import are_exact
 from .analysis import Analysis
 from .catalog import Catalog, Column, Table
 from .plan import Copies, Gathered, Plan, Use
@@ -48,7 +49,7 @@ def plan_copies(sql: str, tree: Any, analysis: Analysis, uses: tuple[Use, ...]) 
         tree = _returning_all(tree, table)
         text = deparse(copy(tree))
     read = tuple({node.table for node in analysis.references})
-    mend = _update(table) if compared and _is_exact(analysis.catalog) else ""
+    mend = _update(table) if compared and are_exact(analysis.catalog.settings) else ""
     copies = Copies(table.name, read, finish, mend, compared)
     time = None if finish else timed(tree)
     return Plan(sql, verb(tree), (), True, Gathered("write", text, hidden=hidden, copies=copies, timed=time))
@@ -113,7 +114,7 @@ def _finish(tree: Any, table: Table, catalog: Catalog) -> str:
 
     It has a parameter for each column of the table: its values as texts.
     """
-    if not _is_exact(catalog):
+    if not are_exact(catalog.settings):
         return ""
     rows = _rows(table.columns)
     match kind(tree):
@@ -129,13 +130,6 @@ def _finish(tree: Any, table: Table, catalog: Catalog) -> str:
         case "DeleteStmt" if table.key:
             return f"DELETE FROM {_name(table)} AS written USING {rows} WHERE {_same_key(table)} {_tell(table)}"
     return ""
-
-
-def _is_exact(catalog: Catalog) -> bool:
-    """Whether values are what they were when they have been texts in between."""
-    settings = catalog.settings
-    digits = settings.get("extra_float_digits") or "1"
-    return (settings.get("DateStyle") or "ISO").startswith("ISO") and int(digits) > 0
 
 
 def _insert(table: Table) -> str:
@@ -239,7 +233,7 @@ def loaded(table: Table, columns: Sequence[str], catalog: Catalog) -> Loaded | N
     if not table.has_triggers and _own_default(table, set(columns), catalog) is None:
         return None
     known = {column.name: column for column in table.columns}
-    if not _is_exact(catalog) or not all(name in known for name in columns):
+    if not are_exact(catalog.settings) or not all(name in known for name in columns):
         return None
     given = [known[name] for name in columns]
     names, values = ", ".join(map(quoted, columns)), ", ".join(map(_value, given))
