@@ -29,7 +29,8 @@ STORED_FACTS = qualified(f"""
          left join pg_catalog.pg_sequence s on s.seqrelid = pg_catalog.to_regclass(
              pg_catalog.pg_get_serial_sequence(n.oid::pg_catalog.regclass::pg_catalog.text, a.attname::pg_catalog.text))
          where a.attrelid = n.oid and a.attnum > 0 and not a.attisdropped
-           and (a.attidentity <> '' or pg_catalog.starts_with(pg_catalog.pg_get_expr(d.adbin, 0), 'nextval('))),
+           and (a.attidentity <> '' or case when a.attgenerated = '' then
+                    pg_catalog.starts_with(pg_catalog.pg_get_expr(d.adbin, 0), 'nextval(') end)),
         {TRIGGERS.format(table="n.oid")}, {RULES.format(table="n.oid")},
         (select pg_catalog.json_agg(a.attname) from pg_catalog.pg_attribute a
          where a.attrelid = n.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated <> ''),
