@@ -184,7 +184,7 @@ def _row_problems(
             yield Problem(
                 f"{migration.file} is run by the router, which takes all shards",
                 version=migration.version,
-                hint="Leave out only=… and --shards.",
+                hint="Leave out --shards, and only= in the file.",
             )
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ...errors import ShardpoolError
-from ...topology import Topology
 from ..app import FAILURE
 from ..options import json_option, topology_path
 from ..output import print_json
 from .options import folder_option
+
+if TYPE_CHECKING:
+    from ...topology import Topology
 
 
 @click.command()
@@ -86,6 +88,7 @@ def lint(ctx: click.Context, folder: str | None, write_sum: bool, squawk: bool |
 def _topology(ctx: click.Context) -> Topology | None:
     """The topology, by which it is seen what becomes of rows; None where there is none."""
     from ...config import load_topology
+    from ...errors import ShardpoolError
 
     try:
         return load_topology(topology_path(ctx, None))
