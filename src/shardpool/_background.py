@@ -113,16 +113,6 @@ class AsyncBackground:
             del method
 
 
-def aside(function: Callable[[], T]) -> T:
-    """Call a function; a thread of the background holds up nobody."""
-    return function()
-
-
-async def async_aside(function: Callable[[], T]) -> T:
-    """Call a function in a thread, so that it does not hold up the loop."""
-    return await asyncio.to_thread(function)
-
-
 def within(function: Callable[[], T], seconds: float) -> T:
     """What a function of the user gives, or `TimeoutError`: then it goes on in its thread, and nobody waits for it."""
     outcomes: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()

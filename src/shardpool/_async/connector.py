@@ -16,8 +16,8 @@ from psycopg.rows import tuple_row
 
 from .. import config, control
 from .._attempt import POOLED, Attempt, Unanswered, bounded
-from .._background import async_aside, async_within
-from .._concurrency import async_cancel_again
+from .._background import async_within
+from .._concurrency import async_aside, async_cancel_again
 from .._liveness import GIVEN_BACK
 from .._meter import Meters
 from .._watchdog import AsyncWatchdog

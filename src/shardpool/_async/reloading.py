@@ -13,8 +13,8 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from .. import config
-from .._background import AsyncBackground, async_aside
-from .._concurrency import async_sleep
+from .._background import AsyncBackground
+from .._concurrency import async_aside, async_sleep
 from ..errors import ConfigError, first_line
 from ..events import Event, NewerEpochSeen, ReloadFailed
 

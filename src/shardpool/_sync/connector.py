@@ -17,8 +17,8 @@ from psycopg.rows import tuple_row
 
 from .. import config, control
 from .._attempt import POOLED, Attempt, Unanswered, bounded
-from .._background import aside, within
-from .._concurrency import cancel_again
+from .._background import within
+from .._concurrency import aside, cancel_again
 from .._liveness import GIVEN_BACK
 from .._meter import Meters
 from .._watchdog import Watchdog

@@ -14,8 +14,8 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from .. import config
-from .._background import Background, aside
-from .._concurrency import sleep
+from .._background import Background
+from .._concurrency import aside, sleep
 from ..errors import ConfigError, first_line
 from ..events import Event, NewerEpochSeen, ReloadFailed
 
