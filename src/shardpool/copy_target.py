@@ -36,6 +36,9 @@ TARGET_QUERY = qualified(f"""
 """)
 
 
+_WITHOUT_LENGTH = {1042: "pg_catalog.bpchar", 1043: "pg_catalog.varchar"}
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column by its type under any domains; `oid` is that of the type."""
@@ -45,6 +48,10 @@ class Column:
     length: int
     deterministic: bool
     generated: bool
+
+    def made(self, default: str) -> str:
+        """An expression as a value of the type. A length is left to COPY: it refuses what a cast would cut off."""
+        return f"({default})::{_WITHOUT_LENGTH.get(self.oid, self.type)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ _PYTHON_TYPES: dict[int, tuple[type, ...]] = {
 }
 
 
+# What is sent of this type by binary COPY is the very bytes that it is given.
+BYTES = 17
+
 # psycopg has no binary form of character(n): the server reads it like that of text.
 _SENT_AS = {1042: 25}
 

@@ -16,12 +16,13 @@ from psycopg._copy_base import format_row_binary, format_row_text  # the two tha
 from .._concurrency import async_batches, async_run_all
 from ..bucket_sql import quote_table
 from ..copy_target import TARGET_QUERY, Target, check_key, stored_key, target
-from ..copy_types import check_moments, moments, range_check, sent_types, unfit
+from ..copy_types import BYTES, check_moments, moments, range_check, sent_types, unfit
 from ..errors import LoadError, MissingKey, first_line, nearest
 from ..keys import KeyType
 from ..partitioning import make_batch_lookup
 from ..query.copies import loaded
 from ..query.plan import Copies
+from ..query.timing import moments as moment_defaults
 from ..topology import Reference, Sharded, Single, Topology, qualified
 from . import copies_load, gather, planning
 from .copy_stream import AsyncStream, ShardFailed, copy_line
@@ -61,15 +62,18 @@ async def copy_into(
         router._outdated.check(placement.keyspace, topology)
     names = _shards_of(topology, table)
     positions = _key_positions(topology, table, columns)
-    if isinstance(topology.placement(table), Reference) and len(names) > 1:
+    defaults: dict[str, str] = {}
+    if len(names) > 1:
         catalog = await planning.catalog_of(router, min(router._deadline(None), until or _NEVER))
         facts = catalog.tables.get(qualified(table))
-        made = loaded(facts, columns, catalog) if facts is not None else None
+        made = loaded(facts, columns, catalog) if facts is not None and isinstance(placement, Reference) else None
         if made is not None:
             return await copies_load.copy_into(router, made, rows, columns, until, progress)
+        defaults = moment_defaults(facts, catalog) if facts is not None else {}
+        defaults = {name: default for name, default in defaults.items() if name not in columns}
     taken = await gather.take_all(router, names, min(router._deadline(None), until or _NEVER), readonly=False)
     streams = [AsyncStream(name, pool, conn, until or _NEVER) for name, (pool, conn) in taken.items()]
-    load = _Load(topology, table, list(columns), positions, streams, progress)
+    load = _Load(topology, table, list(columns), positions, streams, defaults, progress)
     try:
         counts = await load.run(rows, binary)
         return await _commit(streams, counts)
@@ -160,6 +164,7 @@ class _Load:
         columns: list[str],
         positions: tuple[int, ...],
         streams: list[AsyncStream],
+        defaults: Mapping[str, str],
         progress: Callable[[int], None] | None,
     ) -> None:
         self._topology = topology
@@ -169,6 +174,9 @@ class _Load:
         self._key = _key_types(topology, table)
         self._patience = topology.timeout
         self._streams = streams
+        # What a first shard makes of the defaults that hold the moment: all rows have it.
+        self._defaults = defaults
+        self._told: tuple[Any, ...] = ()
         self._progress = progress or (lambda count: None)
         self._record = 0
         self._room = _Room()
@@ -201,7 +209,7 @@ class _Load:
 
     async def _read_target(self) -> Target:
         """What the shards tell of the table; of what may store another key, each of them."""
-        outcomes = await async_run_all([partial(self._told, stream) for stream in self._streams])
+        outcomes = await async_run_all([partial(self._found, stream) for stream in self._streams])
         failures: dict[str, BaseException] = {}
         for _, error in outcomes:
             if isinstance(error, ShardFailed):
@@ -213,7 +221,7 @@ class _Load:
         first: Target = outcomes[0][0]
         return first
 
-    async def _told(self, stream: AsyncStream) -> Target:
+    async def _found(self, stream: AsyncStream) -> Target:
         table = quote_table(qualified(self._table))
         found = target(await stream.ask(TARGET_QUERY, (table,), self._patience))
         if not found.columns:
@@ -266,6 +274,8 @@ class _Load:
             self._check(batch)
         for place in self._moments:
             check_moments(row[place] for row in batch)
+        if self._told:
+            batch = [(*row, *self._told) for row in batch]
         assert self._place is not None
         for rows, buffers in self._place(batch):
             deque(map(self._format_row, rows, repeat(self._streams[0].transformer), buffers), maxlen=0)
@@ -296,16 +306,19 @@ class _Load:
 
     async def _begin(self, binary: bool, oids: list[int]) -> None:
         """Start the COPY on every shard."""
+        defaults = [self._target.columns[name].made(default) for name, default in self._defaults.items()]
+        self._told = await self._streams[0].values(defaults, self._patience, binary=binary)
+        types = [*sent_types(oids), *(BYTES for _ in self._defaults)]
         statement = sql.SQL("COPY {} ({}) FROM STDIN{}").format(
             sql.Identifier(*qualified(self._table).split(".", 1)),
-            sql.SQL(", ").join(map(sql.Identifier, self._columns)),
+            sql.SQL(", ").join(map(sql.Identifier, [*self._columns, *self._defaults])),
             sql.SQL(" (FORMAT BINARY)" if binary else ""),
         )
         table = qualified(self._table)
         locks = Copies(table).locks if table in self._topology.reference_tables else ()
         for stream in self._streams:
             try:
-                await stream.begin(statement, sent_types(oids) if binary else None, locks)
+                await stream.begin(statement, types if binary else None, locks)
             except psycopg.Error as error:
                 raise ShardFailed(stream.shard, stream.explained(error)) from error
         # Rows are encoded by one transformer for all: the way in which text is sent has to be the same everywhere.

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg import Connection, Copy, sql
+from psycopg import Connection, Copy, Cursor, sql
 from psycopg.rows import tuple_row
 
 from .._participant import CHECK
@@ -42,15 +42,31 @@ class Stream:
 
     def ask(self, query: LiteralString, params: Sequence[Any], patience: float) -> Any:
         """The row that a look at the catalog gives, for which the shard has `patience` seconds."""
+        cursor = self._asked(query, params, patience, binary=False)
+        return cursor.fetchone()
+
+    def values(self, expressions: Sequence[str], patience: float, *, binary: bool) -> tuple[Any, ...]:
+        """What the shard makes of these: bytes for binary COPY, else texts."""
+        if not expressions:
+            return ()
+        query = f"select {', '.join(expressions)}".encode(self.conn.info.encoding)
+        cursor = self._asked(query, None, patience, binary=binary)
+        result = cursor.pgresult
+        assert result is not None
+        found = [result.get_value(0, number) for number in range(result.nfields)]
+        return tuple(value if value is None or binary else value.decode(self.conn.info.encoding) for value in found)
+
+    def _asked(
+        self, query: LiteralString | bytes, params: Sequence[Any] | None, patience: float, *, binary: bool
+    ) -> Cursor[Any]:
         self.watch.deadline = min(self.until, monotonic() + patience)
         try:
-            cursor = self.conn.cursor(row_factory=tuple_row)
+            cursor = self.conn.cursor(row_factory=tuple_row, binary=binary)
             cursor.execute(query, params)
-            row = cursor.fetchone()
         except psycopg.Error as error:
             raise ShardFailed(self.shard, self.explained(error)) from error
         self.rest()
-        return row
+        return cursor
 
     def begin(self, statement: sql.Composed, oids: Sequence[int] | None, locks: Sequence[str] = ()) -> None:
         """Take the locks and start the COPY; from now on rows may be put into the buffer."""

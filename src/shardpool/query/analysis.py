@@ -57,6 +57,8 @@ class Analysis:
     top: Top = field(default_factory=Top)
     # Of an INSERT whose tree has only a sample of its rows: all of them.
     listed: Listed | None = None
+    # How many columns the SELECT of an INSERT gives; None where only a server knows.
+    inserted: int | None = None
     # The references to tables by their names, where these are asked for.
     mentions: list[Mention] | None = None
     # The aggregates in whose arguments is what is being looked at.

@@ -8,7 +8,7 @@ What this does not surely understand (any other expression, a remark between two
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +59,18 @@ class Listed:
             return [None] * len(self.cells)
         values = "), (".join([row[number] for row in self.cells])
         return [row.list.items[0] for row in parse(f"VALUES ({values})")[0].values_lists]
+
+    def with_defaults(self, texts: Mapping[int, str]) -> Listed:
+        """With these texts, by the number of the column, for each DEFAULT there, and behind rows that end before it."""
+        width = len(self.cells[0])
+        behind = [text for number, text in texts.items() if number >= width]
+        places = [(number, text) for number, text in texts.items() if number < width]
+        rows = [[*row, *behind] for row in self.cells]
+        for row in rows:
+            for number, text in places:
+                if row[number].lower() == "default":
+                    row[number] = text
+        return replace(self, cells=rows)
 
     def rows(self, sample: str) -> Rows:
         """All the rows, between what stands around those of the sample, which may have been written anew."""
@@ -123,7 +135,7 @@ def _template(cells: Cells) -> Template:
     text = f"({', '.join(cells)})"
     if "'" not in text and "$$" not in text:
         return _split(text)
-    parts = [part for cell in cells for part in (*(_split(cell).parts if _PARAM.match(cell) else (cell,)), ", ")]
+    parts = [part for cell in cells for part in (*(_split(cell).parts if _HAS_PARAMS.match(cell) else (cell,)), ", ")]
     return Template(("(", *parts[:-1], ")"))
 
 
@@ -134,3 +146,5 @@ def _split(text: str) -> Template:
 
 
 _PARAM = re.compile(r"\$([0-9]++)")
+# A parameter, or what has been put in for DEFAULT.
+_HAS_PARAMS = re.compile(r"\$[0-9]|\(")

@@ -10,11 +10,18 @@ from .names import output_name
 from .statement import deparse, expression, inner, kind, strings, walk
 
 _MARK = "shardpool $%d parameter"
-# SQLValueFunctionOp by number: CURRENT_DATE, CURRENT_TIMESTAMP, LOCALTIMESTAMP.
 _STATEMENT = "statement_timestamp"
 _NOW = ("now", "transaction_timestamp", _STATEMENT)
-_TIME_NAMES = frozenset((*_NOW, "current_date", "current_timestamp", "localtimestamp"))
-_TIMES = {1: "date", 4: "timestamptz", 8: "timestamp"}
+_TIME_NAMES = frozenset((*_NOW, "current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"))
+# SQLValueFunctionOp by number: CURRENT_DATE, CURRENT_TIME, CURRENT_TIMESTAMP, LOCALTIME, LOCALTIMESTAMP, and those
+# with a precision.
+_TIMES = {
+    1: "date",
+    **dict.fromkeys((2, 3), "timetz"),
+    **dict.fromkeys((4, 5), "timestamptz"),
+    **dict.fromkeys((6, 7), "time"),
+    **dict.fromkeys((8, 9), "timestamp"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,8 @@ def time_type(expression: Any) -> str | None:
     if kind(expression) == "FuncCall":
         return "timestamptz" if _calls(expression, *_NOW) else None
     if kind(expression) == "SQLValueFunction":
-        return _TIMES.get(expression.op)
+        type_ = _TIMES.get(expression.op)
+        return type_ if type_ is None or expression.typmod < 0 else f"{type_}({expression.typmod})"
     return None
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .catalog import Catalog, Table
 from .names import NAMELESS, output_name
-from .statement import copy, is_star, kind, walk
+from .purity import first_impurity
+from .statement import copy, expression, inner, is_star, kind, parse, walk
 from .template import Template, template, time_type
+
+_MAY_BE_A_TIME = re.compile(r"\b(now|\w+_timestamp|current_date|current_time|localtime|localtimestamp)\b", re.IGNORECASE)
 
 
 def timed(tree: Any) -> Template | None:
@@ -21,3 +27,89 @@ def timed(tree: Any) -> Template | None:
             name = output_name(target.res_target)
             target.res_target.name = "" if name == NAMELESS else name
     return template(found)
+
+
+# -- defaults --------------------------------------------------------------------------------------------------------
+
+
+def moments(table: Table, catalog: Catalog) -> dict[str, str]:
+    """By the name of the column its default, where one statement stores the same moment in all rows by it."""
+    found = {}
+    for column in table.columns:
+        default = column.default or ""
+        if column.generated or not _MAY_BE_A_TIME.search(default):
+            continue
+        tree = expression(default)
+        if any(map(time_type, walk(tree))) and first_impurity(inner(tree), catalog, timeless=False) is None:
+            found[column.name] = default
+    return found
+
+
+def with_defaults(tree: Any, defaults: Mapping[str, str], columns: Sequence[str]) -> Any:
+    """The write with these defaults in the places of DEFAULT, and for the columns that an INSERT does not give.
+
+    `columns` are those that it gives.
+    """
+    if not defaults:
+        return tree
+    tree = copy(tree)
+    trees = {name: expression(default) for name, default in defaults.items()}
+    for name, node in _assigned(tree):
+        _put(node, trees.get(name))
+    if kind(tree) == "InsertStmt":
+        _complete(tree, trees, columns)
+    return tree
+
+
+def told(default: str, time: int) -> str:
+    """The default with `$time` for the time of the transaction, in parentheses."""
+    return template(parse(f"values ({default})")[0]).numbered(time).removeprefix("VALUES ")
+
+
+def _assigned(tree: Any) -> Iterator[tuple[str, Any]]:
+    """What an UPDATE, ON CONFLICT or MERGE assigns, each with the name of its column."""
+    match kind(tree):
+        case "MergeStmt":
+            holders = [clause.merge_when_clause for clause in tree.merge_when_clauses]
+        case "InsertStmt":
+            holders = [tree.on_conflict_clause]
+        case _:
+            holders = [tree] if kind(tree) == "UpdateStmt" else []
+    for holder in holders:
+        targets = [target.res_target for target in holder.target_list]
+        for number, target in enumerate(targets):
+            value = inner(target.val)
+            if kind(value) != "MultiAssignRef":
+                yield target.name, target.val
+            elif kind(inner(value.source)) == "RowExpr":
+                # `(a, b) = (…, …)`: the tree has all of what is behind it under each column.
+                names = [target.name for target in targets[number - value.colno + 1 :]]
+                yield from zip(names, value.source.row_expr.args, strict=False)
+
+
+def _put(node: Any, default: Any) -> None:
+    if default is not None and kind(inner(node)) == "SetToDefault":
+        node.CopyFrom(default)
+
+
+def _complete(tree: Any, defaults: Mapping[str, Any], columns: Sequence[str]) -> None:
+    missing = {name: default for name, default in defaults.items() if name not in columns}
+    for name in [*(columns if missing and not tree.cols else ()), *missing]:
+        tree.cols.add().res_target.name = name
+    for select in _parts(inner(tree.select_stmt)):
+        for row in select.values_lists:
+            for name, item in zip(columns, row.list.items, strict=False):
+                _put(item, defaults.get(name))
+            row.list.items.extend(missing.values())
+        if not select.values_lists:
+            for default in missing.values():
+                select.target_list.add().res_target.val.CopyFrom(default)
+
+
+def _parts(select: Any) -> Iterator[Any]:
+    """The SELECTs, or VALUES, that a set operation puts together."""
+    if not select.larg.ByteSize():
+        yield select
+        return
+    for part in (select.larg, select.rarg):
+        yield from _parts(part)

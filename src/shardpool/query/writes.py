@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from .plan import Gathered, Plan, Split, loose_params, uses_of
 from .purity import first_impurity, refuse_server_bound
 from .scopes import Item, Node, Scope, anchor
 from .statement import inner, kind, parse, strings, verb, walk
-from .timing import timed
+from .timing import moments, timed, told, with_defaults
 
 _CMD_INSERT = 4
 _NOT_MATCHED_BY_SOURCE = 2
@@ -45,7 +45,9 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog, listed
     analysis.listed = listed
     analysis.query(tree, None, {})
     target = analysis.writes[0]
-    if listed is not None and not (isinstance(target.placement, Sharded) and _is_divisible(tree)):
+    if listed is not None and not (
+        isinstance(target.placement, Sharded) and _is_divisible(tree) and not _has_strange_default(target, catalog)
+    ):
         return plan_write(sql, parse(sql)[0], topology, catalog)
     uses = uses_of(analysis.nodes)
     if any(isinstance(node.placement, Reference) for node in analysis.writes[1:]):
@@ -59,20 +61,66 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog, listed
     if kind(tree) == "InsertStmt" and isinstance(target.placement, Sharded):
         keys = _keys_of_values(tree, target, catalog, listed)
         if keys is not None and _is_divisible(tree):
-            time = timed(tree)
-            text = sql if listed is None else listed.sample
-            if time is not None:
-                highest = max((found.number for found in walk(tree) if kind(found) == "ParamRef"), default=0)
-                text = time.numbered(1 + max(highest, listed.highest_param if listed is not None else 0))
-            split = Split(target.keyspace, keys, text, time, listed)
+            split = _split(sql, tree, target, keys, catalog, listed)
             refusal = _split_refusal(tree, analysis, catalog)
             loose = _loose_keys(sql, tree, target, catalog)
             return Plan(sql, "INSERT", uses, True, split, refusal, loose=loose, check=check)
         refusal = _insert_refusal(tree, target, analysis, keys is not None)
     refusal = refusal or _refusal(tree, target, analysis, catalog)
-    scattered = None if refusal is not None else Gathered("write", sql, timed=timed(tree))
+    scattered = None
+    if refusal is None:
+        scattered = Gathered("write", sql, timed=timed(_with_defaults(tree, target, analysis)))
     loose, kept = loose_params(tree, analysis.key_columns), tuple(analysis.kept)
     return Plan(sql, verb(tree), uses, True, scattered, refusal, root=0, loose=loose, kept=kept, check=check)
+
+
+def _split(
+    sql: str, tree: Any, target: Node, keys: tuple[tuple[Const, ...], ...], catalog: Catalog, listed: Listed | None
+) -> Split:
+    """The rows of VALUES divided, with the defaults that are the same moment for all of them."""
+    table = catalog.tables[target.table]
+    defaults = moments(table, catalog)
+    names = [column.name for column in table.columns]
+    columns = [column.res_target.name for column in tree.cols]
+    columns = columns or names[: len(inner(tree.select_stmt).values_lists[0].list.items)]
+    time = timed(with_defaults(tree, defaults, columns))
+    if time is None:
+        return Split(target.keyspace, keys, sql if listed is None else listed.sample, None, listed)
+    highest = max((found.number for found in walk(tree) if kind(found) == "ParamRef"), default=0)
+    number = 1 + max(highest, listed.highest_param if listed is not None else 0)
+    if listed is not None:
+        order = [*columns, *(name for name in defaults if name not in columns)]
+        listed = listed.with_defaults({order.index(name): told(default, number) for name, default in defaults.items()})
+    return Split(target.keyspace, keys, time.numbered(number), time, listed)
+
+
+def _with_defaults(tree: Any, target: Node, analysis: Analysis) -> Any:
+    """The write with the defaults of a sharded table that are the same moment for all of its rows."""
+    table = analysis.catalog.tables[target.table]
+    defaults = moments(table, analysis.catalog) if isinstance(target.placement, Sharded) else {}
+    return with_defaults(tree, defaults, _given(tree, analysis, defaults)) if defaults else tree
+
+
+def _has_strange_default(target: Node, catalog: Catalog) -> bool:
+    """Whether a default that is put into listed rows has what looks like a parameter there."""
+    return any("$" in default for default in moments(catalog.tables[target.table], catalog).values())
+
+
+def _given(tree: Any, analysis: Analysis, defaults: Mapping[str, str]) -> Sequence[str]:
+    """The columns that an INSERT of a SELECT gives. Raises `UnsupportedQuery` where only the server knows."""
+    if kind(tree) != "InsertStmt":
+        return ()
+    if tree.cols:
+        return [column.res_target.name for column in tree.cols]
+    width = analysis.inserted
+    if width is None:
+        raise UnsupportedQuery(
+            f"how many columns this INSERT gives is not known, and {', '.join(defaults)} may get its default",
+            detail="The rows of one statement have one moment, which is told to all shards.",
+            hint="Name the columns: INSERT INTO table (…) SELECT ….",
+        )
+    names = [column.name for column in analysis.catalog.tables[analysis.writes[0].table].columns]
+    return names[:width]
 
 
 def analyse_write(analysis: Analysis, tree: Any, parent: Scope | None, ctes: Ctes) -> Level:
@@ -150,6 +198,7 @@ def _analyse_insert(analysis: Analysis, tree: Any, node: Node, item: Item, scope
     select = inner(tree.select_stmt) if tree.HasField("select_stmt") else None
     if select is not None:
         level = analysis.query(select, scope.parent, ctes)
+        analysis.inserted = len(level.columns) if level.is_counted else None
         holders = _holders(node, analysis.catalog)
         analysis.doubts += _tie_inserted(select, level, node, columns, holders, analysis.listed)
     scope.items.append(item)
