@@ -53,10 +53,7 @@ class AsyncStream:
         result = cursor.pgresult
         assert result is not None
         found = [result.get_value(0, number) for number in range(result.nfields)]
-        return tuple(
-            value if value is None or binary else value.decode(self.conn.info.encoding)
-            for value in found
-        )
+        return tuple(value if value is None or binary else value.decode(self.conn.info.encoding) for value in found)
 
     async def _asked(
         self, query: LiteralString | bytes, params: Sequence[Any] | None, patience: float, *, binary: bool

@@ -12,7 +12,7 @@ from .purity import first_impurity
 from .statement import copy, expression, inner, is_star, kind, parse, walk
 from .template import Template, template, time_type
 
-_MAY_BE_A_TIME = re.compile(r"\b(now|\w+_timestamp|current_date|current_time|localtime|localtimestamp)\b", re.IGNORECASE)
+_MAY_BE_A_TIME = re.compile(r"\b(now|\w+_timestamp|current_(date|time)|localtime(stamp)?)\b", re.IGNORECASE)
 
 
 def timed(tree: Any) -> Template | None:
