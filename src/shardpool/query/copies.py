@@ -6,6 +6,7 @@ on one shard, and the others are sent the rows that it has made there. See docs/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -177,7 +178,18 @@ def _rows(columns: Sequence[Column]) -> str:
 
 
 def _value(column: Column) -> str:
-    return f"made.{quoted(column.name)}::{column.type}"
+    """A text as the column's type: of any length where a cast would cut what is too long, and storing refuses it."""
+    uncut = _OF_A_LENGTH.sub(lambda found: _OF_ANY_LENGTH[found[1]], column.type)
+    return f"made.{quoted(column.name)}::{uncut}"
+
+
+_OF_A_LENGTH = re.compile(r"^(character varying|character|bit varying|bit)\(\d+\)")
+_OF_ANY_LENGTH = {
+    "character varying": "pg_catalog.varchar",
+    "character": "pg_catalog.bpchar",
+    "bit varying": "pg_catalog.varbit",
+    "bit": 'pg_catalog."bit"',
+}
 
 
 def _same_key(table: Table) -> str:
