@@ -204,11 +204,11 @@ def test_a_local_fleet_from_the_command_line(cli: Cli) -> None:
         assert "0 errors" in cli("check")
         assert cli("local", "psql", "s1", "-At", "-c", "select shard from shardpool.self") == "s1\n"
         assert cli.json("local", "list")["fleets"][0]["running"] == 2
-        cli("local", "up", "--shards", "3", code=1)
-        cli("local", "psql", "s7", code=1)
+        cli("local", "up", "--shards", "3", code=2)
+        cli("local", "psql", "s7", code=2)
     finally:
         cli("local", "down")
-    cli("local", "status", code=1)
+    cli("local", "status", code=2)
 
 
 def test_help_and_completion_load_neither_psycopg_nor_pydantic() -> None:

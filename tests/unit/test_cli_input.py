@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from shardpool.cli.app import shardpool
+from shardpool.cli.app import exit_code, shardpool
+from shardpool.errors import LoadError, ScatterError
 
 TOPOLOGY = """\
 version: 1
@@ -88,6 +91,11 @@ def test_sql_that_is_not_utf_8_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "latin.sql").write_bytes(sql)
     assert "latin.sql:2 is not UTF-8" in refused("query", "-f", "latin.sql")
     assert "standard input:2 is not UTF-8" in refused("query", "-", text=sql)
+    assert "SQL:2 is not UTF-8" in refused("query", os.fsdecode(sql))
+    script = "\\?\nselect 'Zürich';".encode("latin-1")
+    (tmp_path / "script.sql").write_bytes(script)
+    assert "<stdin>:2 is not UTF-8" in refused("shell", text=script)
+    assert "script.sql:2 is not UTF-8" in refused("shell", "-c", "\\i script.sql")
 
 
 @pytest.mark.parametrize("name", ["../precious", "..", "/etc", "", "a/b", "A"])
@@ -96,12 +104,53 @@ def test_names_of_local_fleets_lead_nowhere_else(name: str, command: str, tmp_pa
     outside = tmp_path / "precious" / "state.json"
     outside.parent.mkdir()
     outside.write_text('{"format": 1}')
-    told = refused("local", *command.split(), "--name", name, code=1)
+    told = refused("local", *command.split(), "--name", name)
     assert "is not the name of a fleet" in told
     assert outside.exists()
 
 
 def test_an_encoding_that_is_none_is_refused() -> None:
-    assert "'latin-99' is not an encoding" in refused(
-        "load", "orders", "topology.yaml", "--encoding", "latin-99", code=1
-    )
+    assert "'latin-99' is not an encoding" in refused("load", "orders", "topology.yaml", "--encoding", "latin-99")
+
+
+def test_the_file_that_is_loaded_is_not_written_over_by_what_is_collected(tmp_path: Path) -> None:
+    rows = "tenant_id,id\n1,1\n,2\n"
+    (tmp_path / "rows.csv").write_text(rows)
+    (tmp_path / "link.csv").symlink_to("rows.csv")
+    for collect in ("rows.csv", "link.csv"):
+        told = refused("load", "orders", "rows.csv", "--on-null-key", "collect", "--collect", collect)
+        assert "it is the file that is loaded" in told and "Name another file" in told
+    assert (tmp_path / "rows.csv").read_text() == rows
+
+
+def test_a_file_that_cannot_be_loaded_is_a_mistake_of_the_call(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("")
+    assert "is empty" in refused("load", "orders", "empty.csv")
+    (tmp_path / "rows.csv").write_text("tenant_id,id\n1,1\n")
+    assert 'has no column "total"' in refused("load", "orders", "rows.csv", "--columns", "tenant_id,total")
+    told = refused("load", "orders", "rows.csv", "--encoding", "utf-16")
+    assert "rows.csv:1: " in told and "--encoding" in told
+
+
+def test_a_value_that_is_no_yaml_is_a_mistake_of_the_call() -> None:
+    assert "cannot be read as YAML" in refused("topology", "set", "shards.s1.pool.max_size", "{")
+
+
+WRONG_SQL, LOST = psycopg.errors.DuplicateTable("relation exists"), psycopg.OperationalError("connection lost")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (psycopg.ProgrammingError("the query has 0 placeholders but 1 parameters were passed"), 2),
+        (psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes"), 2),
+        (ScatterError("2 of 2 shards failed", failures={"s0": WRONG_SQL, "s1": WRONG_SQL}), 2),
+        (ScatterError("1 of 2 shards failed", failures={"s0": WRONG_SQL}, results={"s1": None}), 1),
+        (ScatterError("2 of 2 shards failed", failures={"s0": WRONG_SQL, "s1": LOST}), 1),
+        (LoadError("nothing was loaded", failures={"s0": WRONG_SQL}), 2),
+        (LoadError("nothing was loaded", failures={"s0": LOST}), 1),
+        (LOST, 1),
+    ],
+)
+def test_who_is_to_blame_is_told_by_the_exit_code(error: Exception, code: int) -> None:
+    assert exit_code(error) == code

@@ -107,18 +107,25 @@ def exit_code(error: Exception) -> int | None:
     """2 for what the caller can mend in the call, 1 for a fleet that failed; None for what is not expected at all."""
     import psycopg
 
-    from ..errors import ConfigError, LoadError, RoutingError, ShardpoolError, UnsupportedQuery
+    from ..errors import ConfigError, LoadError, RoutingError, ScatterError, ShardpoolError, UnsupportedQuery
+    from ..local import LocalMisuse
     from ..schema import BadMigration
 
-    if isinstance(error, BadMigration | ConfigError | RoutingError | UnsupportedQuery | UnicodeError):
+    if isinstance(error, BadMigration | ConfigError | LocalMisuse | RoutingError | UnsupportedQuery | UnicodeError):
         return MISTAKE
-    if isinstance(error, LoadError):
-        return MISTAKE if error.line is not None or error.record is not None else FAILURE
+    if isinstance(error, LoadError) and (error.line is not None or error.record is not None or not error.failures):
+        return MISTAKE
+    if isinstance(error, ScatterError | LoadError):
+        # What every shard refuses, the call is to blame for; what only some refuse, those shards.
+        codes = {exit_code(failure) for failure in error.failures.values() if isinstance(failure, Exception)}
+        return MISTAKE if codes == {MISTAKE} and not getattr(error, "results", None) else FAILURE
     if isinstance(error, ShardpoolError):
         return FAILURE
     if isinstance(error, psycopg.Error):
-        # Classes 22, 26, 42 and 0A: bad data, an unknown statement, wrong SQL, a feature that is not there.
-        return MISTAKE if (error.sqlstate or "").startswith(("22", "26", "42", "0A")) else FAILURE
+        # Classes 22, 26, 42 and 0A: bad data, an unknown statement, wrong SQL, a feature that is not there. What psycopg
+        # refuses by itself, such as parameters without a placeholder, has no code.
+        unsent = error.sqlstate is None and isinstance(error, psycopg.ProgrammingError | psycopg.DataError)
+        return MISTAKE if unsent or (error.sqlstate or "").startswith(("22", "26", "42", "0A")) else FAILURE
     return FAILURE if isinstance(error, OSError) else None
 
 

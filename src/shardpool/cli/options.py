@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
@@ -107,17 +107,22 @@ def statement(sql: str | None, file: str | None) -> str:
         raise click.UsageError("give one statement: as an argument, as - for standard input, or with -f FILE")
     if file is not None:
         return _text(Path(file).read_bytes(), file)
-    return _text(sys.stdin.buffer.read(), "standard input") if sql == "-" else sql or ""
+    # What a terminal sends that is not UTF-8 stands in an argument as lone surrogates.
+    return _text(sys.stdin.buffer.read(), "standard input") if sql == "-" else _text(os.fsencode(sql or ""), "SQL")
 
 
-def _text(data: bytes, name: str) -> str:
+def sql_lines(file: BinaryIO, name: str) -> Iterator[str]:
+    """The lines of a script, as they come. Raises `UnicodeError`, with the line, for what is not UTF-8."""
+    for number, line in enumerate(file, 1):
+        yield _text(line, name, number)
+
+
+def _text(data: bytes, name: str, first: int = 1) -> str:
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig" if first == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise click.UsageError(
-            f"{name}:{line} is not UTF-8: SQL is read as UTF-8, whatever the terminal's own is"
-        ) from None
+        line = data.count(b"\n", 0, error.start) + first
+        raise UnicodeError(f"{name}:{line} is not UTF-8: SQL is read as UTF-8, whatever the terminal's own is") from None
 
 
 def keyspace_options(command: F) -> F:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..edits import Insert, Operation, Put, Remove, RenameKey, applied
-from ..errors import EditRefused, ShardpoolError
+from ..errors import ConfigError, EditRefused, Problem, ShardpoolError
 from ._masking import masked_text
 from ._problems import Problems
 from ._scalars import AmbiguousScalar, resolve
@@ -38,14 +38,15 @@ def file_data(text: str, *, file: str = "<string>") -> Any:
 
 
 def value_data(text: str) -> Any:
-    """A value as it would stand in the file: `20`, `5s`, `{host: pg-4}`. Raises `EditRefused`."""
+    """A value as it would stand in the file: `20`, `5s`, `{host: pg-4}`. Raises `ConfigError`."""
     problems = Problems("value")
     try:
         node = read_yaml(text, problems)
     except Unreadable:
         node = None
     if node is None or problems:
-        raise EditRefused("the value cannot be read as YAML", hint="Quote text that holds a colon, comma or #.")
+        why = Problem("", "it cannot be read as YAML", "Quote text that holds a colon, comma or #.", file="the value")
+        raise ConfigError([why])
     return node.plain()
 
 

@@ -25,7 +25,7 @@ _LINES_KEPT = 4096
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 # What a compressed file that was cut off or changed fails with.
 _BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile)
-UNREADABLE = (csv.Error, UnicodeDecodeError, *_BROKEN)
+UNREADABLE = (csv.Error, UnicodeError, *_BROKEN)
 
 
 class CsvFile:
@@ -72,6 +72,10 @@ class CsvFile:
     @property
     def can_be_read_again(self) -> bool:
         return isinstance(self._source, str | os.PathLike)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether the path leads to this very file."""
+        return self.can_be_read_again and path.exists() and path.samefile(self.name)
 
     @property
     def size(self) -> int | None:
@@ -188,6 +192,8 @@ class CsvFile:
             byte = error.object[error.start]
             error = ValueError(f"byte 0x{byte:02x} is not {self._encoding.removesuffix('-sig').upper()}")
             hint = "Name the encoding that the file has: --encoding latin-1, for example."
+        elif isinstance(error, UnicodeError):  # such as UTF-16 without its first mark
+            hint = "Name the encoding that the file has with --encoding."
         where = f"{self.name}:{line}" if line else self.name
         return LoadError(f"{where}: {error}", hint=hint, line=line or None)
 

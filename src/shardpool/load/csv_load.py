@@ -53,6 +53,11 @@ async def load_csv(
     left out and counted, or is written into the CSV file `collect_into`. Raises `LoadError` with `line`, the line of
     the file, when a row is to blame.
     """
+    if collect_into is not None and file.is_at(collect_into):
+        raise LoadError(
+            f"rows without a key cannot be written to {collect_into}: it is the file that is loaded",
+            hint="Name another file for them.",
+        )
     columns = file.columns()
     placement = router.topology.placement(table)
     keys = placement.key_columns if isinstance(placement, Sharded) else ()

@@ -6,8 +6,8 @@ turns that round). Never a server that was not started here is touched: before a
 with what was written down when it was started.
 """
 
-from .binaries import LocalError, find_binaries
+from .binaries import LocalError, LocalMisuse, find_binaries
 from .fleet import LocalFleet, list_fleets
 from .server import Server, ServerStatus
 
-__all__ = ["LocalError", "LocalFleet", "Server", "ServerStatus", "find_binaries", "list_fleets"]
+__all__ = ["LocalError", "LocalFleet", "LocalMisuse", "Server", "ServerStatus", "find_binaries", "list_fleets"]

@@ -27,6 +27,10 @@ class LocalError(ShardpoolError):
     """A local fleet could not be started, found or stopped."""
 
 
+class LocalMisuse(LocalError):
+    """A local fleet was named or asked for as it cannot be: change the call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Binaries:
     """A folder of PostgreSQL's programs that the account of the servers can reach; `version` is the major one."""

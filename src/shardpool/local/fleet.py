@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from . import state
-from .binaries import LocalError, account, find_binaries
+from .binaries import LocalError, LocalMisuse, account, find_binaries
 from .server import NOT_DURABLE, SETTINGS, Server, ServerStatus
 from .state import State
 from .topology_file import DEFAULT_KEYSPACES, topology_text
@@ -40,7 +40,7 @@ class LocalFleet:
         written = state.load(name)
         if written is None:
             known = ", ".join(state.names()) or "none"
-            raise LocalError(f"there is no local fleet {name}", detail=f"fleets: {known}", hint="shardpool local up")
+            raise LocalMisuse(f"there is no local fleet {name}", detail=f"fleets: {known}", hint="shardpool local up")
         return cls(written)
 
     @classmethod
@@ -68,7 +68,7 @@ class LocalFleet:
         2 s; raises `LocalError`.
         """
         if shards is not None and not 1 <= shards <= 64:
-            raise LocalError("a fleet has 1 to 64 shards")
+            raise LocalMisuse("a fleet has 1 to 64 shards")
         with state.locked(name):
             written = state.load(name)
             known = written.options if written is not None and written.complete else {}
@@ -90,7 +90,7 @@ class LocalFleet:
     def _again(cls, written: State, options: dict[str, object], progress: Progress | None) -> LocalFleet:
         """A fleet that is written down as complete: start what has stopped since."""
         if written.options != options:
-            raise LocalError(
+            raise LocalMisuse(
                 f"fleet {written.name} is up already, with other shards, replicas or database",
                 hint=f"shardpool local down --name {written.name}, or choose another name.",
             )
@@ -171,7 +171,7 @@ class LocalFleet:
         for server in self.servers:
             if server.name == name:
                 return server
-        raise LocalError(f"fleet {self.name} has no server {name}", hint=", ".join(s.name for s in self.servers))
+        raise LocalMisuse(f"fleet {self.name} has no server {name}", hint=", ".join(s.name for s in self.servers))
 
     def status(self) -> list[ServerStatus]:
         """Every server, as its process is now."""
@@ -259,7 +259,7 @@ def _replicas(shards: int, replicas: int | Mapping[str, int]) -> dict[str, int]:
         return dict.fromkeys(names, replicas) if replicas else {}
     unknown = set(replicas) - set(names)
     if unknown:
-        raise LocalError(f"no shard {', '.join(sorted(unknown))} for replicas", hint=f"Shards: {', '.join(names)}.")
+        raise LocalMisuse(f"no shard {', '.join(sorted(unknown))} for replicas", hint=f"Shards: {', '.join(names)}.")
     return {name: count for name, count in replicas.items() if count}
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .binaries import LocalError, account
+from .binaries import LocalError, LocalMisuse, account
 from .server import Server
 
 HOME_VARIABLE = "SHARDPOOL_HOME"
@@ -78,9 +78,9 @@ class State:
 
 
 def folder_of(name: str) -> Path:
-    """Where a fleet is written down; raises `LocalError` for what is no name, and might be a path to elsewhere."""
+    """Where a fleet is written down; raises `LocalMisuse` for what is no name, and might be a path to elsewhere."""
     if not _NAME.fullmatch(name):
-        raise LocalError(f"{name!r} is not the name of a fleet", hint="A fleet has a name like my-fleet.")
+        raise LocalMisuse(f"{name!r} is not the name of a fleet", hint="A fleet has a name like my-fleet.")
     return home() / name
 
 

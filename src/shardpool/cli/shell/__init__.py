@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from ..answers import Printer
-from ..options import csv_option, fanout_option, json_option, timeout_option, topology_option, topology_path
+from ..options import (
+    csv_option,
+    fanout_option,
+    json_option,
+    sql_lines,
+    timeout_option,
+    topology_option,
+    topology_path,
+)
 from ..statements import entries
 
 if TYPE_CHECKING:
@@ -61,6 +69,6 @@ def shell(
             for command in commands:
                 session.run(entries(command.splitlines(keepends=True)))
             if not commands:
-                session.run(entries(sys.stdin), "<stdin>")
+                session.run(entries(sql_lines(sys.stdin.buffer, "<stdin>")), "<stdin>")
         except Leave:
             return

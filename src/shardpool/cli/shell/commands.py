@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import click
 
 from ...errors import RoutingError, nearest
+from ..options import sql_lines
 from ..output import print_table
 from ..statements import entries
 from . import tables
@@ -98,8 +99,8 @@ def _include(session: Session, rest: str) -> None:
         raise RoutingError(f"files include one another more than {_DEPTH} deep")
     session.depth += 1
     try:
-        with open(rest, encoding="utf-8-sig") as file:  # noqa: PTH123
-            session.run(entries(file), rest)
+        with open(rest, "rb") as file:  # noqa: PTH123
+            session.run(entries(sql_lines(file, rest)), rest)
     finally:
         session.depth -= 1
 
