@@ -299,6 +299,15 @@ def test_a_fence_of_an_edit_that_was_given_up_refuses_nobody(editor: Editor, rou
     assert router.for_key(key, table="orders").execute("insert into orders values (%s, 1, 'x')", (key,)).rowcount == 1
 
 
+def test_check_tells_of_a_file_that_is_an_older_copy(editor: Editor) -> None:
+    older, epoch = editor.text, editor.epoch
+    editor("set", "shards.s2.pool.max_size", "20")
+    editor.path.write_text(older, encoding="utf-8")
+    told = editor("check")
+    assert f"warning s0/primary: it is at epoch {epoch + 1}, and this topology is of epoch {epoch}:" in told
+    assert "Take the newest file" in told
+
+
 def test_check_and_the_next_command_tell_of_an_edit_that_was_killed(editor: Editor, router: Router) -> None:
     key = free_key(router, "s0")
     killed_at(editor, "finish", "pin", str(key), "s1", "--settle", "0")

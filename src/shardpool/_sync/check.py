@@ -336,6 +336,9 @@ def _map_findings(row: Any, topology: Topology, subject: str, findings: Sequence
     elif not control.tells_maps(row):
         what = "its schema is of an older shardpool: other pins, bounds or listed keys in a topology are not noticed"
         yield Finding("warning", subject, what, control.NOT_INSTALLED_HINT)
+    elif problem is None and (epoch := control.Identity._make(row).epoch) > topology.epoch:
+        what = f"it is at epoch {epoch}, and this topology is of epoch {topology.epoch}: an older copy"
+        yield Finding("warning", subject, what, "Take the newest file: edits that start from this one are refused.")
 
 
 def _tables(conn: Connection[Any], topology: Topology) -> Mapping[str, TableFacts]:

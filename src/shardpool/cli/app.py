@@ -122,8 +122,8 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, ShardpoolError):
         return FAILURE
     if isinstance(error, psycopg.Error):
-        # Classes 22, 26, 42 and 0A: bad data, an unknown statement, wrong SQL, a feature that is not there. What psycopg
-        # refuses by itself, such as parameters without a placeholder, has no code.
+        # Classes 22, 26, 42 and 0A: bad data, an unknown statement, wrong SQL, a feature that is not there. What
+        # psycopg refuses by itself, such as parameters without a placeholder, has no code.
         unsent = error.sqlstate is None and isinstance(error, psycopg.ProgrammingError | psycopg.DataError)
         return MISTAKE if unsent or (error.sqlstate or "").startswith(("22", "26", "42", "0A")) else FAILURE
     return FAILURE if isinstance(error, OSError) else None

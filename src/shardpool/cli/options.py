@@ -122,7 +122,8 @@ def _text(data: bytes, name: str, first: int = 1) -> str:
         return data.decode("utf-8-sig" if first == 1 else "utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + first
-        raise UnicodeError(f"{name}:{line} is not UTF-8: SQL is read as UTF-8, whatever the terminal's own is") from None
+        what = "is not UTF-8: SQL is read as UTF-8, whatever the terminal's own is"
+        raise UnicodeError(f"{name}:{line} {what}") from None
 
 
 def keyspace_options(command: F) -> F:
