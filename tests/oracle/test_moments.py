@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from shardpool import Router
+from shardpool import Router, UnsupportedQuery
 
 KEYSPACES = """\
 keyspaces:
@@ -110,3 +110,30 @@ def test_rows_that_are_loaded_have_one_moment_on_all_shards(both: tuple[Router, 
         assert router.execute(f"select {COUNTS} from t").one() == (1,) * len(MOMENTS)
         assert router.execute("select count(*), count(distinct uid) from t where at <= now()").one() == (500, 500)
         router.execute("delete from t")
+
+
+def test_a_text_that_holds_the_name_of_a_moment_is_a_text(both: tuple[Router, Any]) -> None:
+    for one in both:
+        one.execute("insert into t (k) select k from source")
+    for sql in (
+        "update t set note = 'know how' where k < 10",
+        "update t set note = 'not now'",
+        "update t set (note, short) = ('now', 'today') where note = 'not now' and k > 3",
+        "update t set note = 'x' where note in ('now', 'tomorrow') and not short like 'today is%'",
+        "update t set note = coalesce(t.note, 'do it now, not tomorrow') from source s where s.k = t.k",
+        "insert into t (k, note) values (101, 'now'), (102, 'not now'), (103, ' today ')",
+        "insert into t (k, note) select k, 'not now' from source where k < 3 on conflict do nothing",
+        "insert into t (k) values (1), (2), (3), (4) on conflict (k) do update set note = 'yesterday'",
+        "delete from t where t.note = 'yesterday'",
+    ):
+        _same(both, sql)
+    for sql in (
+        "update t set at = 'now'",
+        "update t set at = ' Today at 10:00 pm UTC'",
+        "with s as (select k, at note from source) update t set note = 'x' from s where s.k = t.k and s.note < 'now'",
+        "update t set note = 'now'::timestamptz::text",
+        "update t set note = 'x' where at < 'yesterday'",
+        "insert into t (k, at) values (201, 'now'), (202, 'now'), (203, 'now')",
+    ):
+        with pytest.raises(UnsupportedQuery, match="evaluated by each shard"):
+            both[0].execute(sql)

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .purity import NAMED_TIMES
 from .rows import Rows, taken_apart
 from .statement import inner, parse
 from .template import Template
+from .texts import NAMED_TIMES
 
 # https://www.postgresql.org/docs/current/sql-syntax-lexical.html. Strings without escapes, so that what one holds is
 # what is seen of it, and none that goes on behind white space, as 'a' and 'b' on two lines do.

@@ -12,6 +12,7 @@ from ..errors import UnsupportedQuery
 from .catalog import Catalog
 from .statement import kind, strings, walk
 from .template import time_type
+from .texts import NAMED_TIMES, may_be_a_moment, without_texts
 
 # STABLE functions of PostgreSQL that look at nothing but their arguments and the settings that are compared.
 _BY_SETTINGS = frozenset(
@@ -37,7 +38,6 @@ _ANYWHERE = frozenset(
     "random random_normal session_user setseed statement_timestamp system_user tablesample timeofday "
     "transaction_timestamp ts_debug user uuidv4 uuidv7 version xmlvalidate".split()
 )
-NAMED_TIMES = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE | re.ASCII)
 _SYSTEM_COLUMNS = frozenset("ctid xmin xmax cmin cmax tableoid".split())
 _REG_TYPES = frozenset(
     "regclass regproc regprocedure regoper regoperator regtype regrole regnamespace regcollation regconfig "
@@ -58,6 +58,8 @@ def first_impurity(tree: Any, catalog: Catalog, *, timeless: bool = True) -> str
 
     The time of the transaction is no impurity where it is told to all: `timeless=False`.
     """
+    if any(map(_is_a_moment, walk(tree))):
+        tree = without_texts(tree, catalog)
     return next(_impurities(tree, catalog, timeless), None)
 
 
@@ -79,13 +81,17 @@ def _impurities(tree: Any, catalog: Catalog, timeless: bool) -> Iterator[str]:
                 if catalog.volatility(strings(found.name)) != "i":
                     yield f"the operator {strings(found.name)[-1]}"
             case "A_Const":
-                if found.WhichOneof("val") == "sval" and NAMED_TIMES.search(found.sval.sval):
+                if _is_a_moment(found):
                     yield f"'{found.sval.sval}'"
             case "ColumnRef":
                 if strings(found.fields)[-1:] and strings(found.fields)[-1] in _SYSTEM_COLUMNS:
                     yield strings(found.fields)[-1]
             case "RangeTableSample":
                 yield "TABLESAMPLE"
+
+
+def _is_a_moment(found: Any) -> bool:
+    return kind(found) == "A_Const" and found.WhichOneof("val") == "sval" and may_be_a_moment(found.sval.sval)
 
 
 def _value_function(found: Any) -> str:

@@ -5,7 +5,7 @@ Trees are PostgreSQL's own (protobuf messages of libpg_query); other modules onl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..errors import UnsupportedQuery
@@ -211,6 +211,19 @@ def _field_name(name: str) -> str:
 def is_star(target: Any) -> bool:
     value = inner(target.val)
     return kind(value) == "ColumnRef" and any(field.WhichOneof("node") == "a_star" for field in value.fields)
+
+
+def assigned(target_list: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """What a list of assignments gives to each column (Nodes)."""
+    targets = [target.res_target for target in target_list]
+    for number, target in enumerate(targets):
+        value = inner(target.val)
+        if kind(value) != "MultiAssignRef":
+            yield target.name, target.val
+        elif kind(inner(value.source)) == "RowExpr":
+            # `(a, b) = (…, …)`: the tree has all of what is behind it under each column.
+            names = [found.name for found in targets[number - value.colno + 1 :]]
+            yield from zip(names, value.source.row_expr.args, strict=False)
 
 
 def has_limit(tree: Any) -> bool:

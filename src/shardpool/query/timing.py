@@ -9,7 +9,7 @@ from typing import Any
 from .catalog import Catalog, Table
 from .names import NAMELESS, output_name
 from .purity import first_impurity
-from .statement import copy, expression, inner, is_star, kind, parse, walk
+from .statement import assigned, copy, expression, inner, is_star, kind, parse, walk
 from .template import Template, template, time_type
 
 _MAY_BE_A_TIME = re.compile(r"\b(now|\w+_timestamp|current_(date|time)|localtime(stamp)?)\b", re.IGNORECASE)
@@ -76,15 +76,7 @@ def _assigned(tree: Any) -> Iterator[tuple[str, Any]]:
         case _:
             holders = [tree] if kind(tree) == "UpdateStmt" else []
     for holder in holders:
-        targets = [target.res_target for target in holder.target_list]
-        for number, target in enumerate(targets):
-            value = inner(target.val)
-            if kind(value) != "MultiAssignRef":
-                yield target.name, target.val
-            elif kind(inner(value.source)) == "RowExpr":
-                # `(a, b) = (…, …)`: the tree has all of what is behind it under each column.
-                names = [target.name for target in targets[number - value.colno + 1 :]]
-                yield from zip(names, value.source.row_expr.args, strict=False)
+        yield from assigned(holder.target_list)
 
 
 def _put(node: Any, default: Any) -> None:
