@@ -26,13 +26,14 @@ keyspaces:
 reference_tables: [plain, made, touched, keyless, numbers]
 """
 SCHEMA = """
+create domain brief as varchar(3);
 create table orders (tenant_id bigint primary key, at timestamptz default now(), note text);
 create table plain (id int primary key, v int, note text, at timestamptz);
 create table made (
   id int generated always as identity, serial serial, uid uuid default gen_random_uuid() primary key,
   at timestamptz default clock_timestamp(), day date default current_date, r float8 default random(),
   note varchar(30), code char(4), flag bool, data jsonb, tags text[], ip inet, span interval, raw bytea,
-  bits bit(4), words varchar(3)[],
+  bits bit(4), words varchar(3)[], brief brief,
   twice text generated always as (note || note) stored);
 create table touched (id int primary key, v int, note text, touched timestamptz);
 create table keyless (v int, r float8);
@@ -193,15 +194,19 @@ def test_rows_that_are_loaded_are_the_same_on_all_copies(both: tuple[Router, Any
     with pytest.raises(LoadError, match="record 2 is bad"):
         router.copy_into("touched", [(7, "a"), (8,)], columns=["id", "note"])
     assert router.execute("select count(*) from touched").one() == (2,)
-    for column, value in (("note", "n" * 31), ("code", "abcde"), ("bits", "10101"), ("words", ["abcd"])):
+    for column, value in {
+        "note": "n" * 31,
+        "code": "abcde",
+        "bits": "10101",
+        "words": ["abcd"],
+        "brief": "abcd",
+    }.items():
         with pytest.raises(LoadError, match=r"too long|does not match"):  # as COPY says, where a cast would cut
             router.copy_into("made", [(value,)], columns=[column])
-    router.copy_into("made", [("n" * 30 + " ", "ab   ", "1010", ["ab  "])], columns=["note", "code", "bits", "words"])
-    assert router.execute("select code, bits::text, words from made where note = %s", ("n" * 30,)).one() == (
-        "ab  ",
-        "1010",
-        ["ab "],
-    )
+    fits, columns = ("n" * 30 + " ", "ab   ", "1010", ["ab  "], 'a"\\'), ["note", "code", "bits", "words", "brief"]
+    router.copy_into("made", [fits], columns=columns)
+    stored = router.execute("select code, bits::text, words, brief from made where note = %s", ("n" * 30,))
+    assert stored.one() == ("ab  ", "1010", ["ab "], 'a"\\')
     for table, row in (("orders", (1, "now")), ("plain", (1, "tomorrow"))):
         with pytest.raises(LoadError, match="is another moment on each shard"):
             router.copy_into(table, [row], columns=["tenant_id" if table == "orders" else "id", "at"])

@@ -119,7 +119,8 @@ CATALOG_QUERY = qualified(f"""
                             l.collname, coalesce(l.collisdeterministic, true),
                             case when a.attidentity <> '' then 'identity'
                                  when a.attgenerated = '' then pg_catalog.pg_get_expr(d.adbin, 0) end,
-                            a.attgenerated <> '')
+                            a.attgenerated <> '',
+                            (select t.typtype = 'd' from pg_catalog.pg_type t where t.oid = a.atttypid))
                             order by a.attnum)
                         from pg_catalog.pg_attribute a left join pg_catalog.pg_collation l on l.oid = a.attcollation
                         left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -189,6 +190,7 @@ class Column:
     deterministic: bool
     default: str | None
     generated: bool = False
+    of_domain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

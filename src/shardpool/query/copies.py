@@ -179,8 +179,12 @@ def _rows(columns: Sequence[Column]) -> str:
 
 def _value(column: Column) -> str:
     """A text as the column's type: of any length where a cast would cut what is too long, and storing refuses it."""
+    text = f"made.{quoted(column.name)}"
     uncut = _OF_A_LENGTH.sub(lambda found: _OF_ANY_LENGTH[found[1]], column.type)
-    return f"made.{quoted(column.name)}::{uncut}"
+    if not column.of_domain:
+        return f"{text}::{uncut}"
+    # The length is the domain's, which a cast cuts to as well: the elements of an array are read as COPY reads them.
+    return f"CASE WHEN {text} IS NULL THEN {text}::{uncut} ELSE (ARRAY[{text}]::pg_catalog.text::{uncut}[])[1] END"
 
 
 _OF_A_LENGTH = re.compile(r"^(character varying|character|bit varying|bit)\(\d+\)")
