@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -155,3 +156,28 @@ def test_a_lock_that_is_held_for_long_is_waited_for(shop: Router) -> None:
         result = shop.execute("update orders set note = note || '!' where n = 1 returning note", timeout=20)
         held.result(20)
     assert result.rowcount == len(KEYS)
+
+
+def test_loads_of_the_same_keys_do_not_wait_in_a_circle(shop: Router) -> None:
+    keys = {shop.for_key(key, table="orders").shard: key for key in range(100, 140)}
+    both_hold = threading.Barrier(2, timeout=20)
+
+    def rows(*shards: str) -> Iterator[tuple[Any, ...]]:
+        # Wide enough to be sent at once.
+        yield keys[shards[0]], 7, "x" * 2**20
+        yield keys[shards[0]], 8, "x" * 2**20
+        both_hold.wait()
+        yield keys[shards[1]], 7, "x"
+
+    def load(*shards: str) -> BaseException | None:
+        try:
+            shop.copy_into("orders", rows(*shards), columns=["tenant_id", "n", "note"], timeout=40)
+        except LoadError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(load, ("s0", "s2"), ("s2", "s0")))
+    (error,) = [error for error in found if error is not None]
+    assert "process" in str(error) and "waits for this load" in str(error)
+    assert shop.execute("select count(*) from orders where n >= 7").one() == (3,)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Sequence
 from time import monotonic
@@ -19,6 +20,8 @@ from .pools import EndpointPool
 
 # Seconds that a shard may take for one buffer of rows, or for the end of its COPY, before it counts as hung.
 STALL = 60.0
+# Seconds that a load of several shards waits for a row of others, between these.
+_PATIENCE = (3.0, 6.0)
 # https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format": signature, flags, extension; and the trailer.
 _BINARY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _BINARY_TRAILER = b"\xff\xff"
@@ -67,6 +70,19 @@ class Stream:
             raise ShardFailed(self.shard, self.explained(error)) from error
         self.rest()
         return cursor
+
+    def give_way(self, table: sql.Composable) -> None:
+        """From now on wait for no row for long: this load may hold on another shard what is waited for here.
+
+        The lock of the table, which EXPLAIN takes as well, may take longer. The times differ, so that one gives way.
+        """
+        self.expect_progress()
+        if self.conn.autocommit:
+            self.conn.set_autocommit(False)
+        patience = sql.SQL("set local lock_timeout = {}").format(round(random.uniform(*_PATIENCE) * 1000))
+        self._cursor.execute(
+            sql.SQL("explain insert into {} default values; {}").format(table, patience), prepare=False
+        )
 
     def begin(self, statement: sql.Composed, oids: Sequence[int] | None, locks: Sequence[str] = ()) -> None:
         """Take the locks and start the COPY; from now on rows may be put into the buffer."""

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 from psycopg._copy_base import format_row_binary, format_row_text  # the two that psycopg's own Copy calls for each row
+from psycopg.rows import tuple_row
 
 from .._concurrency import batches, run_all
 from ..bucket_sql import quote_table
 from ..copy_target import TARGET_QUERY, Target, check_key, stored_key, target
 from ..copy_types import BYTES, check_moments, moments, range_check, sent_types, unfit
-from ..errors import LoadError, MissingKey, first_line, nearest
+from ..errors import LoadError, MissingKey, ShardError, first_line, nearest
 from ..keys import KeyType
+from ..own_sql import qualified as own
 from ..partitioning import make_batch_lookup
 from ..query.copies import loaded
 from ..query.plan import Copies
@@ -42,6 +44,13 @@ _SIZED = frozenset((str, bytes, bytearray, memoryview))
 _HELD_BYTES = 2**20
 _FLUSH_BYTES = 32 * 1024
 _NEVER = float("inf")
+
+# Seconds to see who waits for a load.
+_LOOK = 1.0
+_WAITING = own("""
+    select a.pid, a.application_name from pg_catalog.pg_stat_activity a
+    where %s = any (pg_catalog.pg_blocking_pids(a.pid))
+""")
 
 Place = Callable[[list[Sequence[Any]]], list[tuple[list[Sequence[Any]], Iterable[bytearray]]]]
 
@@ -76,13 +85,48 @@ def copy_into(
     streams = [Stream(name, pool, conn, until or _NEVER) for name, (pool, conn) in taken.items()]
     load = _Load(topology, table, list(columns), positions, streams, defaults, progress)
     try:
-        counts = load.run(rows, binary)
+        try:
+            counts = load.run(rows, binary)
+        except LoadError as error:
+            if any(isinstance(failure, psycopg.errors.LockNotAvailable) for failure in error.failures.values()):
+                raise _waited(router, streams, error) from error
+            raise
         return _commit(streams, counts)
     finally:
         for stream in streams:
             if not stream.pool.watchdog.release(stream.watch):
                 stream.conn.close()
         give_all([(stream.pool, stream.conn) for stream in streams], partial(_aborted, streams, load.failure))
+
+
+def _waited(router: Router, streams: Sequence[Stream], error: LoadError) -> LoadError:
+    """The error of a load that has given way, with those that wait for it: nothing is undone yet."""
+    holding = [stream for stream in streams if stream.shard not in error.failures]
+    outcomes = run_all([partial(_waiting, router, stream) for stream in holding])
+    found = [
+        f"on shard {stream.shard} {who} waits for this load"
+        for stream, (who, _) in zip(holding, outcomes, strict=True)
+        if who
+    ]
+    return LoadError(
+        str(error).partition("\n")[0],
+        failures=error.failures,
+        rolled_back=error.rolled_back,
+        detail="; ".join(
+            [f"on shard {name} it waited too long for a lock of another transaction" for name in error.failures] + found
+        ),
+        hint="Load again when the other is through; loads of the same keys one after the other do not meet.",
+    )
+
+
+def _waiting(router: Router, stream: Stream) -> str:
+    """The processes that wait for what the load holds on a shard; empty when that cannot be learned."""
+    pid = stream.conn.info.backend_pid
+    try:
+        found = router.shard(stream.shard).execute(_WAITING, (pid,), timeout=_LOOK, row_factory=tuple_row)
+    except (ShardError, psycopg.Error):
+        return ""
+    return ", ".join(f"process {number}" + (f" ({name})" if name else "") for number, name in found.rows)
 
 
 def _aborted(streams: Sequence[Stream], failure: BaseException | None) -> None:
@@ -317,6 +361,8 @@ class _Load:
         locks = Copies(table).locks if table in self._topology.reference_tables else ()
         for stream in self._streams:
             try:
+                if self._positions and len(self._streams) > 1:
+                    stream.give_way(sql.Identifier(*qualified(self._table).split(".", 1)))
                 stream.begin(statement, types if binary else None, locks)
             except psycopg.Error as error:
                 raise ShardFailed(stream.shard, stream.explained(error)) from error
