@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,7 +63,7 @@ def plan_write(sql: str, tree: Any, topology: Topology, catalog: Catalog, listed
         if keys is not None and _is_divisible(tree):
             split = _split(sql, tree, target, keys, catalog, listed)
             refusal = _split_refusal(tree, analysis, catalog)
-            loose = _loose_keys(sql, tree, target, catalog)
+            loose = _loose_keys(sql, tree, target, catalog, listed)
             return Plan(sql, "INSERT", uses, True, split, refusal, loose=loose, check=check)
         refusal = _insert_refusal(tree, target, analysis, keys is not None)
     refusal = refusal or _refusal(tree, target, analysis, catalog)
@@ -318,7 +318,7 @@ def _keys_of_values(
     return tuple(rows)
 
 
-def _loose_keys(sql: str, tree: Any, node: Node, catalog: Catalog) -> frozenset[int]:
+def _loose_keys(sql: str, tree: Any, node: Node, catalog: Catalog, listed: Listed | None) -> frozenset[int]:
     """The parameters that are keys of VALUES, and stand elsewhere too: not only for columns of the key's type.
 
     Only of named parameters there are several places: that is seen in the text, without a walk through many rows.
@@ -331,11 +331,21 @@ def _loose_keys(sql: str, tree: Any, node: Node, catalog: Catalog) -> frozenset[
     kinds = {_family(table.column(name)) for name in node.key_columns}
     places = Counter(int(number[1:]) for number in numbers)
     if len(kinds) == 1:
-        for row in select.values_lists:
-            for name, value in zip(names, map(inner, row.list.items), strict=False):
-                if kind(value) == "ParamRef" and _family(table.column(name)) in kinds:
-                    places[value.number] -= 1
+        for row in _lone_params(select) if listed is None else map(_lone_params_of, listed.cells):
+            for name, number in zip(names, row, strict=False):
+                if number and _family(table.column(name)) in kinds:
+                    places[number] -= 1
     return frozenset(number for number, count in places.items() if count)
+
+
+def _lone_params(select: Any) -> Iterator[list[int]]:
+    """For each row of VALUES the numbers of the parameters in it that stand as they are; 0 for all else."""
+    for row in select.values_lists:
+        yield [value.number if kind(value) == "ParamRef" else 0 for value in map(inner, row.list.items)]
+
+
+def _lone_params_of(cells: Sequence[str]) -> list[int]:
+    return [int(cell[1:]) if _PARAM.fullmatch(cell) else 0 for cell in cells]
 
 
 _PARAM = re.compile(r"\$[0-9]+")

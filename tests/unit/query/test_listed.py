@@ -106,6 +106,7 @@ def inserts(draw: st.DrawFn) -> str:
 @example("insert into orders (tenant_id, note, code) values (1, 'a', 'b'), (2, 'c', 'd') /* more */, (3, 'e', 'f')")
 @example("insert into orders (tenant_id, note, code) values (1, 'a', 'b'), (2, 'c')")
 @example("insert into orders (tenant_id, placed) values ($1, $2), ($3, $4) on conflict do update set placed = now()")
+@example("insert into orders (note, code, tenant_id) values (1, 1, $1), (1, 1, $1)")
 def test_a_long_text_has_the_plan_of_the_short_one(sql: str) -> None:
     assert len(sql) < LONG
     # Both end in a blank: messages may quote the end of the text.
