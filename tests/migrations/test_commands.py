@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -185,6 +186,15 @@ def test_baseline_takes_over_other_histories(fleet: Fleet8, tool: str, made: str
     fleet("up")
     fleet("status")
     assert "alike" in fleet("drift")
+
+
+def test_fences_which_each_shard_has_of_its_own_are_no_drift(fleet: Fleet8) -> None:
+    fleet.write("orders", ORDERS)
+    fleet("up")
+    enforce = [sys.executable, "-m", "shardpool", "topology", "enforce", "on"]
+    subprocess.run(enforce, env=fleet.environment, check=True, capture_output=True, timeout=60)
+    assert fleet.ask("s0", "select from pg_trigger where tgname = 'shardpool_fence'")
+    assert "3 schemas, alike" in fleet("drift")
 
 
 def test_drift_names_what_was_planted(fleet: Fleet8) -> None:

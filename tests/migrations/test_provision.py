@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from shardpool import Router
 from shardpool.local.binaries import find_binaries
 
 from .conftest import Fleet8
@@ -42,6 +44,18 @@ def _dump(fleet: Fleet8, shard: str) -> list[str]:
     done = subprocess.run(command, env={**os.environ, **given}, capture_output=True, text=True, check=True, timeout=60)
     # Numbers that differ from one dump, or one server, to the next.
     return [line for line in done.stdout.splitlines() if "restrict" not in line and "pg_attver" not in line]
+
+
+def test_a_provisioned_shard_refuses_rows_of_others_and_takes_its_own(wide: Fleet8) -> None:
+    with Router(wide.path) as router:
+        key = next(key for key in range(1000) if router.for_key(key).shard == "s2")
+    enforce = [sys.executable, "-m", "shardpool", "topology", "enforce", "on", "orders"]
+    subprocess.run(enforce, env=wide.environment, check=True, capture_output=True, timeout=60)
+    assert wide.ask("s0", "select from pg_trigger where tgname = 'shardpool_fence'")
+    wide("provision", "s2")
+    wide.do("s2", f"insert into orders (tenant_id) values ({key})")
+    with pytest.raises(psycopg.Error, match="belongs to another shard"):
+        wide.do("s2", "insert into orders (tenant_id) values (1), (2), (3), (4), (5), (6), (7), (8)")
 
 
 def test_a_provisioned_shard_has_everything_that_the_other_has(wide: Fleet8) -> None:

@@ -70,7 +70,9 @@ FROM rel WHERE relkind IN ('v', 'm')
 UNION ALL
 SELECT 'trigger', rel.name || '.' || pg_catalog.quote_ident(g.tgname), rel.name,
   pg_catalog.pg_get_triggerdef(g.oid) || CASE g.tgenabled WHEN 'O' THEN '' ELSE ' enabled ' || g.tgenabled::text END
-FROM pg_catalog.pg_trigger g JOIN rel ON rel.oid = g.tgrelid WHERE NOT g.tgisinternal
+FROM pg_catalog.pg_trigger g JOIN rel ON rel.oid = g.tgrelid JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
+-- Fences tell of the keys that each shard has.
+WHERE NOT g.tgisinternal AND p.pronamespace IS DISTINCT FROM pg_catalog.to_regnamespace('shardpool')
 UNION ALL
 SELECT 'rule', rel.name || '.' || pg_catalog.quote_ident(r.rulename), rel.name, pg_catalog.pg_get_ruledef(r.oid)
 FROM pg_catalog.pg_rewrite r JOIN rel ON rel.oid = r.ev_class WHERE r.rulename <> '_RETURN'

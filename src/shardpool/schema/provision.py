@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import AsyncConnection
 
+from .. import control
 from ..own_sql import OWN_SESSION
+from ..topology import Topology
 from . import contents, drift, state
 from .baseline import TABLES
 from .contents import quoted
@@ -49,6 +51,8 @@ async def _provision(
     target = session.worker
     source = await connect(router, like, readonly=True)
     try:
+        # Other tools find theirs by the search_path of the role. Where nothing was ever migrated there is none.
+        histories = await contents.known(source, ("shardpool.migrations", *TABLES))
         for conn in (source, target):
             # Rows are copied, and compared, as texts.
             await conn.execute(OWN_SESSION, prepare=False)
@@ -68,10 +72,10 @@ async def _provision(
             for table in router.topology.reference_tables:
                 rows += await contents.copy(source, target, table)
             await target.execute(_known(after, target), prepare=False)
+            await _draw_fences(router.topology, session.shard, target)
             await contents.set_sequences(source, target)
             await contents.fill_views(source, target)
-            # Where nothing was ever migrated there is no record to be taken over.
-            for table in await contents.known(source, ("shardpool.migrations", *TABLES)):
+            for table in histories:
                 await contents.copy(source, target, table)
             values = {"version": "-", "event": "provisioned", "step": None, "seconds": None, "detail": f"like {like}"}
             await target.execute(state.LOG, {**values, "by": who()}, prepare=False)
@@ -83,6 +87,12 @@ async def _provision(
 
 def _known(dumped: str, target: AsyncConnection[Any]) -> str:
     return dumped if target.info.server_version >= 170000 else _OF_17.sub("", dumped)
+
+
+async def _draw_fences(topology: Topology, shard: str, target: AsyncConnection[Any]) -> None:
+    """The fences that have come with the tables let in what the other shard has: here they let in what this one has."""
+    for table, enforced in await rows_of(target, control.FENCED_QUERY):
+        await target.execute(control.fence_statement(topology, table, shard, enforced=enforced), prepare=False)
 
 
 async def _refuse_unless_empty(router: AsyncRouter, session: ShardSession, ignore: Sequence[str]) -> None:
