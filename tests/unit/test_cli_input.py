@@ -149,6 +149,7 @@ WRONG_SQL, LOST = psycopg.errors.DuplicateTable("relation exists"), psycopg.Oper
         (ScatterError("2 of 2 shards failed", failures={"s0": WRONG_SQL, "s1": LOST}), 1),
         (LoadError("nothing was loaded", failures={"s0": WRONG_SQL}), 2),
         (LoadError("nothing was loaded", failures={"s0": LOST}), 1),
+        (ScatterError("1 of 1 shards failed", failures={"s0": psycopg.errors.InsufficientPrivilege("denied")}), 1),
         (LOST, 1),
     ],
 )

@@ -116,9 +116,11 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, LoadError) and (error.line is not None or error.record is not None or not error.failures):
         return MISTAKE
     if isinstance(error, ScatterError | LoadError):
-        # What every shard refuses, the call is to blame for; what only some refuse, those shards.
-        codes = {exit_code(failure) for failure in error.failures.values() if isinstance(failure, Exception)}
-        return MISTAKE if codes == {MISTAKE} and not getattr(error, "results", None) else FAILURE
+        # What every shard refuses, the call is to blame for, unless a right is missing; what only some refuse, those.
+        found = [failure for failure in error.failures.values() if isinstance(failure, Exception)]
+        may = not any(isinstance(failure, psycopg.errors.InsufficientPrivilege) for failure in found)
+        wrong = may and {exit_code(failure) for failure in found} == {MISTAKE}
+        return MISTAKE if wrong and not getattr(error, "results", None) else FAILURE
     if isinstance(error, ShardpoolError):
         return FAILURE
     if isinstance(error, psycopg.Error):
