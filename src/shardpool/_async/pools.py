@@ -175,7 +175,8 @@ class AsyncEndpointPool:
             self.answered_at = now
             if self.breaker.failures and not self.breaker.is_open:
                 self.breaker.failures = 0
-        taken = attributes.get(TAKEN)
+        # What takes longer comes here twice, and is counted once.
+        taken = attributes.pop(TAKEN, None)
         if taken is not None:
             self.meter.used(taken, now)
         if status != TransactionStatus.IDLE or (attributes[SESSION].marks and is_touched(conn)):
