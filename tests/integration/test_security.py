@@ -209,9 +209,10 @@ def test_a_function_is_asked_for_the_password_of_each_connection(router: Router)
 
     with Router(without_passwords(router.topology), passwords=passwords) as opened:
         assert opened.shard("s0").execute("select 1").one() == (1,)
-        assert asked == [("s0", "primary")]
+        assert set(asked) == {("s0", "primary")}
+        before = len(asked)
         opened.shard("s0").execute("select 1")
-        assert len(asked) == 1
+        assert len(asked) == before
         rotated["s1"] = "expired"
         with pytest.raises(ShardUnavailable, match="password authentication failed"):
             opened.shard("s1").execute("select 1")
