@@ -26,6 +26,10 @@ class Unanswered(ShardUnavailable):
     """The server has let us in, and then said nothing."""
 
 
+class GivenUp(psycopg.OperationalError):
+    """Nobody wants the connection any more. It says nothing about the server."""
+
+
 class Attempt:
     """It ends at `deadline` (monotonic seconds), or when it is given up; noticed within a tenth of a second."""
 
@@ -111,6 +115,8 @@ def _until_over(steps: Generator[Any, Any, Any], attempt: Attempt) -> Generator[
         wanted = next(steps)
         while True:
             ready = yield wanted
+            if attempt.given_up:
+                raise GivenUp("given up")
             if attempt.is_over():
                 raise psycopg.errors.ConnectionTimeout("the server did not let us in in time")
             wanted = steps.send(ready)

@@ -15,7 +15,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import tuple_row
 
 from .. import config, control
-from .._attempt import POOLED, Attempt, Unanswered, bounded
+from .._attempt import POOLED, Attempt, GivenUp, Unanswered, bounded
 from .._background import async_within
 from .._concurrency import async_aside, async_cancel_again
 from .._liveness import GIVEN_BACK
@@ -104,6 +104,8 @@ class AsyncConnector:
         self.connecting += 1
         try:
             conn = await self._connect()
+        except GivenUp:
+            raise
         except Exception as error:
             self._observe(
                 ConnectFailed(

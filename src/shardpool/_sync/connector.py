@@ -16,7 +16,7 @@ from psycopg import Connection, Cursor
 from psycopg.rows import tuple_row
 
 from .. import config, control
-from .._attempt import POOLED, Attempt, Unanswered, bounded
+from .._attempt import POOLED, Attempt, GivenUp, Unanswered, bounded
 from .._background import within
 from .._concurrency import aside, cancel_again
 from .._liveness import GIVEN_BACK
@@ -105,6 +105,8 @@ class Connector:
         self.connecting += 1
         try:
             conn = self._connect()
+        except GivenUp:
+            raise
         except Exception as error:
             self._observe(
                 ConnectFailed(
