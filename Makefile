@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# More arguments for pytest, such as PYTEST='-k copy -x'.
-PYTEST ?= -n 2
+# More arguments for pytest, such as PYTEST='-k copy -x'. Tests that share servers of their own, or a load, stay together.
+PYTEST ?= -n 2 --dist loadgroup
 # How long `make soak` lasts.
 SECONDS ?= 600
+# How many times rows are handed over by it.
+HANDOVERS ?= 200
 
 PIP := python -m pip --quiet --disable-pip-version-check install
 EXTRAS := local,shell,prometheus,otel,edit
@@ -14,7 +16,10 @@ LOCKS := requirements/dev.txt requirements/data.txt
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make upgrade" $(BIN)/uv pip compile --quiet --upgrade --no-emit-index-url \
 	--universal --python-version 3.11 --generate-hashes
 
-.PHONY: demo test test-latest test-lowest check oracle bench soak sync upgrade clean
+# What removes the containers of a killed test run is an image too, and may be missing where none can be pulled.
+RYUK = $(shell docker image inspect testcontainers/ryuk:0.8.1 > /dev/null 2>&1 || echo TESTCONTAINERS_RYUK_DISABLED=true)
+
+.PHONY: demo test test-latest test-lowest images compose-test test-docker kubernetes-check matrix package check oracle moves bench soak sync upgrade clean
 
 # The stamp is newer than what it was made from, so that an edit of pyproject.toml or of the locks installs again.
 $(VENV)/.installed: pyproject.toml $(LOCKS)
@@ -47,6 +52,26 @@ test-lowest: $(VENV)/.installed  ## the tests with the lowest versions of what t
 	$(VENV)-lowest/bin/$(PIP) --no-deps --group data
 	$(VENV)-lowest/bin/python -m pytest $(PYTEST)
 
+# An official image of PostgreSQL that was pulled is used as it is.
+images: $(VENV)/.installed  ## images where none can be pulled; needs Docker, debootstrap and root
+	VENV=$(VENV) deploy/images/build
+
+compose-test: $(VENV)/.installed  ## docker-compose.yml with config/topology.yaml; needs Docker, and images
+	SHARDPOOL_TEST_CONTAINERS=compose $(BIN)/python -m pytest -n 0 tests/containers/test_compose.py
+
+package: $(VENV)/.installed  ## build the package, and use it in an empty environment; needs PyPI
+	$(BIN)/python tools/package.py
+
+matrix: $(VENV)/.installed  ## the tests on PostgreSQL 14 to 18, or on MATRIX='14 16', one after the other: hours
+	$(BIN)/python tools/matrix.py $(MATRIX) --pytest '$(PYTEST)'
+
+test-docker: $(VENV)/.installed  ## servers in containers: hosts that fail, and the integration tests; needs Docker, and images
+	SHARDPOOL_TEST_CONTAINERS=hosts $(BIN)/python -m pytest -n 0 tests/containers/test_hosts.py tests/containers/test_image.py
+	SHARDPOOL_TEST_BACKEND=docker $(RYUK) $(BIN)/python -m pytest $(PYTEST) tests/integration tests/migrations tests/oracle
+
+kubernetes-check:  ## the example for Kubernetes against its schemas; needs PyPI
+	$(BIN)/uv tool run --from kubernetes-validate==1.37.0 kubernetes-validate --strict deploy/kubernetes/*.yaml
+
 check: $(VENV)/.installed  ## types, lint, import contracts, generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,15 +86,21 @@ check: $(VENV)/.installed  ## types, lint, import contracts, generated files
 	$(BIN)/pip-audit --requirement requirements/dev.txt --require-hashes --disable-pip --progress-spinner off \
 		--output $(VENV)/audit.txt
 
-oracle: $(VENV)/.installed  ## many more random statements, and TPC-H at a larger scale
-	SHARDPOOL_ORACLE_STATEMENTS=50000 SHARDPOOL_ORACLE_SEED=$${SEED:-$$(date +%j)} SHARDPOOL_TPCH_SCALE=0.1 \
+oracle: $(VENV)/.installed  ## many more random statements and transactions, and TPC-H at a larger scale
+	SHARDPOOL_ORACLE_STATEMENTS=50000 SHARDPOOL_ORACLE_TRANSACTIONS=10000 \
+		SHARDPOOL_ORACLE_SEED=$${SEED:-$$(date +%j)} SHARDPOOL_TPCH_SCALE=0.1 \
 		$(BIN)/python -m pytest $(PYTEST) tests/oracle
+
+moves: $(VENV)/.installed  ## rows that move under load: movers and servers that are killed at every step
+	SHARDPOOL_TEST_MOVES=all $(BIN)/python -m pytest $(PYTEST) tests/moves
 
 bench: $(VENV)/.installed  ## ratios against baselines, on real servers
 	$(BIN)/python -m benchmarks
 
-soak: $(VENV)/.installed  ## random faults on real servers under load: SECONDS=, ten minutes if not given
+soak: $(VENV)/.installed  ## random faults under load for SECONDS= (ten minutes), and HANDOVERS= of moving rows (200)
 	$(BIN)/python -m tests.faults --seconds $(SECONDS)
+	SHARDPOOL_TEST_MOVES=all SHARDPOOL_TEST_HANDOVERS=$(HANDOVERS) $(BIN)/python -m pytest -n 0 -s \
+		tests/moves/test_under_load.py -k many_hand_overs
 
 sync: $(VENV)/.installed  ## generate what is generated
 	$(BIN)/python tools/unasync.py
@@ -83,6 +114,7 @@ upgrade: $(VENV)/.installed  ## lock the newest versions that pyproject.toml all
 	$(COMPILE) pyproject.toml --all-extras --group test --group check --group bench --group build --group lock \
 		--output-file requirements/dev.txt
 	$(COMPILE) --no-deps --group data --output-file requirements/data.txt
+	$(COMPILE) pyproject.toml --extra prometheus --constraint requirements/dev.txt --output-file requirements/image.txt
 
 clean:
 	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest build dist .mypy_cache .ruff_cache .pytest_cache

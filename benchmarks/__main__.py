@@ -12,7 +12,21 @@ from time import perf_counter
 
 import psycopg
 
-from . import batch, copying, keys, query, round_trips, scatter, sql, topology
+from . import (
+    batch,
+    copying,
+    ids,
+    keys,
+    loading,
+    moving,
+    query,
+    round_trips,
+    scatter,
+    sql,
+    starting,
+    topology,
+    transactions,
+)
 from .fleet import Fleet, make_fleet
 from .harness import Effort
 from .rows import Row, machine, table, write
@@ -22,13 +36,18 @@ Subject = Callable[[Effort, Fleet], Iterator[Row]]
 
 SUBJECTS: dict[str, Subject] = {
     "for_key": lambda effort, fleet: keys.run(effort),
+    "start": starting.run,
     "query": query.run,
     "round_trips": round_trips.run,
     "scatter": scatter.run,
     "sql": sql.run,
+    "ids": ids.run,
+    "transactions": transactions.run,
     "copy_into": copying.run,
+    "load": loading.run,
     "map": batch.run,
     "topology": topology.run,
+    "moves": moving.run,
 }
 _SERVERS = 4
 

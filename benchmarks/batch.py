@@ -1,4 +1,4 @@
-"""`map` against loops written by hand: an update per item, each in a transaction on the shard of its key."""
+"""`map` and `executemany` against loops written by hand: an update per item, on the shard of its key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shardpool import AsyncRouter, Router
 
 from .fleet import ITEMS, Fleet
 from .harness import Effort, Loop, Sample, measure, repeat
-from .rows import Row, compare
+from .rows import Row, Target, compare
 
 _UPDATE = "update counters set hits = hits + 1 where id = %s"
 _CONCURRENCY = 4
@@ -48,6 +48,7 @@ def _sync(effort: Effort, fleet: Fleet, items: list[int]) -> Iterator[Row]:
                 one(pool, item)
 
         together = _together(pool_by_item, items)
+        sent = _sent(pool_by_item, items)
         executor = stack.enter_context(ThreadPoolExecutor(4 * _CONCURRENCY))
         samples = _per_item(
             items,
@@ -58,6 +59,8 @@ def _sync(effort: Effort, fleet: Fleet, items: list[int]) -> Iterator[Row]:
                 "loop": in_turn,
                 "16 threads": lambda: list(executor.map(one, pool_by_item, items)),
                 "4 threads, a transaction each": lambda: list(executor.map(together, pools.values())),
+                "executemany()": lambda: router.executemany(_UPDATE, [(item,) for item in items], key=_first),
+                "4 threads, executemany each": lambda: list(executor.map(sent, pools.values())),
             },
         )
         found = measure(samples, effort, rounds=20, seconds=20)
@@ -66,6 +69,8 @@ def _sync(effort: Effort, fleet: Fleet, items: list[int]) -> Iterator[Row]:
     yield compare("map", "sync map(concurrency=1)", found["map(concurrency=1)"], found["loop"], "loop")
     baseline = "4 threads, a transaction each"
     yield compare("map", "sync map(per='shard')", found["map(per='shard')"], found[baseline], baseline)
+    baseline = "4 threads, executemany each"
+    yield compare("map", "sync executemany()", found["executemany()"], found[baseline], baseline, Target(most=1.2))
 
 
 def _async(effort: Effort, fleet: Fleet, items: list[int]) -> Iterator[Row]:
@@ -112,6 +117,10 @@ def _same(item: int) -> int:
     return item
 
 
+def _first(item: tuple[int]) -> int:
+    return item[0]
+
+
 def _together(pool_by_item: list[ConnectionPool[Any]], items: list[int]) -> Callable[[ConnectionPool[Any]], None]:
     """All items of one pool in one transaction."""
 
@@ -122,6 +131,16 @@ def _together(pool_by_item: list[ConnectionPool[Any]], items: list[int]) -> Call
                     conn.execute(_UPDATE, (item,))
 
     return together
+
+
+def _sent(pool_by_item: list[ConnectionPool[Any]], items: list[int]) -> Callable[[ConnectionPool[Any]], None]:
+    """All items of one pool in one transaction, by psycopg's executemany()."""
+
+    def sent(pool: ConnectionPool[Any]) -> None:
+        with pool.connection() as conn, conn.cursor() as cursor:
+            cursor.executemany(_UPDATE, [(item,) for own, item in zip(pool_by_item, items, strict=True) if own is pool])
+
+    return sent
 
 
 def _per_item(items: list[int], runs: dict[str, Callable[[], object]]) -> dict[str, Sample]:

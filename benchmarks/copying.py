@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from ipaddress import IPv4Address
 from itertools import cycle, islice
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import psycopg
@@ -15,7 +18,7 @@ from shardpool import AsyncRouter, Router
 from .fleet import Database, Fleet
 from .growth import Growth
 from .harness import Effort, Loop, Sample, measure
-from .rows import Row, Target, compare_rates
+from .rows import Row, Target, compare, compare_rates
 
 COLUMNS = ["id", "amount", "price", "note", "at"]
 _TYPES = ["int8", "int4", "float8", "text", "timestamptz"]
@@ -28,6 +31,15 @@ _ASYNC_ROWS = "async copy_into(), async rows"
 _BARE = "binary COPY, one server"
 _BARE_AT_HAND = "binary COPY, rows at hand"
 _TARGET = Target(least=0.8)
+_PLAIN = "odd_plain"
+# By table the type of its column price, and what makes its values.
+_ODD: dict[str, tuple[str, Callable[[int], Any]]] = {
+    _PLAIN: ("float8", lambda number: number * 0.25),
+    "odd_real": ("real", lambda number: number * 0.25),
+    "odd_jsonb": ("jsonb", lambda number: '{"a": 1}'),
+    "odd_inet": ("inet", IPv4Address),
+    "odd_array": ("integer[]", lambda number: [number, 2, 3]),
+}
 _START = datetime(2025, 1, 1, tzinfo=UTC)
 
 
@@ -61,10 +73,43 @@ def run(effort: Effort, fleet: Fleet) -> Iterator[Row]:
         found = measure(samples, effort, rounds=5, seconds=75, least=2)
     for name in (_OURS, _ASYNC, _ASYNC_ROWS):
         yield compare_rates("copy_into", f"{name}, {rows} rows", found[name], found[_BARE], _BARE, _TARGET)
+    yield from _of_types(effort, fleet)
     yield compare_rates("copy_into", _OURS_AT_HAND, found[_OURS_AT_HAND], found[_BARE_AT_HAND], _BARE_AT_HAND)
     yield compare_rates("copy_into", f"{_OURS}, {rows} rows", found[_OURS], found[executemany], executemany)
     for name in (_OURS, _ASYNC, _ASYNC_ROWS, _BARE):
         yield Row("copy_into", f"memory, {name}", f"+{growth.by_name[name] / 2**20:.1f} MiB at most")
+
+
+def _of_types(effort: Effort, fleet: Fleet) -> Iterator[Row]:
+    """A column of another type in place of float8, against float8 in the same table."""
+    count = effort.pick(200_000, 10_000)
+    topology = fleet.topology()
+    keyspace = topology.keyspaces["items"]
+    tables = {**keyspace.tables, **{f"public.{table}": ("id",) for table in _ODD}}
+    with Router(replace(topology, keyspaces={"items": replace(keyspace, tables=tables)})) as router:
+        rows_by_table = {table: list(_rows_of(make, count)) for table, (_, make) in _ODD.items()}
+        for table, (name, _) in _ODD.items():
+            router.scatter(
+                f"drop table if exists {table};"
+                f"create table {table} (id bigint not null, amount int, price {name}, note text, at timestamptz)"
+            )
+
+        def sample(table: str) -> float:
+            router.scatter(f"truncate {table}")
+            begun = process_time()
+            router.copy_into(table, rows_by_table[table], columns=COLUMNS)
+            return (process_time() - begun) / count
+
+        found = measure({table: partial(sample, table) for table in _ODD}, effort, rounds=7, seconds=30)
+    for table, (name, _) in _ODD.items():
+        if table != _PLAIN:
+            case = f"CPU of the client, a column of {name}"
+            yield compare("copy_into", case, found[table], found[_PLAIN], "float8", Target(most=1.3))
+
+
+def _rows_of(make: Callable[[int], Any], count: int) -> Iterator[tuple[Any, ...]]:
+    for number, (key, amount, _, note, at) in enumerate(_rows_at_hand(count)):
+        yield key + number, amount, make(number), note, at
 
 
 def make_rows(count: int) -> Iterator[tuple[Any, ...]]:

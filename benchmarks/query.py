@@ -58,7 +58,7 @@ def _async(effort: Effort, fleet: Fleet, cases: dict[str, str], kwargs: dict[str
 def _operations(router: Router, cases: dict[str, str]) -> dict[str, Callable[[], Any]]:
     route = router.for_key(KEY)
     route.execute(QUERY, (KEY,))
-    pool: Any = router._state.pools[route.shard].primary._pool
+    pool: Any = router._fleet.snapshot.shards[route.shard].primary._inner.current
 
     def execute() -> Any:
         return router.for_key(KEY).execute(QUERY, (KEY,)).rows
@@ -85,7 +85,7 @@ def _operations(router: Router, cases: dict[str, str]) -> dict[str, Callable[[],
 async def _async_operations(router: AsyncRouter, cases: dict[str, str]) -> dict[str, Callable[[], Awaitable[Any]]]:
     route = router.for_key(KEY)
     await route.execute(QUERY, (KEY,))
-    pool: Any = router._state.pools[route.shard].primary._pool
+    pool: Any = router._fleet.snapshot.shards[route.shard].primary._inner.current
 
     async def execute() -> Any:
         return (await router.for_key(KEY).execute(QUERY, (KEY,))).rows

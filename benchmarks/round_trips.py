@@ -42,7 +42,7 @@ def run(effort: Effort, fleet: Fleet) -> Iterator[Row]:
 def _rows(router: Router, counted: Callable[[Callable[[], object]], float], mode: str) -> Iterator[Row]:
     route = router.for_key(KEY)
     route.execute(QUERY, (KEY,))
-    pool: Any = router._state.pools[route.shard].primary._pool
+    pool: Any = router._fleet.snapshot.shards[route.shard].primary._inner.current
 
     def connection() -> object:
         with router.for_key(KEY).connection() as conn:

@@ -11,6 +11,8 @@ from time import monotonic
 
 # What is promised on a quiet machine, and what a machine makes of it that others use as well.
 SLACK = 10
+# The deadline, in seconds, of what comes before a test's own subject, such as the first plan: no machine needs it all.
+SLOW = 30.0
 
 
 def in_time(seconds: float | None, promised: float, what: str = "it took too long") -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from generated import main
 
 from shardpool.cli import shardpool
 
@@ -41,23 +42,5 @@ def _require_help(command: click.Command, ctx: click.Context) -> None:
             sys.exit(f"{ctx.command_path} {parameter.opts[0]} has no help text")
 
 
-def main(arguments: list[str]) -> int:
-    """0 when the page is as the commands say or was written, 1 when it differs, 2 for wrong arguments."""
-    text = reference()
-    match arguments:
-        case []:
-            TARGET.parent.mkdir(parents=True, exist_ok=True)
-            TARGET.write_text(text, encoding="utf-8")
-            return 0
-        case ["--check"]:
-            if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-                return 0
-            print(f"{TARGET.name} is not what the commands say. Run: make sync", file=sys.stderr)
-            return 1
-        case _:
-            print("usage: cli_reference.py [--check]", file=sys.stderr)
-            return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(TARGET, reference()))

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from generated import main
+
 from shardpool.config import topology_schema
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "configuration.md"
@@ -48,7 +50,7 @@ everything below; `config/topology.schema.json` is the JSON Schema, with which a
 # Model, its heading, and where its fields stand.
 _SECTIONS = (
     ("Defaults", "defaults", "`defaults:`"),
-    ("Shard", "A shard", "`shards.<name>:`"),
+    ("ShardFields", "A shard", "`shards.<name>:`"),
     ("EndpointFields", "An endpoint: primary", "`shards.<name>.primary:`; a `postgresql://` URL will do as well"),
     ("ReplicaFields", "An endpoint: replica", "`shards.<name>.replicas[]:`; a `postgresql://` URL will do as well"),
     ("HostFields", "A host", "`shards.<name>.hosts[]:`"),
@@ -56,6 +58,8 @@ _SECTIONS = (
     ("KeyspaceFields", "A keyspace", "`keyspaces.<name>:`, with exactly one of `hash`, `range` and `list`"),
     ("HashFields", "hash", "`keyspaces.<name>.hash:`"),
     ("RangeFields", "An entry of range", "`keyspaces.<name>.range[]:`, in ascending order"),
+    ("MoveFields", "A move", "`moves[]:`, while it runs"),
+    ("IntervalFields", "A range that moves", "`moves[].range:`"),
     ("Connect", "Connection settings", "`connect:` in defaults or a shard, and directly in an endpoint"),
 )
 
@@ -143,26 +147,5 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def main(arguments: list[str]) -> int:
-    """0 when the page is as the models say or was written, 1 when it differs, 2 for wrong arguments."""
-    match arguments:
-        case []:
-            TARGET.parent.mkdir(parents=True, exist_ok=True)
-            TARGET.write_text(page(), encoding="utf-8")
-            return 0
-        case ["--check"]:
-            return _check()
-        case _:
-            print("usage: config_reference.py [--check]", file=sys.stderr)
-            return 2
-
-
-def _check() -> int:
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == page():
-        return 0
-    print(f"{TARGET.name} is out of date\nHINT:  Run python tools/config_reference.py.", file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(TARGET, page()))

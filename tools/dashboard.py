@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from generated import main
+
 TARGET = Path(__file__).resolve().parent.parent / "deploy" / "grafana" / "shardpool.json"
 OF = '{fleet=~"$fleet", shard=~"$shard"}'
 SHARD = "{{shard}}/{{endpoint}}"
@@ -131,23 +133,5 @@ def _panel(number: int, title: str, unit: str, legend_by_query: dict[str, str]) 
     }
 
 
-def main(arguments: list[str]) -> int:
-    """0 when the file is as it should be or was written, 1 when it differs, 2 for wrong arguments."""
-    text = json.dumps(dashboard(), indent=2) + "\n"
-    match arguments:
-        case []:
-            TARGET.parent.mkdir(parents=True, exist_ok=True)
-            TARGET.write_text(text, encoding="utf-8")
-            return 0
-        case ["--check"]:
-            if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-                return 0
-            print(f"{TARGET.name} is not what tools/dashboard.py gives. Run: make sync", file=sys.stderr)
-            return 1
-        case _:
-            print("usage: dashboard.py [--check]", file=sys.stderr)
-            return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(TARGET, json.dumps(dashboard(), indent=2) + "\n"))

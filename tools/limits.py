@@ -15,6 +15,7 @@ import psycopg
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from generated import main  # noqa: E402
 from tests.unit.query.golden import bound, cases  # noqa: E402
 
 from shardpool.errors import ShardpoolError  # noqa: E402
@@ -86,23 +87,5 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "\\<").replace("\n", " ")
 
 
-def main(arguments: list[str]) -> int:
-    """0 when the page is as the cases say or was written, 1 when it differs, 2 for wrong arguments."""
-    text = reference()
-    match arguments:
-        case []:
-            TARGET.parent.mkdir(parents=True, exist_ok=True)
-            TARGET.write_text(text, encoding="utf-8")
-            return 0
-        case ["--check"]:
-            if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-                return 0
-            print(f"{TARGET.name} is not what the cases say. Run: make sync", file=sys.stderr)
-            return 1
-        case _:
-            print("usage: limits.py [--check]", file=sys.stderr)
-            return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(TARGET, reference()))

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,11 +56,14 @@ def without_awaitable(text: str) -> str:
 
 
 def generate(folder: Path) -> None:
-    for source in sorted(SOURCE.glob("*.py")):
-        text = HEADER.format(name=source.name) + convert(source.read_text(encoding="utf-8"))
+    for source in sorted(SOURCE.rglob("*.py")):
+        name = source.relative_to(SOURCE)
+        text = HEADER.format(name=name) + convert(source.read_text(encoding="utf-8"))
         if found := LEFT_OVER.search(text):
-            sys.exit(f"{source.name}: {found[0].strip()!r} is not turned into its sync form")
-        (folder / source.name).write_text(text, encoding="utf-8")
+            sys.exit(f"{name}: {found[0].strip()!r} is not turned into its sync form")
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
     config = ["--config", str(ROOT / "pyproject.toml")]
     subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--quiet", "--fix-only", "--select", "I,F401", *config, str(folder)],
@@ -68,22 +72,29 @@ def generate(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", *config, str(folder)], check=True)
 
 
+def texts_of(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+
+
 def main() -> None:
     check = sys.argv[1:] == ["--check"]
     with tempfile.TemporaryDirectory(dir=TARGET.parent, prefix="_sync_") as made:
         generate(Path(made))
-        texts = {path.name: path.read_text(encoding="utf-8") for path in Path(made).glob("*.py")}
-    old = {path.name: path.read_text(encoding="utf-8") for path in TARGET.glob("*.py")}
+        texts = texts_of(Path(made))
+    old = texts_of(TARGET)
     if texts == old:
         return
     if check:
         names = sorted(name for name in texts.keys() | old.keys() if texts.get(name) != old.get(name))
         sys.exit(f"_sync is not what _async gives: {', '.join(names)}. Run: make sync")
-    TARGET.mkdir(exist_ok=True)
     for name in old.keys() - texts.keys():
         (TARGET / name).unlink()
+        with suppress(OSError):  # the folder holds more
+            (TARGET / name).parent.rmdir()
     for name, text in texts.items():
-        (TARGET / name).write_text(text, encoding="utf-8")
+        path = TARGET / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,18 +3,24 @@
 from typing import TYPE_CHECKING
 
 from ._exports import exports
+from .version import __version__
 
 if TYPE_CHECKING:
-    from ._async.route import AsyncRoute, AsyncShardHandle
     from ._async.router import AsyncRouter
-    from ._sync.route import Route, ShardHandle
+    from ._async.routes import AsyncRoute
+    from ._async.sql.transaction import AsyncFleetTransaction
+    from ._async.work.handle import AsyncShardHandle
     from ._sync.router import Router
+    from ._sync.routes import Route
+    from ._sync.sql.transaction import FleetTransaction
+    from ._sync.work.handle import ShardHandle
     from .config import load_topology, parse_topology
     from .errors import (
         BatchError,
         CommitUnknown,
         ConfigError,
         DeadlineExceeded,
+        DistributedDeadlock,
         EditRefused,
         InitRefused,
         InvalidKey,
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
         ShardpoolError,
         ShardUnavailable,
         StaleTopology,
+        TransactionForgotten,
         UnknownKeyspace,
         UnknownShard,
         UnknownTable,
@@ -45,9 +52,8 @@ if TYPE_CHECKING:
     from .tokens import Token
     from .topology import Topology
 
-__version__ = "0.1.0"
-
 __all__ = [
+    "AsyncFleetTransaction",
     "AsyncRoute",
     "AsyncRouter",
     "AsyncShardHandle",
@@ -56,8 +62,10 @@ __all__ = [
     "CommitUnknown",
     "ConfigError",
     "DeadlineExceeded",
+    "DistributedDeadlock",
     "EditRefused",
     "Finding",
+    "FleetTransaction",
     "InitRefused",
     "InvalidKey",
     "ItemFailure",
@@ -83,6 +91,7 @@ __all__ = [
     "StaleTopology",
     "Token",
     "Topology",
+    "TransactionForgotten",
     "UnknownKeyspace",
     "UnknownShard",
     "UnknownTable",
@@ -97,16 +106,20 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
-        "._async.route": "AsyncRoute AsyncShardHandle",
+        "._async.work.handle": "AsyncShardHandle",
+        "._async.routes": "AsyncRoute",
         "._async.router": "AsyncRouter",
-        "._sync.route": "Route ShardHandle",
+        "._async.sql.transaction": "AsyncFleetTransaction",
+        "._sync.work.handle": "ShardHandle",
+        "._sync.routes": "Route",
         "._sync.router": "Router",
+        "._sync.sql.transaction": "FleetTransaction",
         ".config": "load_topology parse_topology",
         ".errors": (
-            "BatchError CommitUnknown ConfigError DeadlineExceeded EditRefused InitRefused InvalidKey ItemFailure "
-            "ItemRolledBack KeyNotCovered LoadError MissingKey OtherMap Problem ResultTooLarge "
+            "BatchError CommitUnknown ConfigError DeadlineExceeded DistributedDeadlock EditRefused InitRefused "
+            "InvalidKey ItemFailure ItemRolledBack KeyNotCovered LoadError MissingKey OtherMap Problem ResultTooLarge "
             "RouterMisuse RoutingError ScatterError ShardBusy ShardError ShardpoolError ShardUnavailable StaleTopology "
-            "UnknownKeyspace UnknownShard UnknownTable UnsupportedQuery"
+            "TransactionForgotten UnknownKeyspace UnknownShard UnknownTable UnsupportedQuery"
         ),
         ".partitioning": "encode_key",
         ".report": "Finding Report",

@@ -8,10 +8,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .errors import EditRefused
-from .keys import KeyValue, key_text
-from .owner_map import contract
-from .partitioning import Hash, List, Range
-from .topology import Endpoint, Keyspace, Reference, Shard, Sharded, Single, Topology
+from .succession import owned_by
+from .topology import Endpoint, Keyspace, Reference, RunningMove, Shard, Sharded, Single, Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ def check_successor_file(new: Topology, old: Topology) -> None:
         raise EditRefused(f"the new file is of fleet {new.fleet}, not {old.fleet}", hint="A fleet keeps its name.")
     for name, keyspace in new.keyspaces.items():
         before = old.keyspaces.get(name)
-        if before is not None and contract(before.partitioning) != contract(keyspace.partitioning):
+        if before is not None and before.partitioning.contract() != keyspace.partitioning.contract():
             raise EditRefused(
                 f"keyspace {name} would place its keys in another way",
                 detail="Kind, key types, hash function and number of buckets never change: rows lie by them.",
@@ -45,16 +43,53 @@ def check_successor_file(new: Topology, old: Topology) -> None:
             )
 
 
+def check_moves_stay(new: Topology, old: Topology, mover: int | None = None) -> None:
+    """Raise `EditRefused` unless what is on its way to another shard is in `new` as in `old`, and owned as there.
+
+    `mover` is the number of the move whose own step the change is: it may do with its rows what a move does.
+    """
+    for number in dict.fromkeys([*old.moves, *new.moves]):
+        before, after = old.moves.get(number), new.moves.get(number)
+        if number == mover:
+            continue
+        if before is None or after is None or not _moves_alike(before, old, after, new):
+            raise EditRefused(
+                f"{before or after} would be {'begun' if before is None else 'changed'} by an edit of the file",
+                detail=None if before is None else "What moves keeps its buckets, tables, owner and shards until then.",
+                hint="Moves are begun, ended and undone with: shardpool move",
+            )
+
+
+def _moves_alike(before: RunningMove, old: Topology, after: RunningMove, new: Topology) -> bool:
+    """Whether a move is of the same rows, in the same state, between the same shards."""
+    same = replace(before, buckets=()) == replace(after, buckets=())
+    if not same or before.keyspace is None or after.keyspace is None:
+        return same
+    was, now = old.keyspaces[before.keyspace], new.keyspaces[after.keyspace]
+    targets = {was.partitioning.bucket_in(now.partitioning, bucket) for bucket in before.bucket_numbers}
+    return dict(was.tables) == dict(now.tables) and targets == set(after.bucket_numbers)
+
+
+def handed_over(old: Topology, new: Topology) -> Topology:
+    """The old topology in which those own what they own in the new one to whom a move has brought it."""
+    for number, move in new.moves.items():
+        before = old.moves.get(number)
+        if before is None or move.state != "moved" or before.state != "guarded":
+            continue
+        old = owned_by(old, before, move.target)
+    return old
+
+
 def renames(old: Topology, new: Topology) -> dict[str, str]:
     """Old name → new name of the shards that stand at the same addresses under another name."""
     gone = [shard for name, shard in old.shards.items() if name not in new.shards]
     come = [shard for name, shard in new.shards.items() if name not in old.shards]
-    found: dict[str, str] = {}
+    new_by_old: dict[str, str] = {}
     for shard in gone:
         same = next((other for other in come if _addresses(other) == _addresses(shard)), None)
         if same is not None:
-            found[shard.name] = same.name
-    return found
+            new_by_old[shard.name] = same.name
+    return new_by_old
 
 
 def _addresses(shard: Shard) -> frozenset[str]:
@@ -69,13 +104,26 @@ def renamed(topology: Topology, names: Mapping[str, str]) -> Topology:
     def name_of(shard: str) -> str:
         return names.get(shard, shard)
 
+    def moves_of(running: tuple[RunningMove, ...]) -> tuple[RunningMove, ...]:
+        return tuple(replace(move, source=name_of(move.source), target=name_of(move.target)) for move in running)
+
     keyspaces = {
-        name: replace(space, owners=tuple(replace(entry, shard=name_of(entry.shard)) for entry in space.owners))
+        name: replace(
+            space,
+            owners=tuple(replace(entry, shard=name_of(entry.shard)) for entry in space.owners),
+            moves=moves_of(space.moves),
+        )
         for name, space in topology.keyspaces.items()
     }
     shards = {name_of(name): replace(shard, name=name_of(name)) for name, shard in topology.shards.items()}
     singles = {table: name_of(shard) for table, shard in topology.single_tables.items()}
-    return replace(topology, shards=shards, keyspaces=keyspaces, single_tables=singles)
+    return replace(
+        topology,
+        shards=shards,
+        keyspaces=keyspaces,
+        single_tables=singles,
+        table_moves=moves_of(topology.table_moves),
+    )
 
 
 def moves(old: Topology, new: Topology) -> list[Move]:
@@ -90,71 +138,32 @@ def moves(old: Topology, new: Topology) -> list[Move]:
 
 
 def _moves(old: Keyspace, new: Keyspace) -> Iterator[Move]:
-    match old.partitioning, new.partitioning:
-        case Hash() as was, Hash() as now:
-            yield from _bucket_moves(old, new, was.buckets)
-            for key in dict.fromkeys([*was.pinned, *now.pinned]):
-                yield from _move(old, new, was.bucket(key), now.bucket(key), f"key {_shown(key)}")
-        case Range() as was, Range() as now:
-            yield from _range_moves(old, new, was, now)
-        case List() as was, List() as now:
-            for key in dict.fromkeys([*was.values, *now.values]):
-                yield from _move(old, new, _bucket(was, key), _bucket(now, key), f"key {_shown(key)}")
-            rest = "every other key"
-            yield from _move(old, new, _default(was), _default(now), rest)
-
-
-def _default(placed: List) -> int | None:
-    return len(placed.values) if placed.default else None
-
-
-def _bucket(placed: List | Range, key: KeyValue) -> int | None:
-    from .errors import KeyNotCovered
-
-    try:
-        return placed.bucket(key)
-    except KeyNotCovered:
-        return None
-
-
-def _move(old: Keyspace, new: Keyspace, was: int | None, now: int | None, what: str) -> Iterator[Move]:
-    source = None if was is None else old.shard_by_bucket[was]
-    target = None if now is None else new.shard_by_bucket[now]
-    if source != target:
-        yield Move(new.name, source, target, what, 1)
-
-
-def _bucket_moves(old: Keyspace, new: Keyspace, buckets: int) -> Iterator[Move]:
-    before, after = old.shard_by_bucket, new.shard_by_bucket
-    counted = Counter((before[at], after[at]) for at in range(buckets) if before[at] != after[at])
+    if old.partitioning.kind != new.partitioning.kind:
+        return
+    counted: Counter[tuple[str | None, str | None]] = Counter()
+    named = []
+    for what, before, after in old.partitioning.pieces(new.partitioning):
+        source = None if before is None else old.shard_by_bucket[before]
+        target = None if after is None else new.shard_by_bucket[after]
+        if source == target:
+            continue
+        if what:
+            named.append(Move(new.name, source, target, what, 1))
+        else:
+            counted[source, target] += 1
     for (source, target), count in counted.items():
         yield Move(new.name, source, target, f"{count} bucket{'' if count == 1 else 's'}", count)
+    yield from named
 
 
-def _range_moves(old: Keyspace, new: Keyspace, was: Range, now: Range) -> Iterator[Move]:
-    """Each piece between two ends of either; the pieces below the first and above the last end are among them."""
-    ends: list[Any] = sorted({*was.ends, *now.ends})
-    starts = [None, *ends]
-    for start, end in zip(starts, [*ends, None], strict=True):
-        if start is None:
-            yield from _move(old, new, 0, 0, f"keys below {_shown(end)}" if end is not None else "every key")
-            continue
-        what = f"keys from {_shown(start)}" + ("" if end is None else f" to below {_shown(end)}")
-        yield from _move(old, new, _bucket(was, start), _bucket(now, start), what)
-
-
-def _shown(key: KeyValue) -> str:
-    return ", ".join(map(str, map(key_text, key))) if isinstance(key, tuple) else key_text(key)
-
-
-def losers(found: Iterable[Move]) -> list[str]:
+def source_shards(moves: Iterable[Move]) -> list[str]:
     """The shards that own less than before, in the order of the moves."""
-    return list(dict.fromkeys(move.source for move in found if move.source is not None))
+    return list(dict.fromkeys(move.source for move in moves if move.source is not None))
 
 
-def gainers(found: Iterable[Move]) -> list[str]:
+def target_shards(moves: Iterable[Move]) -> list[str]:
     """The shards that own what they did not own."""
-    return list(dict.fromkeys(move.target for move in found if move.target is not None))
+    return list(dict.fromkeys(move.target for move in moves if move.target is not None))
 
 
 def resettled(old: Topology, new: Topology) -> dict[str, list[str]]:
@@ -189,12 +198,26 @@ def describe_changes(old: Topology, new: Topology) -> list[str]:
     lines += _shard_changes(before, new)
     lines += _keyspace_changes(before, new)
     lines += map(str, moves(old, new))
+    lines += _moves_that_run(before, new)
     lines += _set_changes("reference table", set(old.reference_tables), set(new.reference_tables))
     lines += _value_changes("single table ", _bare(before.single_tables), _bare(new.single_tables))
-    for name in ("control", "timeout"):
+    for name in ("control", "follows", "timeout"):
         was, now = getattr(old, name), getattr(new, name)
         lines += [f"{name}: {was} → {now}"] if was != now else []
     return lines
+
+
+def _moves_that_run(old: Topology, new: Topology) -> Iterator[str]:
+    for number in sorted({*old.moves, *new.moves}):
+        before, after = old.moves.get(number), new.moves.get(number)
+        if before is None:
+            yield f"{after} is new"
+        elif after is None:
+            yield f"{before} is over"
+        elif (before.source, before.target) != (after.source, after.target):
+            yield f"{before} is taken back: {after.source} → {after.target}, {after.state}"
+        elif before.state != after.state:
+            yield f"{before}: {before.state} → {after.state}"
 
 
 def _shard_changes(old: Topology, new: Topology) -> Iterator[str]:

@@ -24,7 +24,14 @@
     ├── EditRefused             the topology file or the fleet is not as this edit needs it: nothing was changed
     ├── InitRefused                 `init` on a server that is another shard's, or whose rows lie elsewhere
     ├── ResultTooLarge              the answer is larger than `max_result_bytes`
-    └── StaleTopology               the topology moved on: reload and route again
+    ├── StaleTopology               the topology moved on: reload and route again
+    ├── DistributedDeadlock         transactions over several shards wait for each other (also DeadlockDetected, 40P01)
+    ├── TransactionForgotten        a transaction over several shards is too old for its outcome to be told
+    ├── BadMigration                fix the folder of migrations, or the call
+    ├── MigrationError              a migration did not get to its end on every shard
+    ├── MoveRefused / MoveStopped   a move of rows that cannot go on as things are, or was asked to stop
+    └── LocalError                  a local fleet could not be started, found or stopped
+        └── LocalMisuse             fix the call
 
 On one shard psycopg's own exceptions pass through untouched, with a note that names the shard.
 No message holds a password: connection parameters are never printed, only host, port and database.
@@ -34,8 +41,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import psycopg
 
@@ -55,6 +61,8 @@ def shown(text: object, most: int = _SHOWN) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the nearest of the known names, or lists the first ten of them."""
+    from difflib import get_close_matches  # by most processes never
+
     names = sorted(known)
     close = get_close_matches(name[:_SHOWN], names, n=3, cutoff=0.6)
     if close:
@@ -76,7 +84,11 @@ class ShardpoolError(Exception):
     """Base of everything that shardpool raises itself.
 
     `message` is short, `detail` says why, `hint` says what to do next; `str()` gives the lines that are there.
+    `exit_code` is what the command line exits with: 1, or 2 where the call has to be changed. Each class has a section
+    in docs/reference/errors.md.
     """
+
+    exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, detail: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
@@ -113,6 +125,8 @@ class Problem:
 class ConfigError(ShardpoolError):
     """The topology cannot be used; `problems` holds everything that is wrong with it, in file order."""
 
+    exit_code = 2
+
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
@@ -125,13 +139,24 @@ class ConfigError(ShardpoolError):
 class RoutingError(ShardpoolError):
     """The call cannot be routed as it stands; nothing was sent to any shard."""
 
+    exit_code = 2
+
 
 class MissingKey(RoutingError):
     """A keyspace, a table or a key has to be named."""
 
 
 class InvalidKey(RoutingError):
-    """The key is NULL or not a value of the keyspace's key type."""
+    """The key is NULL or not a value of the keyspace's key type.
+
+    `sqlstate` is that of PostgreSQL's own error where it refuses the value too, else None.
+    """
+
+    def __init__(
+        self, message: str, *, detail: str | None = None, hint: str | None = None, sqlstate: str | None = None
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.sqlstate = sqlstate
 
 
 class KeyNotCovered(RoutingError):
@@ -145,6 +170,8 @@ class UnknownKeyspace(RoutingError):
 class UnknownTable(RoutingError):
     """The table is not declared in the topology."""
 
+    sqlstate = "42P01"
+
 
 class UnknownShard(RoutingError):
     """No shard of that name is in the topology."""
@@ -156,6 +183,8 @@ class RouterMisuse(RoutingError):
 
 class UnsupportedQuery(ShardpoolError, psycopg.NotSupportedError):
     """The SQL is understood and not guessed at: no way is known to answer it as one server would."""
+
+    exit_code = 2
 
     sqlstate = "0A000"
 
@@ -206,10 +235,15 @@ class DeadlineExceeded(ShardError):
 
 
 class CommitUnknown(ShardError):
-    """The connection was lost when the write may have been applied: look before writing again."""
+    """The connection was lost when the write may have been applied: look before writing again.
 
-    def __init__(self, message: str, **kwargs: Any) -> None:
+    When it was a transaction over several shards, `transaction_id` is its name, else None: it is on all its shards or
+    on none, and `router.transaction_state(error.transaction_id)` says which.
+    """
+
+    def __init__(self, message: str, *, transaction_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(message, **{"applied": "unknown", **kwargs})
+        self.transaction_id = transaction_id
 
 
 class ScatterError(ShardpoolError):
@@ -243,7 +277,7 @@ class ItemFailure:
 
 
 class BatchError(ShardpoolError):
-    """Some items of a `map` failed.
+    """Some items of a `map` or `executemany` failed.
 
     `failures` lists them in the order of the items; `results` is as long as the items, with None in the failed places.
     """
@@ -316,6 +350,66 @@ class EditRefused(ShardpoolError):
 
 class ResultTooLarge(ShardpoolError):
     """The answer has more bytes than the router's `max_result_bytes`; the connection that it came on was cut."""
+
+
+class DistributedDeadlock(ShardpoolError, psycopg.errors.DeadlockDetected):
+    """The transaction waited on one shard for another one, which waits for it on another shard: it was made to fail.
+
+    `detail` names the statements. Nothing of the transaction is applied; `router.run()` makes it again.
+    """
+
+
+class TransactionForgotten(ShardpoolError):
+    """The transaction over several shards is so old that its record may have been dropped: its outcome is not known."""
+
+
+class BadMigration(ShardpoolError):
+    """The folder of migrations, or the call, has to be changed; nothing was sent to any shard."""
+
+    exit_code = 2
+
+
+class MigrationError(ShardpoolError):
+    """A migration did not get to its end on every shard.
+
+    `report`, a `schema.Report`, says how far each has come; it is None where that is not known.
+    """
+
+    def __init__(self, message: str, *, detail: str | None = None, hint: str | None = None, report: Any = None) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.report = report
+
+
+class MoveRefused(ShardpoolError):
+    """A move that cannot be begun, or a step that cannot be made, as things are. Nothing was lost; see the hint.
+
+    `problems` are all that was found, each with what to do.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        detail: str | None = None,
+        hint: str | None = None,
+        problems: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.problems = tuple(problems)
+
+
+class MoveStopped(ShardpoolError):
+    """A move that has stopped on the way because it was asked to: it is taken up again, or undone, by a command."""
+
+
+class LocalError(ShardpoolError):
+    """A local fleet could not be started, found or stopped."""
+
+
+class LocalMisuse(LocalError):
+    """A local fleet was named or asked for as it cannot be: change the call."""
+
+    exit_code = 2
 
 
 def summary(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Partition keys: which values are keys, their canonical form, and the bytes that are hashed.
 
 The encoding is frozen (`ENCODING_VERSION`): where rows lie on disk depends on it. `tests/vectors/keys.json` holds it
-down, and `control.sql` is its twin on the servers.
+down, and `control/schema.sql` is its twin on the servers.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ COLUMN_TYPES: dict[KeyType, tuple[str, ...]] = {
     "timestamptz": ("timestamp with time zone",),
 }
 
+# The Python type whose values are canonical keys as they are; a datetime may lack its zone.
+EXACT_TYPES: dict[KeyType, type] = {"bigint": int, "text": str, "uuid": UUID, "bytea": bytes, "date": date}
+
 EPOCH_ORDINAL = date(2000, 1, 1).toordinal()
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -47,12 +50,12 @@ pack_length = Struct("<I").pack
 
 def column_problems(name: str, type_: str, key_type: KeyType, *, deterministic: bool) -> list[str]:
     """Why a column cannot hold this part of a key, in words."""
-    found = []
+    problems = []
     if type_.split("(")[0] not in COLUMN_TYPES[key_type]:
-        found.append(f"key column {name} is {type_}, the topology says {key_type}")
+        problems.append(f"key column {name} is {type_}, the topology says {key_type}")
     if not deterministic:
-        found.append(f"key column {name} has a nondeterministic collation")
-    return found
+        problems.append(f"key column {name} has a nondeterministic collation")
+    return problems
 
 
 def canonical_key(value: object, key_types: tuple[KeyType, ...]) -> KeyValue:
@@ -101,13 +104,18 @@ def key_parts(key: KeyValue) -> tuple[KeyPart, ...]:
     return key if isinstance(key, tuple) else (key,)
 
 
+def plain_key(key: KeyValue) -> str:
+    """A canonical key as PostgreSQL writes it; several parts with commas between them."""
+    return ", ".join(map(key_text, key_parts(key)))
+
+
 _LENGTH = re.compile(r"character varying\(([0-9]+)\)")
 
 
 def varchar_length(column_type: str) -> int:
     """The length of a varchar(n), as format_type() spells it; 0 for every other type."""
-    found = _LENGTH.fullmatch(column_type)
-    return int(found[1]) if found else 0
+    match = _LENGTH.fullmatch(column_type)
+    return int(match[1]) if match else 0
 
 
 def cut(text: str, length: int) -> str:
@@ -152,14 +160,25 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
 
 
-def _refuse(value: object, key_type: KeyType, detail: str | None = None, hint: str | None = None) -> NoReturn:
+def _refuse(
+    value: object, key_type: KeyType, detail: str | None = None, hint: str | None = None, sqlstate: str | None = None
+) -> NoReturn:
     if value is None:
         detail, hint = "NULL belongs to no shard.", "Pass the value of the partition key."
     raise InvalidKey(
         f"cannot use {shown(value)} as a {key_type} key",
         detail=detail or f"A value of type {type(value).__name__} is not read as {key_type} here.",
         hint=hint or _WANTED[key_type],
+        sqlstate=sqlstate,
     )
+
+
+# SQLSTATEs of PostgreSQL's input functions.
+_MALFORMED = "22P02"
+_OUT_OF_RANGE = "22003"
+_NO_TIME = "22007"
+_NO_SUCH_TIME = "22008"
+_ODD_HEX = "22023"
 
 
 _WANTED: dict[KeyType, str] = {
@@ -173,12 +192,13 @@ _WANTED: dict[KeyType, str] = {
 
 # What int8in of PostgreSQL 14 reads, and later versions too: ASCII digits, one sign, C's blanks around it.
 _BIGINT_TEXT = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,19})[ \t\n\v\f\r]*", re.ASCII)
+_LONG_TEXT = re.compile(r"[ \t\n\v\f\r]*[+-]?[0-9]+[ \t\n\v\f\r]*", re.ASCII)
 
 
 def _bigint(value: object) -> int:
     number = _integer(value)
     if not -(2**63) <= number < 2**63:
-        _refuse(value, "bigint", "It is out of the range of bigint.")
+        _refuse(value, "bigint", "It is out of the range of bigint.", sqlstate=_OUT_OF_RANGE)
     return number
 
 
@@ -189,8 +209,8 @@ def _integer(value: object) -> int:
         case int():
             return int(value)
         case str():
-            found = _BIGINT_TEXT.fullmatch(value)
-            return int(found[1] + found[2]) if found else _refuse(value, "bigint", "The text is not an integer.")
+            digits = _BIGINT_TEXT.fullmatch(value)
+            return int(digits[1] + digits[2]) if digits else _refuse_digits(value)
         case Decimal():
             return _integral(value)
         case float():
@@ -199,6 +219,14 @@ def _integer(value: object) -> int:
             return index(value)
         case _:
             _refuse(value, "bigint")
+
+
+def _refuse_digits(text: str) -> NoReturn:
+    if _LONG_TEXT.fullmatch(text):
+        _refuse(text, "bigint", "It is out of the range of bigint.", sqlstate=_OUT_OF_RANGE)
+    if re.fullmatch(r"\s*[+-]?[0-9]\w*\s*", text):  # 0x1F, 1_000
+        _refuse(text, "bigint", "PostgreSQL reads such a number since version 16 only: it is not read here.")
+    _refuse(text, "bigint", "The text is not an integer.", sqlstate=_MALFORMED)
 
 
 def _integral(value: Decimal) -> int:
@@ -231,11 +259,13 @@ def _uuid(value: object) -> UUID:
         _refuse(value, "uuid")
     bare = value[1:-1] if value[:1] == "{" and value[-1:] == "}" else value
     if not _UUID_TEXT.fullmatch(bare):
-        _refuse(value, "uuid", "The text is not a uuid.")
+        _refuse(value, "uuid", "The text is not a uuid.", sqlstate=_MALFORMED)
     return UUID(hex=bare.replace("-", ""))
 
 
-_BYTEA_TEXT = re.compile(r"\\x((?:[0-9a-f]{2})*)", re.ASCII | re.IGNORECASE)
+_HEX_TEXT = re.compile(r"(?:[0-9a-f]{2}|[ \t\n\r])*", re.ASCII | re.IGNORECASE)
+_ESCAPED_TEXT = re.compile(rb"(?:[^\\]|\\\\|\\[0-3][0-7]{2})*", re.DOTALL)
+_ESCAPE = re.compile(rb"\\(\\|[0-7]{3})")
 
 
 def _bytea(value: object) -> bytes:
@@ -245,14 +275,28 @@ def _bytea(value: object) -> bytes:
         case memoryview():
             return value.tobytes()
         case str():
-            found = _BYTEA_TEXT.fullmatch(value)
-            return bytes.fromhex(found[1]) if found else _refuse(value, "bytea", "Only the text form \\x… is read.")
+            return _bytes_of_text(value)
         case _:
             _refuse(value, "bytea")
 
 
+def _bytes_of_text(value: str) -> bytes:
+    """Both forms of byteain: hexadecimal digits behind a backslash and x, and bytes with octal escapes."""
+    if value.startswith("\\x"):
+        if not _HEX_TEXT.fullmatch(value, 2):
+            _refuse(value, "bytea", "The text is not in pairs of hexadecimal digits.", sqlstate=_ODD_HEX)
+        return bytes.fromhex(value[2:])
+    encoded = _text(value).encode()
+    if not _ESCAPED_TEXT.fullmatch(encoded):
+        detail = "In the text a backslash stands neither before another nor before three octal digits."
+        _refuse(value, "bytea", detail, sqlstate=_MALFORMED)
+    return _ESCAPE.sub(lambda found: found[1] if found[1] == b"\\" else bytes([int(found[1], 8)]), encoded)
+
+
+# Without one of these a text is neither a date nor a time.
+_MAY_BE_A_TIME = re.compile(r"[0-9]|infinity|epoch|now|today|tomorrow|yesterday|allballs", re.IGNORECASE)
 # Year first with four digits is read alike under every DateStyle (manual, appendix B.1).
-_DATE_TEXT = re.compile(r" *([0-9]{4}-[0-9]{2}-[0-9]{2}) *", re.ASCII)
+_DATE_TEXT = re.compile(r" *(?:([0-9]{4})([-/])([0-9]{1,2})\2([0-9]{1,2})|([0-9]{4})([0-9]{2})([0-9]{2})) *", re.ASCII)
 
 
 def _date(value: object) -> date:
@@ -268,11 +312,15 @@ def _date(value: object) -> date:
 
 
 def _date_of_text(value: str) -> date:
-    found = _DATE_TEXT.fullmatch(value)
+    match = _DATE_TEXT.fullmatch(value)
+    if match is None:
+        detail = "The text is not a date from 0001-01-01 to 9999-12-31 in ISO form."
+        _refuse(value, "date", detail, sqlstate=None if _MAY_BE_A_TIME.search(value) else _NO_TIME)
+    year, month, day = (int(part) for part in (match[1] or match[5], match[3] or match[6], match[4] or match[7]))
     try:
-        return date.fromisoformat(found[1] if found else "")
+        return date(year, month, day)
     except ValueError:
-        _refuse(value, "date", "The text is not a date from 0001-01-01 to 9999-12-31 in ISO form.")
+        _refuse(value, "date", "There is no such day.", sqlstate=_NO_SUCH_TIME)
 
 
 _TIMESTAMP_TEXT = re.compile(
@@ -300,15 +348,18 @@ def _timestamptz(value: object) -> datetime:
 
 
 def _moment_of_text(text: str) -> datetime:
-    found = _TIMESTAMP_TEXT.fullmatch(text)
-    if not found or (found[3] and found[2].count(":") < 2):
-        _refuse(text, "timestamptz", "The text is not a time in ISO form with its offset from UTC.")
-    day, clock, fraction, sign, hours, minutes = found.groups()
+    match = _TIMESTAMP_TEXT.fullmatch(text)
+    if not match or (match[3] and match[2].count(":") < 2):
+        detail = "The text is not a time in ISO form with its offset from UTC: the server reads it by its settings."
+        _refuse(text, "timestamptz", detail, sqlstate=None if _MAY_BE_A_TIME.search(text) else _NO_TIME)
+    day, clock, fraction, sign, hours, minutes = match.groups()
     offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0)) * (-1 if sign == "-" else 1)
     try:
         moment = datetime.fromisoformat(f"{day}T{clock}").replace(tzinfo=timezone(offset))
     except ValueError as error:
-        _refuse(text, "timestamptz", f"The text is not a time: {error}.")
+        # PostgreSQL takes 24:00 and a second 60, and makes another moment of it.
+        is_other = clock.startswith("24:00") or clock.endswith(":60")
+        _refuse(text, "timestamptz", f"The text is not a time: {error}.", sqlstate=None if is_other else _NO_SUCH_TIME)
     return _in_utc(moment.replace(microsecond=int((fraction or "").ljust(6, "0"))), text)
 
 

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +22,10 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 
-from ._meter import Meter
+from ._endpoint.meter import Meter
+from ._runtime.calls import CallRecord, current_call
 from .errors import RouterMisuse
 from .events import Connected, Event
-from .query.counts import Counts
 
 if TYPE_CHECKING:
     from ._async.router import AsyncRouter
@@ -37,7 +35,6 @@ SCOPE = "shardpool"
 # Advised by the conventions for db.client.operation.duration; the pool's own waits are shorter.
 _SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _SYSTEM = {"db.system.name": "postgresql"}
-_VERBS = ("execute", "scatter", "map", "copy_into")
 
 
 def instrument(
@@ -52,33 +49,9 @@ def instrument(
     The providers default to the global ones. `query_text` puts the text of statements into spans: without parameters,
     but with the literals that are written in it. Raises `RouterMisuse` for a router that is instrumented already.
     """
-    if "_instrumented" in vars(router):
+    if router._fleet.calls.listener is not None:
         raise RouterMisuse("this router is instrumented already", hint="Call stop() of the first one before.")
     return Instrumented(router, meter_provider, tracer_provider, query_text)
-
-
-@dataclass(slots=True)
-class _Call:
-    """One call of a verb, as far as it is known: filled in where connections are used and plans are made."""
-
-    shards: set[str] = field(default_factory=set)
-    strategy: str | None = None
-
-
-_call: ContextVar[_Call | None] = ContextVar("shardpool_call", default=None)
-
-
-class _NotingCounts(Counts):
-    """The router's counts of strategies, which also tells the call that runs."""
-
-    def __init__(self, counts: Counts) -> None:
-        self._counters = counts._counters
-
-    def add(self, strategy: str) -> None:
-        Counts.add(self, strategy)
-        call = _call.get()
-        if call is not None:
-            call.strategy = strategy
 
 
 class Instrumented:
@@ -93,29 +66,19 @@ class Instrumented:
     ) -> None:
         self._router: Any = router
         self._query_text = query_text
-        self._is_async = hasattr(router, "__aenter__")
         self._tracer = trace.get_tracer(SCOPE, tracer_provider=tracer_provider)
         self._on = True
         self._make_instruments(metrics.get_meter(SCOPE, meter_provider=meter_provider))
-        router._observers.add(self)
-        router._meters.call_on_use(self._used)
-        self._counts = router._counts
-        router._counts = _NotingCounts(router._counts)
-        # Instance attributes in front of the methods: a router that is not instrumented pays nothing.
-        for verb in _VERBS:
-            setattr(router, verb, self._traced(verb))
-        router.stream = self._traced_stream()  # type: ignore[method-assign]
-        vars(router)["_instrumented"] = self
+        router._fleet.observers.add(self)
+        router._fleet.meters.call_on_use(self._used)
+        router._fleet.calls.listener = self
 
     def stop(self) -> None:
         """Report nothing more of this router."""
         self._on = False
-        self._router._observers.remove(self)
-        self._router._meters.call_on_use(None)
-        # The same counters: nothing that was counted meanwhile is lost.
-        self._router._counts = self._counts
-        for name in (*_VERBS, "stream", "_instrumented"):
-            vars(self._router).pop(name, None)
+        self._router._fleet.observers.remove(self)
+        self._router._fleet.meters.call_on_use(None)
+        self._router._fleet.calls.listener = None
 
     # -- metrics -------------------------------------------------------------------------------------------------
 
@@ -164,9 +127,9 @@ class Instrumented:
     def _observing(self, value: Callable[[Any], Any]) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterator[Observation]:
             for attributes, endpoint in self._endpoints():
-                found = value(endpoint)
-                if found is not None:
-                    yield Observation(found, attributes)
+                measured = value(endpoint)
+                if measured is not None:
+                    yield Observation(measured, attributes)
 
         return observe
 
@@ -191,9 +154,9 @@ class Instrumented:
         attributes = self._of(meter.shard, meter.endpoint)
         self._wait_time.record(wait, attributes)
         self._use_time.record(use, attributes)
-        call = _call.get()
-        if call is not None:
-            call.shards.add(meter.shard)
+        record = current_call.get()
+        if record is not None:
+            record.shards.add(meter.shard)
 
     def observe(self, event: Event) -> None:
         """Called by the router for each event."""
@@ -202,82 +165,56 @@ class Instrumented:
 
     def _of(self, shard: str, endpoint: str) -> dict[str, Any]:
         topology = self._router.topology
-        found = topology.shards.get(shard)
-        role = next((one.role for one in found.endpoints if one.name == endpoint), "") if found is not None else ""
+        named = topology.shards.get(shard)
+        role = next((one.role for one in named.endpoints if one.name == endpoint), "") if named is not None else ""
         return _attributes(topology.fleet, shard, endpoint, role, topology.epoch)
 
     # -- spans ---------------------------------------------------------------------------------------------------
 
-    def _traced(self, verb: str) -> Callable[..., Any]:
-        original = getattr(self._router, verb)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self._span(verb, args) as asked:
-                value = original(*args, **kwargs)
-                _note_answer(asked, verb, value)
-                return value
-
-        async def async_call(*args: Any, **kwargs: Any) -> Any:
-            with self._span(verb, args) as asked:
-                value = await original(*args, **kwargs)
-                _note_answer(asked, verb, value)
-                return value
-
-        return async_call if self._is_async else call
-
     @contextmanager
-    def _span(self, verb: str, args: tuple[Any, ...]) -> Iterator[_Call]:
+    def during(self, record: CallRecord) -> Iterator[CallRecord]:
         """The current span while a verb runs."""
-        call, begun = _Call(), monotonic()
-        token = _call.set(call)
+        begun = monotonic()
+        token = current_call.set(record)
         try:
             with self._tracer.start_as_current_span(
-                f"shardpool.{verb}",
+                f"shardpool.{record.verb}",
                 kind=SpanKind.INTERNAL,
-                attributes=self._begun_with(verb, args),
+                attributes=self._begun_with(record),
                 record_exception=False,
                 set_status_on_exception=False,
             ) as span:
                 try:
-                    yield call
+                    yield record
                 except BaseException as error:
-                    self._end(verb, span, call, begun, error)
+                    self._end(span, record, begun, error)
                     raise
-                self._end(verb, span, call, begun, None)
+                self._end(span, record, begun, None)
         finally:
-            _call.reset(token)
+            current_call.reset(token)
 
-    def _traced_stream(self) -> Callable[..., Any]:
-        original = self._router.stream
-
-        def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            return self._each(original(*args, **kwargs), args)
-
-        def async_stream(*args: Any, **kwargs: Any) -> Any:
-            return self._async_each(original(*args, **kwargs), args)
-
-        return async_stream if self._is_async else stream
-
-    def _each(self, rows: Any, args: tuple[Any, ...]) -> Iterator[Any]:
-        with self._long_span(args) as (span, call):
+    def stream(self, rows: Any, record: CallRecord) -> Iterator[Any]:
+        """The rows of a stream, which is one span."""
+        with self._long_span(record) as span:
             try:
                 while True:
                     # Only while the stream works: between two rows the caller's own span is the current one.
-                    with _within(span, call):
+                    with _within(span, record):
                         try:
                             row = next(rows)
                         except StopIteration:
                             return
                     yield row
             finally:
-                with _within(span, call):
+                with _within(span, record):
                     rows.close()
 
-    async def _async_each(self, rows: Any, args: tuple[Any, ...]) -> Any:
-        with self._long_span(args) as (span, call):
+    async def async_stream(self, rows: Any, record: CallRecord) -> Any:
+        """As `stream`, of rows that are awaited."""
+        with self._long_span(record) as span:
             try:
                 while True:
-                    with _within(span, call):
+                    with _within(span, record):
                         try:
                             row = await anext(rows)
                         except StopAsyncIteration:
@@ -287,78 +224,68 @@ class Instrumented:
                 await rows.aclose()
 
     @contextmanager
-    def _long_span(self, args: tuple[Any, ...]) -> Iterator[tuple[Span, _Call]]:
-        call, begun = _Call(), monotonic()
-        span = self._tracer.start_span(
-            "shardpool.stream", kind=SpanKind.INTERNAL, attributes=self._begun_with("stream", args)
-        )
+    def _long_span(self, record: CallRecord) -> Iterator[Span]:
+        begun = monotonic()
+        span = self._tracer.start_span("shardpool.stream", kind=SpanKind.INTERNAL, attributes=self._begun_with(record))
         ended: BaseException | None = None
         try:
-            yield span, call
+            yield span
         except GeneratorExit:
             raise
         except BaseException as error:
             ended = error
             raise
         finally:
-            self._end("stream", span, call, begun, ended)
+            self._end(span, record, begun, ended)
             span.end()
 
-    def _begun_with(self, verb: str, args: tuple[Any, ...]) -> dict[str, Any]:
+    def _begun_with(self, record: CallRecord) -> dict[str, Any]:
         topology = self._router.topology
         attributes: dict[str, Any] = {
             **_SYSTEM,
-            "db.operation.name": verb,
+            "db.operation.name": record.verb,
             "shardpool.fleet": topology.fleet,
             "shardpool.epoch": topology.epoch,
         }
-        if verb == "copy_into" and args:
-            attributes["db.collection.name"] = str(args[0])
-        if self._query_text and verb in ("execute", "stream", "scatter") and args and isinstance(args[0], str | bytes):
-            attributes["db.query.text"] = args[0] if isinstance(args[0], str) else args[0].decode(errors="replace")
+        if record.verb == "copy_into":
+            attributes["db.collection.name"] = str(record.subject)
+        elif self._query_text and isinstance(record.subject, str | bytes):
+            text = record.subject
+            attributes["db.query.text"] = text if isinstance(text, str) else text.decode(errors="replace")
         return attributes
 
-    def _end(self, verb: str, span: Span, call: _Call, begun: float, error: BaseException | None) -> None:
-        shards = sorted(call.shards)
+    def _end(self, span: Span, record: CallRecord, begun: float, error: BaseException | None) -> None:
+        shards = sorted(record.shards)
         span.set_attribute("shardpool.fanout", len(shards))
         span.set_attribute("shardpool.shards", shards)
-        if call.strategy is not None:
-            span.set_attribute("shardpool.strategy", call.strategy)
+        if record.strategy is not None:
+            span.set_attribute("shardpool.strategy", record.strategy)
         attributes: dict[str, Any] = {
             **_SYSTEM,
-            "db.operation.name": verb,
+            "db.operation.name": record.verb,
             "shardpool.fleet": self._router.topology.fleet,
         }
         if len(shards) == 1:
             attributes["shardpool.shard"] = shards[0]
         if error is not None:
             # Its class and SQLSTATE alone: the message can hold values.
-            told = {"error.type": type(error).__qualname__}
+            error_attributes = {"error.type": type(error).__qualname__}
             if (sqlstate := getattr(error, "sqlstate", None)) is not None:
-                told["db.response.status_code"] = sqlstate
-            span.set_attributes(told)
+                error_attributes["db.response.status_code"] = sqlstate
+            span.set_attributes(error_attributes)
             span.set_status(Status(StatusCode.ERROR))
-            attributes |= told
+            attributes |= error_attributes
         self._duration.record(monotonic() - begun, attributes)
 
 
 @contextmanager
-def _within(span: Span, call: _Call) -> Iterator[None]:
-    token = _call.set(call)
+def _within(span: Span, record: CallRecord) -> Iterator[None]:
+    token = current_call.set(record)
     try:
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             yield
     finally:
-        _call.reset(token)
-
-
-def _note_answer(call: _Call, verb: str, value: Any) -> None:
-    """The answer says exactly which shards were asked for it."""
-    if verb == "execute":
-        call.shards = set(value.shards)
-        call.strategy = value.plan.strategy if value.plan is not None else "one"
-    elif verb in ("scatter", "copy_into"):
-        call.shards = set(value)
+        current_call.reset(token)
 
 
 def _attributes(fleet: str, shard: str, endpoint: str, role: str, epoch: int) -> dict[str, Any]:

@@ -51,18 +51,24 @@ class ShardpoolCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, of all routers."""
-        told = [router.stats() for router in self._routers]
-        yield from _fleet_metrics(told)
-        yield from _endpoint_metrics(told)
+        stats = [router.stats() for router in self._routers]
+        yield from _fleet_metrics(stats)
+        yield from _endpoint_metrics(stats)
 
 
-def _fleet_metrics(told: list[dict[str, Any]]) -> Iterator[Metric]:
+def _fleet_metrics(fleets: list[dict[str, Any]]) -> Iterator[Metric]:
     epoch = GaugeMetricFamily("shardpool_epoch", "The epoch of the topology in force.", labels=["fleet"])
     newest = GaugeMetricFamily(
         "shardpool_newest_epoch_seen", "The newest epoch that a server has told.", labels=["fleet"]
     )
     statements = CounterMetricFamily(
         "shardpool_statements", "Statements without a key, by how they were run.", labels=["fleet", "strategy"]
+    )
+    transactions = CounterMetricFamily(
+        "shardpool_transactions", "Transactions of transaction() and writes on several shards.", labels=["fleet", "end"]
+    )
+    unfinished = GaugeMetricFamily(
+        "shardpool_transactions_unfinished", "Transactions over several shards that are being ended.", labels=["fleet"]
     )
     reloads = CounterMetricFamily("shardpool_reloads", "Topologies taken over.", labels=["fleet"])
     failures = CounterMetricFamily(
@@ -71,7 +77,7 @@ def _fleet_metrics(told: list[dict[str, Any]]) -> Iterator[Metric]:
     changes = CounterMetricFamily(
         "shardpool_primary_changes", "Times that another node became primary.", labels=["fleet", "shard"]
     )
-    for stats in told:
+    for stats in fleets:
         fleet = stats["fleet"]
         epoch.add_metric([fleet], stats["epoch"])
         newest.add_metric([fleet], stats["newest_epoch_seen"])
@@ -79,15 +85,20 @@ def _fleet_metrics(told: list[dict[str, Any]]) -> Iterator[Metric]:
         failures.add_metric([fleet], stats["reload_failures"])
         for strategy, count in stats["statements"].items():
             statements.add_metric([fleet, strategy], count)
+        for end, count in stats["transactions"].items():
+            if end == "unfinished":
+                unfinished.add_metric([fleet], count)
+            else:
+                transactions.add_metric([fleet, end], count)
         for shard, count in stats["primary_changes"].items():
             changes.add_metric([fleet, shard], count)
-    yield from (epoch, newest, statements, reloads, failures, changes)
+    yield from (epoch, newest, statements, transactions, unfinished, reloads, failures, changes)
 
 
-def _endpoint_metrics(told: list[dict[str, Any]]) -> Iterator[Metric]:
+def _endpoint_metrics(fleets: list[dict[str, Any]]) -> Iterator[Metric]:
     endpoints = [
         ([stats["fleet"], shard, endpoint["role"], name], endpoint)
-        for stats in told
+        for stats in fleets
         for shard, endpoints in stats["shards"].items()
         for name, endpoint in endpoints.items()
     ]
@@ -113,7 +124,7 @@ def _endpoint_metrics(told: list[dict[str, Any]]) -> Iterator[Metric]:
             for value, count in endpoint[field].items():
                 counter.add_metric([*labels, value], count)
         yield counter
-    bounds = told[0]["bounds"] if told else []
+    bounds = fleets[0]["bounds"] if fleets else []
     for name, text, field in _HISTOGRAMS:
         histogram = HistogramMetricFamily(name, text, labels=_ENDPOINT)
         for labels, endpoint in endpoints:
@@ -127,10 +138,10 @@ def _states(endpoints: list[tuple[list[str], dict[str, Any]]]) -> Iterator[Metri
     )
     state = GaugeMetricFamily("shardpool_breaker_state", "1 at the state of its breaker.", labels=[*_ENDPOINT, "state"])
     for labels, endpoint in endpoints:
-        found = endpoint.get("state", "closed")
-        up.add_metric(labels, 1 if found == "closed" and endpoint["last_error"] is None else 0)
+        state_now = endpoint.get("state", "closed")
+        up.add_metric(labels, 1 if state_now == "closed" and endpoint["last_error"] is None else 0)
         for name in _STATES:
-            state.add_metric([*labels, name], 1 if name == found else 0)
+            state.add_metric([*labels, name], 1 if name == state_now else 0)
     yield from (up, state)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import Column
 from psycopg.adapt import AdaptersMap, Transformer
@@ -12,13 +12,14 @@ from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
 from psycopg.rows import RowFactory, tuple_row
 
-from .query.bound import Bound
-from .query.plan import Plan
+if TYPE_CHECKING:
+    from .query.plans.bound import Bound
+    from .query.plans.plan import Plan
 
 _BYTEA, _TEXT = 17, 25
 
 
-class _Shape:
+class _CursorShape:
     """The part of a cursor that psycopg's row factories and `Column` look at."""
 
     __slots__ = ("_encoding", "adapters", "pgresult")
@@ -60,9 +61,11 @@ def hide(transformer: Any, pgresult: PGresult, width: int) -> None:
     transformer.set_loader_types(oids, Format.BINARY if binary else Format.TEXT)
 
 
-def shape_of(pgresult: PGresult, width: int | None, transformer: Any) -> _Shape:
+def shape_of(pgresult: PGresult, width: int | None, transformer: Any) -> _CursorShape:
     """What row factories look at, of a result's first `width` columns, or of all."""
-    return _Shape(pgresult if width is None else _Narrow(pgresult, width), transformer.encoding, transformer.adapters)
+    return _CursorShape(
+        pgresult if width is None else _Narrow(pgresult, width), transformer.encoding, transformer.adapters
+    )
 
 
 class Result:
@@ -100,6 +103,8 @@ class Result:
         self._width: int | None = None
         # Of an answer that was added up: its values as they would have come.
         self._record: Sequence[bytes | None] | None = None
+        # What it is the answer of, where servers were told something else.
+        self._verb = ""
 
     @classmethod
     def of(
@@ -118,14 +123,14 @@ class Result:
         The rows follow one another, or are those that `order` names by (number of the answer, number of the row); the
         first `width` columns are shown. A `record` stands instead of all rows.
         """
-        found = cls(pgresults[0], conn, bound.shards, row_factory, bound=bound)
-        found._parts = pgresults
-        found._order = order
+        result = cls(pgresults[0], conn, bound.shards, row_factory, bound=bound)
+        result._parts = pgresults
+        result._order = order
         if width is not None and width != pgresults[0].nfields:
-            found._width = width
-            hide(found._transformer, pgresults[0], width)
-        found._record = record
-        return found
+            result._width = width
+            hide(result._transformer, pgresults[0], width)
+        result._record = record
+        return result
 
     def hide_check(self, returning: bool) -> None:
         """Leave out the last column, which a check has added; and all rows where there were to be none."""
@@ -135,6 +140,11 @@ class Result:
         else:
             silent: Any = [_Silent(part) for part in self._parts]
             self._pgresult, self._parts, self._order = silent[0], silent, None
+
+    def as_update(self, bound: Bound) -> Result:
+        """This answer of an INSERT as that of the UPDATE that is routed so."""
+        self.shards, self._bound, self._verb = bound.shards, bound, "UPDATE"
+        return self
 
     # Not a cached_property: up to Python 3.11 that takes a lock, which all results share while one of them is decoded.
     @property
@@ -216,19 +226,23 @@ class Result:
     def plan(self) -> Bound | None:
         """How the statement was routed; None for one that was sent to a shard by its key or name."""
         if self._bound is None and self._planned is not None:
+            from .query.plans.bound import Bound
+
             self._bound = Bound(self._planned, "one", self.shards)
         return self._bound
 
     @property
     def statusmessage(self) -> str | None:
         """PostgreSQL's command tag, such as `INSERT 0 1`."""
+        if self._verb:
+            return f"{self._verb} {self.rowcount}"
         status = (self._pgresult.command_status or b"").decode()
         if len(self._parts) > 1 or self._order is not None:
             words = status.split(" ")
             status = " ".join([*words[:-1], str(self.rowcount)]) if words[-1].isdigit() else status
         return status or None
 
-    def _shape(self) -> _Shape:
+    def _shape(self) -> _CursorShape:
         return shape_of(self._pgresult, self._width, self._transformer)
 
     def __iter__(self) -> Iterator[Any]:

@@ -36,7 +36,7 @@ LIMITS_WITHOUT_SYSTEM = _LIMITS.format(system="null")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """What one server told to one endpoint; -1 is no limit."""
 
     shard: str
@@ -52,29 +52,29 @@ class Limits:
     database_limit: int
 
 
-def limits(shard: str, address: str, max_size: int, row: Sequence[Any]) -> Limits:
+def limits(shard: str, address: str, max_size: int, row: Sequence[Any]) -> ServerLimits:
     """The answer to `LIMITS` of an endpoint whose pool has `max_size` connections."""
     system, *others = row
-    return Limits(shard, address, max_size, system or _host(address), *others)
+    return ServerLimits(shard, address, max_size, system or _host(address), *others)
 
 
 def _host(address: str) -> str:
     return address.rpartition("/")[0]
 
 
-def budgets(found: Sequence[Limits], processes: int) -> list[ServerBudget]:
+def budgets(limits_of_all: Sequence[ServerLimits], processes: int) -> list[ServerBudget]:
     """What each server has to give to so many processes, in the order of the servers."""
-    return [_budget(ones, processes) for ones in _by_server(found)]
+    return [_budget(ones, processes) for ones in _by_server(limits_of_all)]
 
 
-def _by_server(found: Sequence[Limits]) -> list[list[Limits]]:
-    by_system: dict[str, list[Limits]] = {}
-    for one in found:
+def _by_server(limits_of_all: Sequence[ServerLimits]) -> list[list[ServerLimits]]:
+    by_system: dict[str, list[ServerLimits]] = {}
+    for one in limits_of_all:
         by_system.setdefault(one.system, []).append(one)
     return [*by_system.values()]
 
 
-def _budget(ones: Sequence[Limits], processes: int) -> ServerBudget:
+def _budget(ones: Sequence[ServerLimits], processes: int) -> ServerBudget:
     first = ones[0]
     return ServerBudget(
         address=_host(first.address),
@@ -85,9 +85,9 @@ def _budget(ones: Sequence[Limits], processes: int) -> ServerBudget:
     )
 
 
-def budget_findings(found: Sequence[Limits], processes: int) -> Iterator[Finding]:
+def budget_findings(limits_of_all: Sequence[ServerLimits], processes: int) -> Iterator[Finding]:
     """What does not fit, and what to set; for each server, each role on it, and each database."""
-    for ones in _by_server(found):
+    for ones in _by_server(limits_of_all):
         yield from _server(ones, processes)
         for role in dict.fromkeys(one.role for one in ones):
             its = [one for one in ones if one.role == role]
@@ -99,7 +99,7 @@ def budget_findings(found: Sequence[Limits], processes: int) -> Iterator[Finding
             yield from _limited(its, processes, its[0].database_limit, f"database {database}", hint)
 
 
-def _server(ones: Sequence[Limits], processes: int) -> Iterator[Finding]:
+def _server(ones: Sequence[ServerLimits], processes: int) -> Iterator[Finding]:
     budget = _budget(ones, processes)
     each = budget.needed // processes
     subject = f"server {budget.address}"
@@ -118,7 +118,7 @@ def _server(ones: Sequence[Limits], processes: int) -> Iterator[Finding]:
         yield Finding("ok", subject, what)
 
 
-def _limited(ones: Sequence[Limits], processes: int, limit: int, who: str, raising: str) -> Iterator[Finding]:
+def _limited(ones: Sequence[ServerLimits], processes: int, limit: int, who: str, raising: str) -> Iterator[Finding]:
     needed = processes * sum(one.max_size for one in ones)
     if 0 <= limit < needed:
         subject = f"server {_host(ones[0].address)}"
@@ -130,11 +130,11 @@ def _of(processes: int) -> str:
     return "1 process" if processes == 1 else f"{processes} processes"
 
 
-def _hint(ones: Sequence[Limits], processes: int, available: int, raising: str) -> str:
+def _hint(ones: Sequence[ServerLimits], processes: int, available: int, raising: str) -> str:
     each = sum(one.max_size for one in ones)
     size = available // (processes * len(ones))
     ways = [f"run at most {_of(available // each)}"] if available >= each else []
     if size:
         ways.insert(0, f"set pool.max_size to {size}")
-    told = ", or ".join([*ways, raising])
-    return told[0].upper() + told[1:] + "."
+    advice = ", or ".join([*ways, raising])
+    return advice[0].upper() + advice[1:] + "."

@@ -12,15 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import io
-import json
-import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from ipaddress import ip_address
 from time import monotonic
@@ -28,7 +23,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from ._concurrency import async_run_all, run_all
+from ._http import REQUEST_SECONDS, Answer, HttpServer, json_answer, plain
+from ._runtime.tasks import async_run_all, run_all
 from .errors import RouterMisuse, first_line
 
 if TYPE_CHECKING:
@@ -36,17 +32,12 @@ if TYPE_CHECKING:
     from ._sync.router import Router
 
 DEFAULT_LISTEN = "127.0.0.1:9188"
-# A request has to be there within these seconds and bytes. So many are waited for at a time, and of those that are
-# there and allowed so many are answered.
-REQUEST_SECONDS = 3.0
-REQUEST_BYTES = 8192
-CLIENTS_AT_A_TIME = 128
+# So many requests that are there and allowed are answered at a time.
 REQUESTS_AT_A_TIME = 16
 # Seconds for which an answer of the shards is given again: probes of many do not add up to a load.
 _FRESH_SECONDS = 1.0
 
 Quorum = int | str
-Answer = tuple[int, str, bytes]
 
 
 class Health:
@@ -89,7 +80,7 @@ class Health:
         self._asking = threading.Lock()
         self._turns = threading.BoundedSemaphore(REQUESTS_AT_A_TIME)
         self._answer: tuple[float, dict[str, Any]] | None = None
-        self._server: _Server | None = None
+        self._server: HttpServer | None = None
         self._thread: threading.Thread | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -97,7 +88,7 @@ class Health:
     def start(self) -> None:
         """Listen from now on. Starting what is started does nothing."""
         if self._server is None:
-            self._server = _Server(self._listen, self)
+            self._server = HttpServer(self._listen, self)
             self._thread = threading.Thread(
                 target=self._server.serve_forever, args=(0.1,), name="shardpool-health", daemon=True
             )
@@ -136,9 +127,9 @@ class Health:
         with self._asking:
             if self._answer is not None and monotonic() - self._answer[0] < _FRESH_SECONDS:
                 return self._answer[1]
-            found = self._ask()
-            self._answer = monotonic(), found
-            return found
+            answer = self._ask()
+            self._answer = monotonic(), answer
+            return answer
 
     def _ask(self) -> dict[str, Any]:
         topology = self._router.topology
@@ -172,14 +163,14 @@ class Health:
             return refused
         page = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}.get(path.split("?")[0])
         if page is None:
-            return _plain(404, "there are /healthz, /readyz and /metrics")
+            return plain(404, "there are /healthz, /readyz and /metrics")
         if method not in ("GET", "HEAD"):
-            return _plain(405, "only GET and HEAD")
+            return plain(405, "only GET and HEAD")
         if page == self._healthz:
             # It says that the process is there, and waits for nothing.
             return page()
         if not self._turns.acquire(timeout=REQUEST_SECONDS):
-            return _plain(503, "too many requests at a time")
+            return plain(503, "too many requests at a time")
         try:
             return page()
         finally:
@@ -189,15 +180,15 @@ class Health:
         # A page of a name that has been made to resolve to this address is told apart by the name that it calls.
         host = header("Host")
         if host is None or not self._is_known(host):
-            return _plain(403, "unknown Host")
+            return plain(403, "unknown Host")
         origin = header("Origin")
         if origin is not None and _netloc(origin) != host.lower():
-            return _plain(403, "unknown Origin")
+            return plain(403, "unknown Origin")
         if self._token is not None:
             # Headers are read as Latin-1, whatever they are.
             given = (header("Authorization") or "").encode("latin-1", "replace")
             if not hmac.compare_digest(given, b"Bearer " + self._token.encode()):
-                return _plain(401, "a token is needed")
+                return plain(401, "a token is needed")
         return None
 
     def _is_known(self, host: str) -> bool:
@@ -208,15 +199,15 @@ class Health:
         return name in self._hosts or _is_address(name)
 
     def _healthz(self) -> Answer:
-        return _json(200, {"ok": True})
+        return json_answer(200, {"ok": True})
 
     def _readyz(self) -> Answer:
-        found = self.readiness()
-        return _json(200 if found["ready"] else 503, found)
+        state = self.readiness()
+        return json_answer(200 if state["ready"] else 503, state)
 
     def _metrics(self) -> Answer:
         if find_spec("prometheus_client") is None:
-            return _plain(404, "prometheus-client is not installed: pip install 'shardpool[prometheus]'")
+            return plain(404, "prometheus-client is not installed: pip install 'shardpool[prometheus]'")
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -242,7 +233,7 @@ def _ask_shards(router: Router | AsyncRouter, names: list[str], timeout: float) 
         router.shard(name).execute("select 1", timeout=timeout)
         return monotonic() - begun
 
-    return _told(names, run_all([partial(ask, name) for name in names]))
+    return _outcomes(names, run_all([partial(ask, name) for name in names]))
 
 
 def _ask_on_its_loop(router: AsyncRouter, names: list[str], timeout: float) -> dict[str, dict[str, Any]]:
@@ -251,18 +242,18 @@ def _ask_on_its_loop(router: AsyncRouter, names: list[str], timeout: float) -> d
         await router.shard(name).execute("select 1", timeout=timeout)
         return monotonic() - begun
 
-    home = router._home
+    home = router._fleet.home
     if home is None:
-        return _told(names, [(None, RouterMisuse("this router is not open"))] * len(names))
-    asked = asyncio.run_coroutine_threadsafe(async_run_all([partial(ask, name) for name in names]), home._loop)
+        return _outcomes(names, [(None, RouterMisuse("this router is not open"))] * len(names))
+    asked = asyncio.run_coroutine_threadsafe(async_run_all([partial(ask, name) for name in names]), home.loop)
     try:
-        return _told(names, asked.result(timeout + 1.0))
+        return _outcomes(names, asked.result(timeout + 1.0))
     except FutureTimeout:
         asked.cancel()
-        return _told(names, [(None, TimeoutError("the event loop of the router is blocked"))] * len(names))
+        return _outcomes(names, [(None, TimeoutError("the event loop of the router is blocked"))] * len(names))
 
 
-def _told(names: list[str], outcomes: Sequence[tuple[Any, BaseException | None]]) -> dict[str, dict[str, Any]]:
+def _outcomes(names: list[str], outcomes: Sequence[tuple[Any, BaseException | None]]) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "ok": error is None,
@@ -272,112 +263,6 @@ def _told(names: list[str], outcomes: Sequence[tuple[Any, BaseException | None]]
         }
         for name, (seconds, error) in zip(names, outcomes, strict=True)
     }
-
-
-# -- HTTP --------------------------------------------------------------------------------------------------------
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, address: tuple[str, int], health: Health) -> None:
-        self.health = health
-        self._lock = threading.Lock()
-        # Clients whose request is not there yet, the one that has been longest about it first.
-        self._slow: dict[Any, None] = {}
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        # HTTPServer's own looks its name up in the DNS, which can take long and is not used.
-        socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._lock:
-            self._slow[request] = None
-            slowest = next(iter(self._slow)) if len(self._slow) > CLIENTS_AT_A_TIME else None
-        if slowest is not None:
-            self.has_sent(slowest)
-            with suppress(OSError):
-                # Its thread, which reads, finds its end.
-                slowest.shutdown(socket.SHUT_RDWR)
-        super().process_request(request, client_address)
-
-    def has_sent(self, request: Any) -> None:
-        """The request of a client is there, or is not waited for any longer."""
-        with self._lock:
-            self._slow.pop(request, None)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone away is nobody's fault."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.0"
-    server_version = "shardpool"
-    sys_version = ""
-
-    def handle(self) -> None:
-        """One request, whose head is read whole before it is looked at: so its time is bounded, not that of a line."""
-        try:
-            head = self._read_head()
-        finally:
-            cast("_Server", self.server).has_sent(self.connection)
-        if head is not None:
-            self.rfile = io.BufferedReader(io.BytesIO(head))
-            self.handle_one_request()
-
-    def _read_head(self) -> bytes | None:
-        deadline = monotonic() + REQUEST_SECONDS
-        head = b""
-        while b"\r\n\r\n" not in head:
-            left = deadline - monotonic()
-            if left <= 0 or len(head) > REQUEST_BYTES:
-                return None
-            self.connection.settimeout(left)
-            try:
-                got = self.connection.recv(REQUEST_BYTES)
-            except OSError:
-                return None
-            if not got:
-                return None
-            head += got
-        self.connection.settimeout(REQUEST_SECONDS)
-        return head
-
-    def do_GET(self) -> None:
-        health = cast("_Server", self.server).health
-        try:
-            status, kind, body = health.answer(self.command, self.path, self.headers.get)
-        except Exception as error:
-            status, kind, body = _plain(500, type(error).__name__)
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        if status == 401:
-            self.send_header("WWW-Authenticate", "Bearer")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = do_GET
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a probe every second is not worth a line."""
-
-
-def _plain(status: int, text: str) -> Answer:
-    return status, "text/plain; charset=utf-8", f"{text}\n".encode()
-
-
-def _json(status: int, value: dict[str, Any]) -> Answer:
-    return status, "application/json", (json.dumps(value) + "\n").encode()
 
 
 def _host_and_port(listen: str) -> tuple[str, int]:

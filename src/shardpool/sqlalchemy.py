@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from ._sync.handle import Handle
+from ._sync.work.handle import Handle
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

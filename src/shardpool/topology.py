@@ -5,20 +5,22 @@ Everything here is frozen and pure. `config.py` makes a `Topology` from a file; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Literal, NoReturn
 
 from .errors import MissingKey, UnknownKeyspace, UnknownShard, UnknownTable, nearest, shown
-from .owner_map import map_digest
 from .partitioning import KeyType, Partitioning
+from .partitioning.owner_map import map_digest
 
 Role = Literal["primary", "replica", "node"]
 Pooler = Literal["none", "session", "transaction"]
 Control = Literal["required", "none"]
+Follows = Literal["shards", "file"]
 Reset = Literal["dirty", "always", "never"]
+MoveState = Literal["copying", "guarded", "moved"]
 
 
 class Secret:
@@ -84,6 +86,16 @@ class Endpoint:
     pooler: Pooler = "none"
     pool: PoolSettings = field(default_factory=PoolSettings)
 
+    @property
+    def is_written(self) -> bool:
+        """Whether writes go to it: its server must be no standby."""
+        return self.role == "primary"
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether its server is asked if writes go to it."""
+        return self.role == "node"
+
     def param(self, keyword: str, default: str = "") -> str:
         """The value of a libpq keyword, or the default."""
         return dict(self.params).get(keyword, default)
@@ -114,7 +126,7 @@ class Shard:
     @property
     def finds_primary(self) -> bool:
         """Whether its endpoints are nodes of which one is the primary, found by asking."""
-        return self.primary.role == "node"
+        return self.primary.is_asked
 
     @property
     def writable(self) -> Endpoint:
@@ -137,18 +149,59 @@ class OwnerRange:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class RunningMove:
+    """Rows on their way from shard `source` to shard `target`: buckets of a keyspace, or the whole of a single table.
+
+    `buckets` are ascending ranges, both ends included, of the keyspace's present numbers; a table has none, and no
+    keyspace. `copying`: the source owns the rows, and the target may hold some of them. `guarded`: they are handed
+    over, and the token on the shards says who owns them. `moved`: the target owns them, and the source holds copies.
+    """
+
+    number: int
+    source: str
+    target: str
+    state: MoveState
+    keyspace: str | None = None
+    buckets: tuple[tuple[int, int], ...] = ()
+    table: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """Who owns the rows by the file; while they are `guarded` the shards know better."""
+        return self.target if self.state == "moved" else self.source
+
+    @property
+    def bucket_numbers(self) -> Iterator[int]:
+        """The buckets, one by one."""
+        return (bucket for first, last in self.buckets for bucket in range(first, last + 1))
+
+    @property
+    def what(self) -> str:
+        """What moves, in words."""
+        if self.table is not None:
+            return f"table {self.table.removeprefix('public.')}"
+        ranges = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in self.buckets)
+        return f"bucket{'' if ranges.isdigit() else 's'} {ranges} of keyspace {self.keyspace}"
+
+    def __str__(self) -> str:
+        return f"move {self.number} ({self.what}, {self.source} → {self.target}, {self.state})"
+
+
 @dataclass(frozen=True)
 class Keyspace:
     """Tables sharded by the same partition key in the same way: equal keys are colocated.
 
     `partitioning` maps key to bucket; `owners`, sorted and without gap, map bucket to shard.
     `tables` maps qualified table name to its key columns, in the order of the key's parts.
+    `moves` are those of its buckets that are on their way to another shard, by number.
     """
 
     name: str
     partitioning: Partitioning
     owners: tuple[OwnerRange, ...]
     tables: Mapping[str, tuple[str, ...]]
+    moves: tuple[RunningMove, ...] = ()
 
     @property
     def key_types(self) -> tuple[KeyType, ...]:
@@ -167,7 +220,13 @@ class Keyspace:
     @cached_property
     def map_digest(self) -> str:
         """Which key is on which shard, to be compared; see `owner_map.map_digest`."""
-        return map_digest(self.partitioning, self.shard_by_bucket)
+        moves = [(move.number, move.buckets, move.source, move.target, move.state) for move in self.moves]
+        return map_digest(self.partitioning, self.shard_by_bucket, moves)
+
+    @cached_property
+    def move_by_bucket(self) -> Mapping[int, RunningMove]:
+        """The move of each bucket that is on its way to another shard; the others are not in it."""
+        return {bucket: move for move in self.moves for bucket in move.bucket_numbers}
 
     @cached_property
     def owning_shards(self) -> frozenset[str]:
@@ -209,7 +268,12 @@ def qualified(table: str) -> str:
 
 @dataclass(frozen=True)
 class Topology:
-    """The whole fleet at one epoch. Mappings keep the order of the file; `timeout` is in seconds."""
+    """The whole fleet at one epoch. Mappings keep the order of the file; `timeout` is in seconds.
+
+    `follows` says whether a running router learns of newer topologies from the shards, or from its file alone.
+    `table_moves` are the moves of single tables; those of buckets are their keyspace's. `id_block` is how many numbers
+    of a sequence a router draws at once.
+    """
 
     fleet: str
     epoch: int
@@ -219,17 +283,31 @@ class Topology:
     single_tables: Mapping[str, str] = field(default_factory=dict)
     control: Control = "required"
     timeout: float = 5.0
+    table_moves: tuple[RunningMove, ...] = ()
+    follows: Follows = "shards"
+    id_block: int = 1000
+
+    @cached_property
+    def moves(self) -> Mapping[int, RunningMove]:
+        """All moves that are running, by their number."""
+        running = [*self.table_moves, *(move for keyspace in self.keyspaces.values() for move in keyspace.moves)]
+        return {move.number: move for move in sorted(running, key=lambda move: move.number)}
 
     @cached_property
     def placements(self) -> Mapping[str, Placement]:
         """Qualified table name → where its rows are."""
-        found: dict[str, Placement] = {}
+        placement_by_table: dict[str, Placement] = {}
         for keyspace in self.keyspaces.values():
             for table, columns in keyspace.tables.items():
-                found[table] = Sharded(keyspace.name, columns)
-        found.update({table: Reference() for table in self.reference_tables})
-        found.update({table: Single(shard) for table, shard in self.single_tables.items()})
-        return found
+                placement_by_table[table] = Sharded(keyspace.name, columns)
+        placement_by_table.update({table: Reference() for table in self.reference_tables})
+        placement_by_table.update({table: Single(shard) for table, shard in self.single_tables.items()})
+        return placement_by_table
+
+    @property
+    def numbering_shard(self) -> str:
+        """The name of the shard whose sequences number rows for the whole fleet: the first one."""
+        return next(iter(self.shards))
 
     def placement(self, table: str) -> Placement:
         """Where a table's rows are; raises `UnknownTable` with the nearest names."""
@@ -281,47 +359,6 @@ class Topology:
                 hint="Use shard(name), or execute() without a key.",
             )
         return self.keyspaces[placement.keyspace]
-
-
-def succeed(new: Topology, old: Topology) -> Topology:
-    """The new topology with each owner entry's epoch carried over from the old where bucket and shard are unchanged.
-
-    A move changes only its own entries, so an entry's epoch says since when the bucket is where it is.
-    """
-    keyspaces = {
-        name: _carry_epochs(keyspace, old.keyspaces[name]) if name in old.keyspaces else keyspace
-        for name, keyspace in new.keyspaces.items()
-    }
-    return replace(new, keyspaces=keyspaces)
-
-
-def placements_differ(one: Topology, other: Topology) -> bool:
-    """Whether a key or a table is anywhere else, or the set of shards is another; addresses and pools do not count."""
-
-    def where(topology: Topology) -> object:
-        keyspaces = {
-            name: (keyspace.partitioning, keyspace.shard_by_bucket, dict(keyspace.tables))
-            for name, keyspace in topology.keyspaces.items()
-        }
-        return tuple(topology.shards), keyspaces, topology.reference_tables, dict(topology.single_tables)
-
-    return where(one) != where(other)
-
-
-def _carry_epochs(new: Keyspace, old: Keyspace) -> Keyspace:
-    partitioning = old.partitioning if old.partitioning == new.partitioning else new.partitioning
-    epochs: list[int] = list(new.epoch_by_bucket)
-    same = partitioning is old.partitioning
-    for bucket, shard in enumerate(new.shard_by_bucket):
-        was = bucket if same else partitioning_bucket_before(old, new, bucket)
-        if was is not None and old.shard_by_bucket[was] == shard:
-            epochs[bucket] = old.epoch_by_bucket[was]
-    return replace(new, partitioning=partitioning, owners=owner_ranges(new.shard_by_bucket, epochs))
-
-
-def partitioning_bucket_before(old: Keyspace, new: Keyspace, bucket: int) -> int | None:
-    """The old keyspace's bucket with exactly the keys of the new one's `bucket`, or None."""
-    return new.partitioning.bucket_in(old.partitioning, bucket)
 
 
 def owner_ranges(shard_by_bucket: Sequence[str], epoch_by_bucket: Sequence[int]) -> tuple[OwnerRange, ...]:

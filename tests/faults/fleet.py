@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -73,8 +75,10 @@ class FaultFleet:
         direct: tuple[str, ...] = (),
         connect: str = "",
         more: str = "",
+        sick_pool: str | None = None,
     ) -> str:
-        """A topology file's text; shards named in `direct` are reached without their proxy."""
+        """A topology file's text; shards named in `direct` are reached without their proxy, the others by `sick_pool`
+        if that is given."""
         lines = [
             "version: 1",
             f"fleet: {self.local.name}",
@@ -87,7 +91,8 @@ class FaultFleet:
         ]
         for name, server in self.servers.items():
             port = server.port if name in direct else self.proxies[name].port
-            lines.append(f"  {name}: {{primary: {{host: 127.0.0.1, port: {port}}}}}")
+            own = f", pool: {sick_pool}" if sick_pool and name not in direct else ""
+            lines.append(f"  {name}: {{primary: {{host: 127.0.0.1, port: {port}{own}}}}}")
         return "\n".join(lines) + "\n" + _KEYSPACES.format(owners=owners(list(self.servers))) + more
 
     def topology(self, **options: Any) -> Topology:
@@ -142,6 +147,16 @@ class FaultFleet:
         with self.connect(name) as conn:
             conn.execute(f"select pg_terminate_backend(pid) from ({_SESSIONS}) as them")
 
+    @contextmanager
+    def apart(self, name: str) -> Iterator[None]:
+        """Routers that connect now cannot have this shard take part in a transaction over several."""
+        with self.connect(name) as conn:
+            conn.execute("revoke insert on shardpool.tx from app")
+            try:
+                yield
+            finally:
+                conn.execute("grant insert on shardpool.tx to app")
+
     # -- well again ----------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
@@ -161,6 +176,8 @@ class FaultFleet:
             with self.connect(name) as conn:
                 conn.execute(f"select pg_terminate_backend(pid, 2000) from ({_SESSIONS}) as them")
                 conn.execute("set lock_timeout = '5s'")
+                for (part,) in conn.execute("select gid from pg_prepared_xacts where database = 'shop'").fetchall():
+                    conn.execute(f"rollback prepared '{part}'")
                 conn.execute("truncate ledger")
 
 

@@ -59,12 +59,14 @@ class Refuse:
 class Cut:
     """A connection is reset when its client sends a statement that holds the marker, in any case of letters.
 
-    The server does not get the statement; with `answer` it does, and what it answers is dropped. At most `times`.
+    The server does not get the statement; with `answer` it does, and what it answers is dropped. At most `times`. A
+    `silent` one is not reset: neither side hears of the other any more.
     """
 
     marker: bytes
     answer: bool = False
     times: int = 1 << 30
+    silent: bool = False
 
 
 Mode = Pass | Delay | BlackHole | Reset | Refuse | Cut
@@ -380,7 +382,10 @@ class _Direction:
         if self is link.up:
             data = self._examine(data, mode)
         elif link.drops_answer:
-            link.reset()
+            if isinstance(mode, Cut) and mode.silent:
+                link.is_dead = True
+            else:
+                link.reset()
             return
         if data:
             due = monotonic() + mode.seconds if isinstance(mode, Delay) else 0.0
@@ -403,7 +408,10 @@ class _Direction:
                     return data
                 with suppress(OSError):
                     self.target.send(data[:begin])
-                link.reset()
+                if mode.silent:
+                    link.is_dead = True
+                else:
+                    link.reset()
                 return b""
         return data
 

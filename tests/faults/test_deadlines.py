@@ -38,8 +38,8 @@ def _items(keys: dict[str, list[int]]) -> list[int]:
 VERBS: dict[str, Verb] = {
     "execute of a route": lambda calls, keys: calls.execute(keys[SICK][0], COUNT, timeout=LIMIT),
     "run": lambda calls, keys: calls.run(keys[SICK][0], COUNT, timeout=LIMIT),
-    "connection": lambda calls, keys: calls.connection(keys[SICK][0], COUNT, deadline=LIMIT),
-    "transaction": lambda calls, keys: calls.transaction(keys[SICK][0], COUNT, deadline=LIMIT),
+    "connection": lambda calls, keys: calls.connection(keys[SICK][0], COUNT, block_timeout=LIMIT),
+    "transaction": lambda calls, keys: calls.transaction(keys[SICK][0], COUNT, block_timeout=LIMIT),
     "execute of all shards": lambda calls, keys: calls.query(COUNT, timeout=LIMIT),
     "execute that merges": lambda calls, keys: calls.query("select id from ledger order by id", timeout=LIMIT),
     "execute that pulls": lambda calls, keys: calls.query(COUNT, timeout=LIMIT, strategy="pull"),

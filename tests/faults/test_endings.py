@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from shardpool import CommitUnknown, DeadlineExceeded, LoadError, RouterMisuse, ScatterError, ShardpoolError
-from tests.timing import in_time, not_after
+from tests.timing import SLACK, SLOW, in_time, not_after
 
 from .calls import Calls
 from .fleet import FaultFleet
@@ -55,21 +55,23 @@ def test_a_stream_left_in_the_middle_gives_its_connections_back(
     keys = [key for keys in fleet.keys(2).values() for key in keys]
     calls.go(calls.copy_into([(keys[number % len(keys)], number) for number in range(40_000)], timeout=10))
     for _ in range(5):
-        assert calls.go(calls.stream_one(sql, size=10)) is not None
+        assert calls.go(calls.stream_one(sql, size=10, timeout=SLOW)) is not None
         assert set(_in_flight(calls).values()) == {0}
     assert calls.go(calls.query(COUNT)) == [(40_000,)]
 
 
 @pytest.mark.parametrize("answer", [False, True], ids=["before the COMMIT", "after the COMMIT"])
-def test_a_write_on_several_shards_cut_at_one_commit_tells_what_is_applied_where(
-    answer: bool, fleet: FaultFleet, calls: Calls
+def test_transactions_on_several_shards_cut_at_one_commit_tell_what_is_applied_where(
+    answer: bool, fleet: FaultFleet, open_calls: Callable[..., Calls]
 ) -> None:
     keys = {name: key for name, (key,) in fleet.keys(1).items()}
     rows = ", ".join(f"({key}, 7)" for key in keys.values())
-    calls.go(calls.query(COUNT))
-    fleet.proxies["s1"].set(Cut(b"commit", answer=answer))
-    with pytest.raises(ScatterError) as raised:
-        calls.go(calls.query(f"insert into ledger values {rows}"))
+    with fleet.apart("s3"):
+        calls = open_calls()
+        calls.go(calls.query(COUNT, timeout=SLOW))
+        fleet.proxies["s1"].set(Cut(b"commit", answer=answer))
+        with pytest.raises(ScatterError) as raised:
+            calls.go(calls.query(f"insert into ledger values {rows}"))
     applied = {shard: getattr(error, "applied", None) for shard, error in raised.value.failures.items()}
     assert applied == {"s1": "unknown"}
     assert set(raised.value.results) == {"s0", "s2", "s3"}
@@ -78,8 +80,26 @@ def test_a_write_on_several_shards_cut_at_one_commit_tells_what_is_applied_where
 
 
 @pytest.mark.parametrize("answer", [False, True], ids=["before the COMMIT", "after the COMMIT"])
+def test_a_write_on_several_shards_that_was_decided_is_finished_behind_the_caller(
+    answer: bool, fleet: FaultFleet, calls: Calls
+) -> None:
+    keys = {name: key for name, (key,) in fleet.keys(1).items()}
+    rows = ", ".join(f"({key}, 7)" for key in keys.values())
+    calls.go(calls.query(COUNT, timeout=SLOW))
+    fleet.proxies["s1"].set(Cut(b"commit prepared", answer=answer, times=1))
+    result = calls.go(calls.result(f"insert into ledger values {rows}"))
+    assert result.rowcount == 4
+    begun = monotonic()
+    while sum(fleet.rows()["s1"].values()) != 1:
+        not_after(begun + SLACK * 2.0)
+    assert {name: sum(counts.values()) for name, counts in fleet.rows().items()} == dict.fromkeys(keys, 1)
+
+
+@pytest.mark.parametrize("answer", [False, True], ids=["before the COMMIT", "after the COMMIT"])
 def test_a_load_cut_at_one_commit_tells_what_is_on_which_shard(answer: bool, fleet: FaultFleet, calls: Calls) -> None:
     keys = {name: key for name, (key,) in fleet.keys(1).items()}
+    # A new connection has a COMMIT of its own.
+    calls.go(calls.query(COUNT, timeout=SLOW))
     fleet.proxies["s1"].set(Cut(b"commit", answer=answer))
     with pytest.raises(LoadError) as raised:
         calls.go(calls.copy_into([(key, 7) for key in keys.values()]))
@@ -94,7 +114,7 @@ def test_a_load_cut_at_one_commit_tells_what_is_on_which_shard(answer: bool, fle
 def test_a_write_on_several_shards_that_one_did_not_get_is_on_none(fault: str, fleet: FaultFleet, calls: Calls) -> None:
     keys = {name: key for name, (key,) in fleet.keys(1).items()}
     rows = ", ".join(f"({key}, 7)" for key in keys.values())
-    calls.go(calls.query(COUNT))
+    calls.go(calls.query(COUNT, timeout=SLOW))
     with FAULTS[fault](fleet, "s1"), pytest.raises(ScatterError) as raised:
         calls.go(calls.query(f"insert into ledger values {rows}"))
     assert set(raised.value.failures) == {"s1"}
@@ -107,9 +127,9 @@ def test_a_load_that_meets_a_frozen_shard_ends_in_time_with_an_account(
     shard: str, fleet: FaultFleet, calls: Calls
 ) -> None:
     keys = [key for keys in fleet.keys(1).values() for key in keys]
-    calls.go(calls.copy_into([(key, 1) for key in keys]))
+    calls.go(calls.copy_into([(key, 1) for key in keys], timeout=SLOW))
     with FAULTS["frozen"](fleet, shard), pytest.raises(LoadError) as raised:
-        calls.go(calls.copy_into([(key, 2) for key in keys], timeout=0.5))
+        calls.go(calls.copy_into([(key, 2) for key in keys], timeout=1.0))
     assert isinstance(raised.value.failures[shard], DeadlineExceeded)
     assert set(raised.value.rolled_back) == {"s0", "s1", "s2", "s3"}
     assert sum(sum(counts.values()) for counts in fleet.rows().values()) == len(keys)
@@ -122,7 +142,7 @@ def _threads() -> int:
 
 def test_close_in_the_midst_of_calls_ends_all_of_them(fleet: FaultFleet, open_calls: Callable[..., Calls]) -> None:
     calls = open_calls()
-    calls.go(calls.query(COUNT))
+    calls.go(calls.query(COUNT, timeout=SLOW))
     keys = [key for keys in fleet.keys(2).values() for key in keys]
     before = _threads()
     ended: list[BaseException] = []

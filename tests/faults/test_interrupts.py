@@ -33,12 +33,12 @@ def _sleep(conn: Any, *_: Any) -> None:
 
 
 def _block(router: Router, key: int) -> None:
-    with router.for_key(key).connection(timeout=SECONDS, deadline=SECONDS) as conn:
+    with router.for_key(key).connection(timeout=SECONDS, block_timeout=SECONDS) as conn:
         _sleep(conn)
 
 
 def _transaction(router: Router, key: int) -> None:
-    with router.for_key(key).transaction(timeout=SECONDS, deadline=SECONDS) as conn:
+    with router.for_key(key).transaction(timeout=SECONDS, block_timeout=SECONDS) as conn:
         _sleep(conn)
 
 
@@ -123,12 +123,12 @@ def _interrupted(verb: Verb, router: Router, rng: random.Random, again: float) -
 
 
 def _all_is_free(router: Router) -> None:
-    pools = [pool for shard in router._state.pools.values() for pool in shard.endpoints]
+    pools = [pool for shard in router._fleet.snapshot.shards.values() for pool in shard.endpoints]
     # An exception and the frames that it went through refer to each other: what those held is garbage by now.
     gc.collect()
     end = monotonic() + 15
-    while any(pool.in_flight or pool._scatter_slots.in_use for pool in pools):
-        not_after(end, f"places stay taken: {[(pool.in_flight, pool._scatter_slots.in_use) for pool in pools]}")
+    while any(pool.in_flight or pool.places.scatter.in_use for pool in pools):
+        not_after(end, f"places stay taken: {[(pool.in_flight, pool.places.scatter.in_use) for pool in pools]}")
         threading.Event().wait(0.01)
     for name in router.shards:
         _serves_all_at_once(router, name)

@@ -31,7 +31,8 @@ from .processes import FAULTS
 def test_healthy_shards_go_on(
     pool: str, settling: float, fault: str, fleet: FaultFleet, open_calls: Callable[..., Calls], seconds: float
 ) -> None:
-    calls = open_calls(fleet.topology(pool=pool, direct=HEALTHY))
+    # Of the sick shard alone: a busy machine makes others wait for the few places of a healthy one.
+    calls = open_calls(fleet.topology(sick_pool=pool, direct=HEALTHY))
     before, during = before_and_during(calls, fleet, fault, settling, seconds)
     assert during.failed == 0
     # With a pool for each shard and nothing else, callers that are shared keep 1 to 46 % of it.
@@ -49,7 +50,7 @@ def test_what_any_shard_can_answer_is_not_asked_of_a_sick_one(fleet: FaultFleet,
         failed = 0
         for _ in range(20):
             try:
-                assert calls.go(calls.query("select 1", timeout=0.3)) == [(1,)]
+                assert calls.go(calls.query("select 1", timeout=2.0)) == [(1,)]
             except ShardError:
                 failed += 1
     assert failed == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Event
 from time import monotonic
 
-from tests.timing import in_time
+from tests.timing import SLOW, in_time
 
 from .calls import Calls
 from .fleet import DATABASE, FaultFleet
@@ -39,9 +39,9 @@ def test_a_lock_on_a_system_catalog_holds_up_one_call_in_a_while_and_ends_none(f
         other.execute("lock table pg_catalog.pg_enum in access exclusive mode")
         Event().wait(DUE)
         begun = monotonic()
-        assert calls.go(calls.query(QUERY, key, timeout=1.0)) == [(0,)]
+        assert calls.go(calls.query(QUERY, key, timeout=SLOW)) == [(0,)]
         in_time(monotonic() - begun, 0.6)
         begun = monotonic()
         for _ in range(10):
-            assert calls.go(calls.query(QUERY, key, timeout=1.0)) == [(0,)]
+            assert calls.go(calls.query(QUERY, key, timeout=SLOW)) == [(0,)]
         in_time(monotonic() - begun, 0.5)

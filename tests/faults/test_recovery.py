@@ -77,9 +77,9 @@ def test_a_shard_that_is_down_refuses_at_once_and_answers_soon_after_it_is_back(
 
 
 async def _refusals(calls: Calls, key: int) -> list[float]:
-    """The seconds of up to 300 calls one after another, for at most a second and a half."""
+    """The seconds of 300 calls one after another; of fewer when that takes ten times as long as is promised at most."""
     found: list[float] = []
-    end = monotonic() + 1.5
+    end = monotonic() + SLACK * TIMEOUT
     while monotonic() < end and len(found) < 300:
         begun = monotonic()
         with pytest.raises((ShardpoolError, psycopg.Error)):
@@ -191,8 +191,8 @@ def test_a_pool_that_has_lost_its_connections_is_made_anew(fleet: FaultFleet, op
     calls = open_calls(fleet.topology(pool="{max_size: 2}", connect=", connect_timeout: 1"))
     key = fleet.keys(1)[SICK][0]
     calls.go(calls.execute(key, "select 1"))
-    state: Any = calls.router._state
-    lost = [calls.go(_taken_behind(calls, state.pools[SICK].primary._pool)) for _ in range(2)]
+    snapshot: Any = calls.router._fleet.snapshot
+    lost = [calls.go(_taken_behind(calls, snapshot.shards[SICK].primary._inner.current)) for _ in range(2)]
     assert len(lost) == 2
     with pytest.raises(ShardpoolError):
         calls.go(calls.execute(key, "select 1", timeout=0.3))

@@ -39,7 +39,7 @@ async def _connection(router: AsyncRouter, key: int) -> None:
 
 
 async def _transaction(router: AsyncRouter, key: int) -> None:
-    async with router.for_key(key).transaction(timeout=SECONDS, deadline=SECONDS) as conn:
+    async with router.for_key(key).transaction(timeout=SECONDS, block_timeout=SECONDS) as conn:
         await _sleep(conn)
 
 
@@ -149,10 +149,10 @@ async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
 
 async def _all_is_free(router: AsyncRouter) -> None:
     """What was left to be done in the background ends; then no place is taken, and every shard serves a full pool."""
-    pools = [pool for shard in router._state.pools.values() for pool in shard.endpoints]
+    pools = [pool for shard in router._fleet.snapshot.shards.values() for pool in shard.endpoints]
     end = monotonic() + 5
-    while any(pool.in_flight or pool._scatter_slots.in_use for pool in pools):
-        not_after(end, f"places stay taken: {[(pool.in_flight, pool._scatter_slots.in_use) for pool in pools]}")
+    while any(pool.in_flight or pool.places.scatter.in_use for pool in pools):
+        not_after(end, f"places stay taken: {[(pool.in_flight, pool.places.scatter.in_use) for pool in pools]}")
         await asyncio.sleep(0.01)
     for name in router.shards:
         await _serves_all_at_once(router, name)

@@ -170,7 +170,7 @@ class Workload:
     async def _write(self, verb: str, key: int, due: float) -> None:
         row = key, next(self._ids)
         call: Any = getattr(self._calls, verb)
-        limit = {"deadline" if verb in _BLOCKS else "timeout": self.timeout}
+        limit = {"block_timeout" if verb in _BLOCKS else "timeout": self.timeout}
         try:
             if verb == "query":
                 await call(INSERT, row, **limit)

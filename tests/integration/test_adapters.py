@@ -37,6 +37,15 @@ class Shouted(Loader):
         return bytes(data).decode().upper()
 
 
+class Negated(Loader):
+    def load(self, data: Any) -> int:
+        return -int(bytes(data))
+
+
+def negated(conn: psycopg.Connection[Any]) -> None:
+    conn.adapters.register_loader("int8", Negated)
+
+
 def with_regions(conn: psycopg.Connection[Any]) -> None:
     conn.adapters.register_dumper(Region, RegionDumper)
 
@@ -80,3 +89,13 @@ def test_bytes_are_read_in_the_encoding_of_the_connections(topology_path: str) -
         query = "select region from stores where name = 'Zürich'"
         assert router.execute(query.encode("latin-1")).one() == router.execute(query).one() == ("de",)
         assert router.execute(query + " order by region limit 1").one() == ("de",)
+
+
+@pytest.mark.servers
+def test_rows_come_in_the_order_of_the_servers_whatever_is_made_of_their_integers(topology_path: str) -> None:
+    with Router(topology_path, configure=negated) as router:
+        router.copy_into("orders", [(key, 1, "x") for key in range(1000)], columns=("tenant_id", "n", "note"))
+        query = "select tenant_id, n from orders order by tenant_id, n"
+        wanted = [(-key, 1) for key in range(1000)]
+        assert list(router.stream(query)) == wanted
+        assert router.execute(query).rows == wanted

@@ -61,6 +61,106 @@ def test_a_file_of_the_same_epoch_that_places_keys_otherwise_is_refused_with_bot
     assert router.execute("select n from orders").rows == [(1,)]
 
 
+# Of the same owners and epoch: each writes rows of a table where others do not look for them. By change what is put for
+# what, the table, and where the shards have it.
+PLACEMENTS = {
+    "another column": ({"{orders: tenant_id}": "{orders: 'n'}"}, "orders", "in tenants by tenant_id"),
+    "another keyspace": (
+        {"{stores: region}": "{stores: region, countries: code}", "reference_tables: [countries]\n": ""},
+        "countries",
+        "a reference table",
+    ),
+    "a reference table": (
+        {"[countries]": "[countries, audit_log]", "single_tables: {audit_log: s0}\n": ""},
+        "audit_log",
+        "on s0",
+    ),
+    "another shard": ({"{audit_log: s0}": "{audit_log: s1}"}, "audit_log", "on s0"),
+}
+
+
+def placed_otherwise(path: str, change: str, to: Path, epoch: int = 5) -> str:
+    text = Path(path).read_text(encoding="utf-8")
+    for before, after in PLACEMENTS[change][0].items():
+        assert before in text
+        text = text.replace(before, after)
+    to.write_text(re.sub("epoch: .*", f"epoch: {epoch}", text), encoding="utf-8")
+    return str(to)
+
+
+@pytest.mark.parametrize("change", PLACEMENTS)
+def test_a_file_that_places_a_table_otherwise_is_refused_until_the_shards_know_it(
+    change: str, topology_path: str, tmp_path: Path, router: Router
+) -> None:
+    _, table, there = PLACEMENTS[change]
+    path = placed_otherwise(topology_path, change, tmp_path / "other.yaml")
+    with Router(path) as other:
+        for call in (lambda: other.execute("select 1"), lambda: other.shard("s2").execute("select 1")):
+            with pytest.raises(StaleTopology, match="other placements of tables") as raised:
+                call()
+            assert f"table public.{table} is {there} there" in (raised.value.detail or "")
+            assert "both are of epoch 5" in (raised.value.detail or "")
+        assert any(table in finding.message and finding.level == "error" for finding in other.check().findings)
+        with pytest.raises(ScatterError, match="is placed otherwise on this shard"):
+            other.init()
+    later = load_topology(placed_otherwise(topology_path, change, tmp_path / "later.yaml", epoch=6))
+    with pytest.raises(StaleTopology, match="other placements of tables"):
+        router.reload(later)
+    with Router(later) as installer:
+        installer.init()
+        assert len(installer.scatter("select 1")) == 4
+    router.reload(later)
+    assert len(router.scatter("select 1")) == 4
+    with Router(topology_path) as older:
+        older.shard("s1").execute("select 1")
+        assert older.topology.placement(table) == later.placement(table), "it goes over to what the shards know"
+    with Router(load_topology(topology_path)) as older, pytest.raises(StaleTopology, match="newer epoch"):
+        older.shard("s1").execute("select 1")
+
+
+def test_a_file_in_which_another_shard_numbers_rows_is_refused(topology_path: str, tmp_path: Path) -> None:
+    """Two routers that each draw from another shard would give the same ids."""
+    text = Path(topology_path).read_text(encoding="utf-8")
+    head, first, second, rest = re.split(r"(?m)^(?=  s[012]:$)", text, maxsplit=3)
+    path = tmp_path / "other.yaml"
+    path.write_text(head + second + first + rest, encoding="utf-8")
+    with Router(path) as other:
+        with pytest.raises(StaleTopology, match="other placements of tables") as raised:
+            other.execute("select 1")
+        assert "the sequence that numbers rows is on s0 there, on s1 here" in (raised.value.detail or "")
+        with pytest.raises(ScatterError, match="is placed otherwise on this shard"):
+            other.init()
+
+
+def test_tables_that_only_one_side_knows_are_no_contradiction(topology_path: str, tmp_path: Path) -> None:
+    """A table is added to the file of some processes, and taken out of that of others, without an epoch."""
+    text = Path(topology_path).read_text(encoding="utf-8")
+    more, fewer = tmp_path / "more.yaml", tmp_path / "fewer.yaml"
+    more.write_text(text.replace("{orders: tenant_id}", "{orders: tenant_id, items: tenant_id}"), encoding="utf-8")
+    fewer.write_text(text.replace("{events: day}", "{}"), encoding="utf-8")
+    for path in (more, fewer):
+        with Router(path) as other:
+            assert len(other.scatter("select 1")) == 4
+            other.init()
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(text.replace("{orders: tenant_id}", "{orders: tenant_id, items: id}"), encoding="utf-8")
+    with Router(wrong) as other, pytest.raises(StaleTopology, match="other placements of tables"):
+        other.shard("s0").execute("select 1")
+    with Router(topology_path) as router:
+        router.scatter("update shardpool.meta set tables = null")
+    with Router(wrong) as other:
+        assert len(other.scatter("select 1")) == 4
+
+
+def test_check_says_of_other_owners_what_the_refusal_of_a_call_says(topology_path: str, tmp_path: Path) -> None:
+    for epoch in (None, 6):
+        with Router(changed(topology_path, "owners", tmp_path / "other.yaml", epoch)) as other:
+            with pytest.raises(StaleTopology) as raised:
+                other.execute("select * from orders where tenant_id = 17")
+            found = [finding for finding in other.check().findings if "the owners of" in finding.message]
+            assert found and {finding.hint for finding in found} == {raised.value.hint}
+
+
 def test_a_file_with_a_raised_epoch_is_taken_over_when_the_shards_know_it(topology_path: str, tmp_path: Path) -> None:
     told = Told()
     with Router(topology_path, reload_interval=0.1, observers=[told]) as router:
@@ -83,6 +183,14 @@ def test_a_file_with_a_raised_epoch_is_taken_over_when_the_shards_know_it(topolo
         router.reload()
         assert router.topology.epoch == 6
         assert router.for_key(17, table="orders").execute("select 1").shards == ("s2",)
+        assert router.check().ok
+
+
+def test_init_takes_new_maps_of_several_keyspaces_at_once(topology_path: str, tmp_path: Path) -> None:
+    path = changed(topology_path, "another pin", tmp_path / "one.yaml")
+    path = changed(path, "a bound", tmp_path / "both.yaml", epoch=6)
+    with Router(path) as router:
+        router.init()
         assert router.check().ok
 
 
@@ -153,6 +261,7 @@ def test_a_router_that_is_left_behind_refuses_what_has_moved_as_soon_as_one_conn
     """Its open connections would read nothing where rows were, and change none."""
     with Router(load_topology(topology_path)) as behind, Router(topology_path) as ahead:
         everywhere = behind.scatter("select 1")  # a connection to each, under the map of before
+        behind.explain("select count(*) from orders")  # nor is a new one made to ask for tables
         kept = behind.for_key(17, table="orders")
         assert kept.execute("select count(*) from orders where tenant_id = 17").one() == (0,)
         newer = replace_pin(behind.topology, 6)

@@ -55,6 +55,11 @@ async def test_every_verb_works_in_tasks(router: AsyncRouter) -> None:
     counts = await router.scatter("select count(*) from orders")
     assert {shard: result.one()[0] for shard, result in counts.items()} == loaded
 
+    moved = await router.execute("update orders set tenant_id = tenant_id + 1000 where tenant_id < 10 returning n")
+    assert sorted(moved.rows) == [(1,)] * 9 + [(3,)]
+    async with router.snapshot(cut="strict") as snap:
+        assert (await snap.execute("select count(*) from orders where tenant_id >= 1000")).one() == (10,)
+
     async def double(conn: psycopg.AsyncConnection[Any], item: int) -> int:
         row = await (await conn.execute("select %s::int * 2", (item,))).fetchone()
         return int(row[0])
@@ -77,7 +82,7 @@ async def test_deadlines_hold_in_tasks(router: AsyncRouter) -> None:
     with pytest.raises(ScatterError):
         await router.scatter("select pg_sleep(30)", timeout=0.3)
     with pytest.raises(DeadlineExceeded):
-        async with route.connection(deadline=0.3) as conn:
+        async with route.connection(block_timeout=0.3) as conn:
             await conn.execute("select pg_sleep(30)")
     in_time(monotonic() - started, 1.3)
     assert (await route.execute("select 1")).rows == [(1,)]

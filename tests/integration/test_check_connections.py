@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,17 +11,23 @@ from typing import Any
 import psycopg
 import pytest
 
-from shardpool import AsyncRouter, Router, Topology
-from shardpool.local import LocalFleet
+from shardpool import AsyncRouter, Router, ScatterError, Topology
+from shardpool.local import LocalFleet, find_binaries
 from shardpool.topology import Endpoint, PoolSettings, Secret, Shard
+from tests.commands import run
 
 SETTINGS = {"max_connections": "20", "superuser_reserved_connections": "3", "reserved_connections": "2"}
+# Before 16 there are none for anybody but superusers.
+SETTINGS_BEFORE_16 = {"max_connections": "20", "superuser_reserved_connections": "5"}
+
+pytestmark = pytest.mark.xdist_group("check_connections")
 
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[LocalFleet]:
     """Two servers that give 15 connections to an ordinary role, of which one has two databases."""
-    fleet = LocalFleet.up(f"small-{os.getpid()}", shards=2, settings=SETTINGS)
+    settings = SETTINGS if find_binaries().version >= 16 else SETTINGS_BEFORE_16
+    fleet = LocalFleet.up(f"small-{os.getpid()}", shards=2, settings=settings)
     try:
         with fleet.servers[0].connect() as conn:
             conn.execute("create database second owner app")
@@ -142,9 +146,37 @@ def test_what_stands_behind_a_pooler_is_not_counted(small: LocalFleet) -> None:
 
 def test_the_command_takes_the_number_of_processes(shardpool_make_topology: Callable[..., Any]) -> None:
     path = shardpool_make_topology()
-    words = [sys.executable, "-m", "shardpool", "check", "--processes", "1000", "--json"]
     variables = {**os.environ, "SHARDPOOL_TOPOLOGY": str(path)}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=variables)
+    done = run(["check", "--processes", "1000", "--json"], env=variables)
     printed = json.loads(done.stdout)
     assert done.returncode == 1 and not printed["ok"]
     assert all(server["needed"] % 10_000 == 0 and server["available"] > 0 for server in printed["servers"])
+
+
+def test_configure_reaches_connections_of_no_pool_and_its_settings_hold_for_callers(topology_path: str) -> None:
+    configured: list[int] = []
+
+    def configure(conn: psycopg.Connection[Any]) -> None:
+        configured.append(conn.info.backend_pid)
+        conn.execute("set default_transaction_read_only = on")
+        conn.commit()
+
+    with Router(topology_path, configure=configure) as router:
+        router.init()
+        assert len(configured) == len(router.topology.shards)
+        assert router.check().ok
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            router.shard(next(iter(router.topology.shards))).execute("create table t (id int)")
+
+
+def test_a_configure_that_fails_is_a_finding_and_its_text_is_not_told(topology_path: str) -> None:
+    def configure(conn: psycopg.Connection[Any]) -> None:
+        raise LookupError("of the caller's own")
+
+    with Router(topology_path, configure=configure) as router:
+        errors = router.check().errors
+        with pytest.raises(ScatterError) as failed:
+            router.init()
+    assert errors and all("its connection cannot be configured" in error.message for error in errors)
+    details = [str(error) for error in failed.value.failures.values()]
+    assert all("configure() raised LookupError" in told and "caller's own" not in told for told in details)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.commands import run
+
 COMMAND = [sys.executable, "-m", "shardpool"]
 
 
@@ -23,15 +25,7 @@ class Cli:
         self.environment = {**os.environ, "SHARDPOOL_TOPOLOGY": topology, "SHARDPOOL_HOME": str(folder / "home")}
 
     def __call__(self, *arguments: str, code: int = 0, text: str | None = None) -> str:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            env=self.environment,
-            cwd=self.folder,
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = run(arguments, env=self.environment, cwd=self.folder, text=text)
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         self.stderr = done.stderr
@@ -236,7 +230,7 @@ def test_names_are_completed_from_the_topology(cli: Cli) -> None:
             "COMP_WORDS": words,
             "COMP_CWORD": str(len(words.split())),
         }
-        done = subprocess.run([*COMMAND], env=environment, capture_output=True, text=True)
+        done = run([], env=environment)
         return [line.partition(",")[2] for line in done.stdout.split()]
 
     assert complete("shardpool query --shard") == ["s0", "s1", "s2", "s3"]

@@ -52,11 +52,11 @@ def test_a_schema_that_is_newer_and_names_this_package_is_worked_with(topology_p
     with Router(topology_path) as router:
         router.scatter("update shardpool.meta set version = 2, works_with = '{1,2}'")
         # What a newer package might have: it is not set back by an older `init`.
-        router.scatter("create or replace function shardpool.lock_group(bucket integer) returns integer return 4711")
+        router.scatter("create or replace function shardpool.days(key date) returns bigint return 4711")
     assert "0 errors, 0 warnings" in cli("check")
     assert cli("init")
     with Router(topology_path) as router:
-        assert {result.one() for result in router.scatter("select shardpool.lock_group(1)").values()} == {(4711,)}
+        assert {result.one() for result in router.scatter("select shardpool.days('2025-01-01')").values()} == {(4711,)}
         assert {result.one() for result in router.scatter("select version from shardpool.meta").values()} == {(2,)}
     cli("topology", "set", "shards.s2.pool.max_size", "20")
     with Router(topology_path) as router:
@@ -78,9 +78,9 @@ FROM shardpool.self CROSS JOIN shardpool.meta
 """
 OLD_SCHEMA = """
 drop function shardpool.install_map(text, bigint, text), shardpool.accept_maps(text, jsonb, boolean),
-  shardpool.maps_in_force(text);
+  shardpool.maps_in_force(text), shardpool.accept_tables(jsonb, boolean), shardpool.install_tables(bigint, jsonb);
 alter table shardpool.hash_contract drop column maps;
-alter table shardpool.meta drop column works_with;
+alter table shardpool.meta drop column works_with, drop column tables;
 """
 
 

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from shardpool import AsyncRouter, DeadlineExceeded, Router, RouterMisuse, ScatterError, ShardUnavailable, Topology
-from shardpool._sync.pools import Retired
+from shardpool._endpoint.refusals import Retired
 from tests.timing import in_time
 
 READY_FOR_QUERY = b"Z\x00\x00\x00\x05I"
@@ -190,15 +190,15 @@ def test_a_pool_that_could_not_be_opened_is_opened_by_the_next_call(router: Rout
 
 def test_a_pool_that_was_closed_under_the_router_is_replaced(router: Router) -> None:
     router.scatter("select 1")
-    inner = router._state.pools["s0"].primary._pool
+    inner = router._fleet.snapshot.shards["s0"].primary._inner.current
     assert inner is not None
     inner.close()
     assert within(5, lambda: router.shard("s0").execute("select 1").rows) == [(1,)]
-    assert router._state.pools["s0"].primary._pool is not inner
+    assert router._fleet.snapshot.shards["s0"].primary._inner.current is not inner
 
 
 def test_a_pool_that_is_closed_while_it_is_opened_stays_closed(router: Router) -> None:
-    pool = router._state.pools["s0"].primary
+    pool = router._fleet.snapshot.shards["s0"].primary
     outcomes: list[BaseException] = []
 
     def take() -> None:
@@ -208,25 +208,25 @@ def test_a_pool_that_is_closed_while_it_is_opened_stays_closed(router: Router) -
             outcomes.append(error)
 
     opener = threading.Thread(target=take)
-    with pool._making:
+    with pool._inner._making:
         opener.start()
         sleep(0.2)
         pool.close()
     opener.join()
     assert [type(error) for error in outcomes] == [Retired]
-    assert pool._pool is None or pool._pool.closed
+    assert pool._inner.current is None or pool._inner.current.closed
     assert pool.in_flight == 0
 
 
 def test_a_pool_that_stays_retired_ends_a_scatter_at_its_deadline(router: Router) -> None:
-    router._state.pools["s1"].primary.close()
+    router._fleet.snapshot.shards["s1"].primary.close()
     error = within(3, lambda: router.scatter("select 1", timeout=0.5))
     assert isinstance(error, ScatterError)
     assert isinstance(error.failures["s1"], DeadlineExceeded)
 
 
 def test_a_pool_that_stays_retired_ends_a_wait_at_its_deadline(router: Router) -> None:
-    router._state.pools["s1"].primary.close()
+    router._fleet.snapshot.shards["s1"].primary.close()
     error = within(3, lambda: router.wait(0.5))
     assert isinstance(error, ScatterError)
     assert list(error.failures) == ["s1/primary"]

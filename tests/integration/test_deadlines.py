@@ -17,7 +17,7 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 from shardpool import AsyncRouter, CommitUnknown, DeadlineExceeded, Route, Router
-from shardpool._watchdog import Watchdog
+from shardpool._runtime.watchdog import Watchdog
 from shardpool.testing import BACKEND_VARIABLE
 from shardpool.topology import Topology
 from tests.timing import in_time, not_after
@@ -63,15 +63,25 @@ def test_a_watchdog_that_was_closed_still_watches_what_comes_later(server_dsn: s
 
 def test_a_connection_block_that_was_cut_does_not_deny_what_it_committed_itself(router: Router) -> None:
     route = router.for_key(1, table="orders")
-    with pytest.raises(DeadlineExceeded) as raised, route.connection(deadline=0.3) as conn:
+    with pytest.raises(DeadlineExceeded) as raised, route.connection(block_timeout=0.3) as conn:
         conn.execute("insert into orders values (1, 1, 'x')")
         conn.commit()
         conn.execute("select pg_sleep(60)")
     assert raised.value.applied == "unknown"
     assert route.execute("select n from orders").rows == [(1,)]
-    with pytest.raises(DeadlineExceeded) as raised, route.transaction(deadline=0.3) as conn:
+    with pytest.raises(DeadlineExceeded) as raised, route.transaction(block_timeout=0.3) as conn:
         conn.execute("select pg_sleep(60)")
     assert raised.value.applied == "no"
+
+
+def test_the_older_name_of_block_timeout_holds_with_a_warning(router: Router) -> None:
+    route = router.for_key(1, table="orders")
+    for begin in (route.connection, route.transaction, router.transaction, router.snapshot):
+        with pytest.warns(DeprecationWarning, match="block_timeout=") as warned:
+            block = begin(deadline=0.3)
+        assert warned[0].filename == __file__
+        with pytest.raises(DeadlineExceeded), block as conn:
+            conn.execute("select pg_sleep(60)")
 
 
 def test_a_connection_lost_under_the_blocks_own_commit_leaves_the_write_unknown(router: Router) -> None:
@@ -97,7 +107,7 @@ def test_a_commit_that_was_confirmed_as_the_deadline_came_is_a_success(late_rout
     block = getattr(route, verb)
     with block() as conn:
         conn.execute("select 1")
-    with _late_answers(0.5), block(deadline=0.3) as conn:
+    with _late_answers(0.5), block(block_timeout=0.3) as conn:
         conn.execute("insert into orders values (1, 1, 'x')")
     with block() as conn:
         assert conn.execute("select n from orders").fetchall() == [(1,)]
@@ -119,12 +129,13 @@ def test_a_load_that_was_confirmed_as_its_deadline_came_leaves_no_broken_connect
     def rows() -> Iterator[tuple[str, str]]:
         for number in range(200):
             if number == 150:
-                _LateConnection.late = 0.8
+                _LateConnection.late = 1.5
             yield f"c{number}", "x"
 
-    late_router.scatter("select 1")
+    # Its tables are known then, and each shard has a connection.
+    assert late_router.execute("delete from countries").rowcount == 0
     with _late_answers(0.0):
-        loaded = late_router.copy_into("countries", rows(), columns=["code", "name"], timeout=0.6)
+        loaded = late_router.copy_into("countries", rows(), columns=["code", "name"], timeout=1.0)
     assert loaded == dict.fromkeys(["s0", "s1", "s2", "s3"], 200)
     assert [result.one() for result in late_router.scatter("select count(*) from countries").values()] == [(200,)] * 4
 

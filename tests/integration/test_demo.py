@@ -18,7 +18,7 @@ from shardpool import Router
 from shardpool.local import LocalFleet
 from tests.timing import in_time
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("demo")]
 
 BIN = Path(sys.executable).parent
 COMMAND = [str(BIN / "shardpool"), "demo", "--json"]

@@ -104,11 +104,13 @@ def test_check_tells_what_is_not_unique_over_the_fleet_and_what_may_change_a_key
         MOVE + "alter table orders add id bigint generated always as identity, add serial serial, add unique (id);"
         "alter table orders add doubled bigint generated always as (tenant_id * 2) stored;"
         "create unique index orders_note on orders (lower(note), tenant_id);"
+        "alter table orders add during int8range, add constraint apart exclude using gist (during with &&);"
         "create rule note as on insert to stores do also notify stores"
     )
     assert not [found for found in router.check().findings if found.level == "error"]
     told = warnings()
     assert "orders: unique index orders_id_key (id) is without the key (tenant_id)" in told
+    assert "orders: exclusion constraint apart (none by =) is without the key (tenant_id)" in told
     assert "orders_note" not in told
     assert "column id is numbered by each shard" in told and "column serial is numbered" in told
     assert "trigger zz_move may change its key" in told and "shardpool topology enforce on orders" in told

@@ -227,9 +227,9 @@ def test_a_pool_follows_the_size_in_the_topology(router: Router) -> None:
     now = router.topology
     shard = now.shards["s0"]
     primary = replace(shard.primary, pool=replace(shard.primary.pool, max_size=3))
-    pool = router._state.pools["s0"].primary
+    pool = router._fleet.snapshot.shards["s0"].primary
     router.reload(replace(now, shards={**now.shards, "s0": replace(shard, primary=primary)}))
-    assert router._state.pools["s0"].primary is pool
+    assert router._fleet.snapshot.shards["s0"].primary is pool
     assert router.stats()["shards"]["s0"]["primary"]["pool"]["pool_max"] == 3
 
 

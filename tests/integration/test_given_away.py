@@ -17,7 +17,8 @@ import psycopg
 import pytest
 
 from shardpool import AsyncRouter, Router, ShardUnavailable, load_topology
-from tests.timing import in_time, not_after
+from tests.commands import run
+from tests.timing import SLOW, in_time, not_after
 
 # An edit that waits, after the shards have been fenced and before the file is replaced, until a file is there.
 _HELD = """
@@ -79,6 +80,9 @@ def _writes(router: Router, key: int, other: int) -> dict[str, Callable[[], Any]
         "map": lambda: router.map(
             lambda conn, item: conn.execute(INSERT, (item, 7)).rowcount, [key, other], key=int, table="orders"
         ),
+        "executemany": lambda: router.executemany(
+            INSERT, [(key, 9), (other, 9)], key=lambda row: row[0], table="orders"
+        ),
         "map per shard": lambda: router.map(
             lambda conn, item: conn.execute(INSERT, (item, 8)).rowcount,
             [key, other],
@@ -114,10 +118,10 @@ def test_every_write_that_can_be_made_again_waits_for_the_new_owner(topology_pat
         assert router.for_key(key, table="orders").shard == "s2"
         found = router.scatter("select n from orders where tenant_id = %s order by n", (key,))
         assert {shard: [n for (n,) in result.rows] for shard, result in found.items()} == {
-            "s0": [], "s1": [], "s2": [1, 2, 3, 4, 5, 7, 8], "s3": [],
+            "s0": [], "s1": [], "s2": [1, 2, 3, 4, 5, 7, 8, 9], "s3": [],
         }  # fmt: skip
         assert router.execute("select array_agg(n order by n) from orders where tenant_id = %s", (other,)).one() == (
-            [5, 7, 8],
+            [5, 7, 8, 9],
         )
         assert router.check().ok
 
@@ -220,8 +224,8 @@ def test_a_router_that_servers_refuse_for_its_older_file_reads_the_file_and_goes
     """No call fails, even when an edit leaves routers no time at all, as long as the file is there to be read."""
     with Router(topology_path, reload_interval=60) as router:
         key = _free(router, "s0")
-        command = [sys.executable, "-m", "shardpool", "topology", "pin", str(key), "s2", "--settle", "0"]
-        subprocess.run(command, env={**os.environ, "SHARDPOOL_TOPOLOGY": topology_path}, check=True, timeout=60)
+        command = ["topology", "pin", str(key), "s2", "--settle", "0"]
+        run(command, env={**os.environ, "SHARDPOOL_TOPOLOGY": topology_path}).check_returncode()
         # It has no connections yet: each of these is refused first.
         assert router.shard("s3").execute("select 1").one() == (1,)
         assert router.execute("select count(*) from orders").one() == (0,)
@@ -230,11 +234,11 @@ def test_a_router_that_servers_refuse_for_its_older_file_reads_the_file_and_goes
 
 def test_a_router_whose_file_stays_behind_is_refused_at_once_after_a_moment(topology_path: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy.yaml"
-    copy.write_text(Path(topology_path).read_text())
+    copy.write_text(Path(topology_path).read_text() + "topology: file\n")
     with Router(copy, reload_interval=60) as behind:
         key = _free(behind, "s0")
-        command = [sys.executable, "-m", "shardpool", "topology", "pin", str(key), "s2", "--settle", "0"]
-        subprocess.run(command, env={**os.environ, "SHARDPOOL_TOPOLOGY": topology_path}, check=True, timeout=60)
+        command = ["topology", "pin", str(key), "s2", "--settle", "0"]
+        run(command, env={**os.environ, "SHARDPOOL_TOPOLOGY": topology_path}).check_returncode()
         with pytest.raises(ShardUnavailable, match="newer epoch"):
             behind.shard("s1").execute("select 1", timeout=10)
         begun = monotonic()
@@ -250,9 +254,9 @@ async def test_many_calls_that_are_held_leave_the_shard_time_for_others(topology
         await shard.execute(NO)
         await shard.execute("create trigger no before insert on orders for each row execute function no()")
 
-        async def write(number: int) -> str:
+        async def write(number: int, timeout: float) -> str:
             try:
-                await router.execute(INSERT, (key, number), timeout=2.0)
+                await router.execute(INSERT, (key, number), timeout=timeout)
             except Exception as error:
                 return str(getattr(error, "sqlstate", error))
             return ""
@@ -261,12 +265,12 @@ async def test_many_calls_that_are_held_leave_the_shard_time_for_others(topology
             return int(router.stats()["shards"]["s1"]["primary"]["calls"])
 
         before, begun = used(), monotonic()
-        ended = await asyncio.gather(*[write(number) for number in range(300)])
+        ended = await asyncio.gather(*[write(number, 2.0) for number in range(300)])
         in_time(monotonic() - begun, 2.1)
         # Each has asked the shard a few times only, and is told by it why it was held, or that its time was over.
         assert set(ended) <= {"RS001", "None"}
         assert used() - before < 12 * 300
-        calls = [asyncio.create_task(write(number)) for number in range(300)]
+        calls = [asyncio.create_task(write(number, SLOW)) for number in range(300)]
         await asyncio.sleep(0.5)
         await shard.execute("drop trigger no on orders")
         assert set(await asyncio.gather(*calls)) == {""}

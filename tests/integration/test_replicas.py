@@ -20,6 +20,8 @@ IS_STANDBY = "select pg_is_in_recovery()"
 # Slow on a replica, at once on a primary.
 SLOW_ON_REPLICAS = "select pg_is_in_recovery() from pg_sleep(case when pg_is_in_recovery() then 1.5 else 0 end)"
 
+pytestmark = pytest.mark.xdist_group("replicas")
+
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
@@ -98,7 +100,7 @@ def test_a_read_that_takes_long_is_asked_of_another_node_within_a_budget(router:
         shard.execute("select 1", readonly=True, hedge=True)
     assert shard.execute(SLOW_ON_REPLICAS, readonly=True, hedge=True).one() == (False,)
     assert shard.execute(SLOW_ON_REPLICAS, readonly=True).one() == (True,)
-    hedges = router._state.pools["s0"].hedges
+    hedges = router._fleet.snapshot.shards["s0"].hedges
     while hedges.spend():
         pass
     assert shard.execute(SLOW_ON_REPLICAS, readonly=True, hedge=True).one() == (True,)

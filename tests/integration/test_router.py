@@ -279,7 +279,7 @@ def test_a_call_ends_by_its_deadline_and_the_shard_goes_on(router: Router) -> No
         in_time(monotonic() - started, 0.4)
         assert raised.value.shard == route.shard
     started = monotonic()
-    with pytest.raises(DeadlineExceeded), route.connection(deadline=0.3) as conn:
+    with pytest.raises(DeadlineExceeded), route.connection(block_timeout=0.3) as conn:
         conn.execute("select pg_sleep(30)")
     with pytest.raises(ScatterError) as scattered:
         router.scatter("select pg_sleep(30)", timeout=0.3)
@@ -347,17 +347,24 @@ def test_a_borrowed_connection_is_given_back_by_hand(router: Router) -> None:
         shard.putconn(conn)
 
 
-def test_scatter_reads_no_sql_as_long_as_no_shard_fails(topology_path: str) -> None:
+def test_what_plans_statements_is_imported_when_one_is_planned(topology_path: str) -> None:
     program = f"""if True:
         import sys
         from shardpool import Router
+        parts = {{"shardpool.query." + name for name in ("analysis", "merge", "plans")}}
         with Router({topology_path!r}) as router:
+            router.for_key(1, table="orders").execute("select 1")
+            print(*sorted(parts & sys.modules.keys()))
             router.scatter("select 1")
             router.scatter("insert into orders values (%s, 1, 'x')", (1,))
-        print("postgast" in sys.modules)
+            from shardpool.query.text import parser
+            print(parser.library.cache_info().misses)
+            router.execute("select count(*) from orders")
+            print(parser.library.cache_info().misses, *sorted(parts & sys.modules.keys()))
     """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "False\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "\n0\n1 shardpool.query.analysis shardpool.query.merge shardpool.query.plans\n"
 
 
 def test_an_option_with_another_value_than_there_is_lists_its_values(topology_path: str) -> None:
@@ -371,7 +378,7 @@ def test_an_option_with_another_value_than_there_is_lists_its_values(topology_pa
         for call in (router.execute, router.stream, router.explain):
             with pytest.raises(ValueError, match="strategy='every' is none of its values: None, 'combine' or 'pull'"):
                 call("select 1", strategy=one)
-        with pytest.raises(ValueError, match="per='every' is none of its values: 'item' or 'shard'"):
+        with pytest.raises(ValueError, match="per='every' is none of its values: 'item', 'shard' or 'all'"):
             router.map(lambda conn, item: None, [1], key=int, table="orders", per=one)
 
 
@@ -427,3 +434,15 @@ def test_an_answer_that_is_too_large_is_given_up_while_it_comes(topology_path: s
         assert router.scatter("select 1").keys() == {"s0", "s1", "s2", "s3"}
     with Router(topology_path, max_result_bytes=None) as router:
         assert len(router.shard("s0").execute(large)) == 100
+
+
+def test_a_process_that_only_scatters_imports_no_planner(topology_path: str) -> None:
+    script = (
+        "import sys; from shardpool import Router\n"
+        "with Router(sys.argv[1]) as router:\n"
+        "    router.for_key(1, table='orders').execute('select 1')\n"
+        "    assert len(router.scatter('select 1')) == 4\n"
+        "print(*(name for name in sys.modules if name.startswith('shardpool.query.analysis')))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, topology_path], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stdout + done.stderr

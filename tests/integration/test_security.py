@@ -9,8 +9,6 @@ import logging
 import os
 import re
 import shlex
-import subprocess
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,6 +23,7 @@ import pytest
 
 from shardpool import AsyncRouter, Router, ScatterError, ShardUnavailable, Topology
 from shardpool.topology import Endpoint, Secret
+from tests.commands import run
 from tests.timing import in_time
 
 MARKER = "mArKeR-s3cr3t-0123"
@@ -92,10 +91,10 @@ def came_out(error: BaseException, router: Any) -> str:
         waiting += [one.__cause__, one.__context__, *getattr(one, "failures", {}).values()]
     topology = router.topology
     texts += [repr(router), str(topology), repr(topology.shards), json.dumps(router.stats())]
-    for pools in router._state.pools.values():
+    for pools in router._fleet.snapshot.shards.values():
         for pool in pools.endpoints:
-            texts += [repr(pool), repr(pool.endpoint), str(pool.endpoint), pool.endpoint.address, repr(pool._pool)]
-            texts += [repr(pool._options), repr(pool._connector)]
+            texts += [repr(pool), repr(pool.endpoint), str(pool.endpoint), pool.endpoint.address]
+            texts += [repr(pool._inner.current), repr(pool._options), repr(pool._connector)]
     return "\n".join(texts)
 
 
@@ -173,8 +172,7 @@ def test_no_command_prints_a_password(topology_path: str, tmp_path: Path) -> Non
     file.write_text(text.replace("primary: {", 'primary: {password: "${MARKER_PASSWORD}", '))
     variables = {**os.environ, "MARKER_PASSWORD": MARKER, "SHARDPOOL_TOPOLOGY": str(file)}
     for command in COMMANDS:
-        words = [sys.executable, "-m", "shardpool", *shlex.split(command)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=variables)
+        done = run(shlex.split(command), env=variables)
         assert done.stdout + done.stderr, command
         assert MARKER not in done.stdout + done.stderr, command
         # It got as far as the servers, or has shown the file.

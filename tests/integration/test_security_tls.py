@@ -17,6 +17,8 @@ from .tls_server import PASSWORD, TlsServer, expired_certificate, tls_binaries, 
 NAME = "pg-0.shop.internal"
 SCRAM = "hostssl all all 127.0.0.1/32 scram-sha-256"
 
+pytestmark = pytest.mark.xdist_group("security_tls")
+
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[TlsServer]:

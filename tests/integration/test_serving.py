@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from shardpool import AsyncRouter, Router, RouterMisuse
-from shardpool.serving import CLIENTS_AT_A_TIME, REQUEST_SECONDS, REQUESTS_AT_A_TIME, Health
+from shardpool._http import CLIENTS_AT_A_TIME, REQUEST_SECONDS
+from shardpool.serving import REQUESTS_AT_A_TIME, Health
 from tests.timing import in_time
 
 FREE = "127.0.0.1:0"

@@ -146,8 +146,8 @@ def fields(told: dict[str, Any], router: Router) -> Iterator[str]:
     for name, value in told.items():
         if name != "shards":
             yield name
-            if name == "statements":
-                yield from (f"statements.{strategy}" for strategy in value)
+            if name in ("statements", "transactions"):
+                yield from (f"{name}.{below}" for below in value)
     for name, value in told["shards"]["s0"]["primary"].items():
         yield f"shards.*.*.{name}"
         if name in ("wait", "limits", "events"):
@@ -169,7 +169,7 @@ def test_each_field_is_described_and_each_described_field_is_there(router: Route
 
 
 def test_quantiles_leave_with_their_window(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shardpool._histogram.PERIOD", 0.1)
+    monkeypatch.setattr("shardpool._endpoint.histogram.PERIOD", 0.1)
     router.shard("s0").execute("select 1")
     until = monotonic() + 20
     while endpoint(router)["use"]["p50"] is not None and monotonic() < until:

@@ -9,6 +9,8 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from shardpool import Router, ScatterError, ShardUnavailable, load_topology
+from tests.commands import run
 from tests.integration.conftest import SCHEMA
 
 COMMAND = [sys.executable, "-m", "shardpool", "topology"]
@@ -39,11 +42,11 @@ class Editor:
         )
 
     def __call__(self, *arguments: str, code: int = 0, **more: str) -> str:
-        with self.begin(*arguments, **more) as process:
-            out, self.stderr = process.communicate(timeout=60)
-        assert process.returncode == code, f"{arguments}: {process.returncode}\n{out}\n{self.stderr}"
-        assert "Traceback" not in self.stderr
-        return out
+        done = run(["topology", *arguments], env={**self.environment, **more})
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        self.stderr = done.stderr
+        return done.stdout
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         told = json.loads(self(*arguments, "--json", code=code))
@@ -69,6 +72,36 @@ def epochs(path: Path) -> set[tuple[int, int]]:
     query = "select epoch, (select max(epoch) from shardpool.owner) from shardpool.meta"
     with Router(path) as router:
         return {result.one() for result in router.scatter(query).values()}
+
+
+@contextmanager
+def waited_for(editor: Editor) -> Iterator[None]:
+    """A router that does not go over to a new topology: an edit waits for it as long as it waits for anybody."""
+    with Router(load_topology(editor.path)) as late:
+        late.scatter("select 1")
+        yield
+
+
+def test_a_table_is_placed_anew_by_an_edit_and_not_by_hand(editor: Editor, tmp_path: Path) -> None:
+    placed = "select tables->>'public.audit_log' from shardpool.meta"
+    right = editor.text
+    wrong = right.replace("{audit_log: s0}", "{audit_log: s1}")
+    assert wrong != right
+    editor.path.write_text(wrong, encoding="utf-8")
+    editor("set", "shards.s2.pool.max_size", "20", code=1)
+    assert "table public.audit_log is on s0 there, on s1 here" in editor.stderr
+    assert "shardpool topology apply COPY" in editor.stderr
+    editor.path.write_text(right, encoding="utf-8")
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(wrong, encoding="utf-8")
+    with Router(editor.path) as before:
+        assert {result.one() for result in before.scatter(placed).values()} == {('["on s0"]',)}
+        before.shard("s1").execute("create table audit_log (what text)")
+        editor("apply", str(copy))
+    with Router(editor.path) as after:
+        assert {result.one() for result in after.scatter(placed).values()} == {('["on s1"]',)}
+        after.execute("insert into audit_log values ('there')")
+    assert "0 errors" in editor("check")
 
 
 def test_set_touches_one_line_and_the_epoch_and_is_recorded(editor: Editor) -> None:
@@ -179,8 +212,7 @@ def test_a_range_is_split_and_a_shard_renamed_while_a_router_goes_on(
 
 def test_of_two_editors_on_one_file_the_second_is_told(editor: Editor, router: Router) -> None:
     free = next(key for key in range(1000, 2000) if router.for_key(key, table="orders").shard == "s0")
-    first = editor.begin("pin", str(free), "s1", "--settle", "3")
-    with first:
+    with waited_for(editor), editor.begin("pin", str(free), "s1", "--settle", "3") as first:
         assert first.stderr is not None
         while "letting running routers" not in first.stderr.readline():
             pass
@@ -257,9 +289,7 @@ def test_a_file_that_is_changed_by_hand_in_between_is_left_alone(editor: Editor)
         "from shardpool.cli import main; main()\n"
     )
     arguments = [str(editor.path), "topology", "set", "shards.s2.pool.max_size", "20"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], env=editor.environment, capture_output=True, text=True, timeout=60
-    )
+    done = run(arguments, env=editor.environment, script=script)
     assert done.returncode == 1 and "was changed by somebody else" in done.stderr, done.stderr
     assert editor.text.endswith("# by hand\n") and "max_size: 20" not in editor.text
     assert [change["outcome"] for change in editor.json("history")["changes"]] == ["given up"]
@@ -284,8 +314,7 @@ main()
 
 def killed_at(editor: Editor, step: str, *arguments: str) -> None:
     """An edit whose process is killed just before a step."""
-    command = [sys.executable, "-c", _KILLED_AT, step, "topology", *arguments]
-    assert subprocess.run(command, env=editor.environment, capture_output=True, timeout=60).returncode == -9
+    assert run([step, "topology", *arguments], env=editor.environment, script=_KILLED_AT).returncode == -9
 
 
 def free_key(router: Router, shard: str) -> int:
@@ -456,7 +485,7 @@ def test_an_edit_that_loses_on_one_shard_leaves_nothing_begun(editor: Editor, ro
 
 def test_an_edit_that_is_interrupted_says_how_it_goes_on(editor: Editor, router: Router) -> None:
     command = ["pin", str(free_key(router, "s0")), "s1"]
-    with editor.begin(*command) as process:
+    with waited_for(editor), editor.begin(*command) as process:
         assert process.stderr is not None
         while "letting running routers" not in process.stderr.readline():
             pass
@@ -531,17 +560,11 @@ main()
 def test_an_edit_that_is_killed_anywhere_is_finished_by_the_same_command(editor: Editor, router: Router) -> None:
     free = [key for key in range(1000, 2000) if router.for_key(key, table="orders").shard == "s0"]
     killed = 0
-    for at in range(0, 400, 13):
+    for at in range(0, 400, 31):
         key = free.pop()
         epoch = editor.epoch
         command = ["topology", "pin", str(key), "s1", "--settle", "0"]
-        done = subprocess.run(
-            [sys.executable, "-c", _KILLED, str(at), *command],
-            env=editor.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = run([str(at), *command], env=editor.environment, script=_KILLED)
         if done.returncode == 0:
             break
         assert done.returncode == -9, done.stderr
@@ -636,9 +659,7 @@ def test_rows_that_come_between_the_count_and_the_fence_end_the_edit(editor: Edi
     )
     before = editor.text
     arguments = [str(editor.path), "topology", "pin", str(free), "s1", "--settle", "0"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], env=editor.environment, capture_output=True, text=True, timeout=60
-    )
+    done = run(arguments, env=editor.environment, script=script)
     assert done.returncode == 1 and "1 row lies in buckets" in done.stderr, done.stderr
     assert editor.text == before
     assert [change["outcome"] for change in editor.json("history")["changes"]] == ["given up"]
@@ -705,13 +726,7 @@ def test_names_of_shards_and_paths_are_completed(editor: Editor) -> None:
             "COMP_CWORD": str(len(line.split(" ")) - 1),
             "_SHARDPOOL_COMPLETE": "bash_complete",
         }
-        done = subprocess.run(
-            [sys.executable, "-c", "from shardpool.cli import main; main()"],
-            env={**editor.environment, **words},
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
+        done = run([], env={**editor.environment, **words})
         return [item.partition(",")[2] for item in done.stdout.splitlines()]
 
     assert completed("shardpool topology rename s") == ["s0", "s1", "s2", "s3"]

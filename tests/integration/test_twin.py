@@ -14,18 +14,11 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from shardpool.bucket_sql import bucket_function, create_bucket_function, key_columns, owned_buckets
-from shardpool.control import (
-    CONTROL_VERSION,
-    IDENTITY_QUERY,
-    LOCK_CLASS,
-    NOT_INSTALLED_SQLSTATES,
-    check_identity,
-    install_statements,
-    lock_group,
-    misplaced_rows_query,
-    self_test_query,
-)
+from shardpool.control.buckets import bucket_function, create_bucket_function, key_columns, owned_buckets
+from shardpool.control.contract import self_test_query
+from shardpool.control.identity import CONTROL_VERSION, IDENTITY_QUERY, NOT_INSTALLED_SQLSTATES, check_identity
+from shardpool.control.install import install_statements
+from shardpool.control.rows import misplaced_rows_query
 from shardpool.errors import KeyNotCovered
 from shardpool.partitioning import (
     Hash,
@@ -438,15 +431,6 @@ def test_an_application_role_can_ask_for_identity_and_buckets_but_not_install(co
                 conn.execute("DELETE FROM shardpool.owner")
     finally:
         conn.execute("DROP ROLE shop_app")
-
-
-def test_lock_groups_are_the_same_on_the_server(conn: psycopg.Connection[Any]) -> None:
-    install(conn, _topology())
-    rows = conn.execute(
-        "SELECT bucket, shardpool.lock_group(bucket) FROM generate_series(0, 70000, 7) AS bucket"
-    ).fetchall()
-    assert all(lock_group(bucket) == group for bucket, group in rows)
-    assert 0 < LOCK_CLASS < 2**31
 
 
 def test_bucket_function_can_be_an_index_expression_and_runs_in_parallel(conn: psycopg.Connection[Any]) -> None:

@@ -18,6 +18,7 @@ import pytest
 from shardpool.schema.files import checksum
 from shardpool.schema.sums import FILE, sum_text
 from shardpool.testing import Fleet, _create, _drop
+from tests.commands import run
 
 KEYSPACES = """\
 keyspaces:
@@ -118,15 +119,7 @@ class Fleet8:
         )
 
     def __call__(self, *arguments: str, code: int = 0, text: str | None = None) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "shardpool", "migrate", *arguments],
-            env=self.environment,
-            cwd=self.folder,
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = run(["migrate", *arguments], env=self.environment, cwd=self.folder, text=text)
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         self.stderr = done.stderr

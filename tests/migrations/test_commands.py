@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 import yaml
+
+from tests.commands import run
 
 from .conftest import ADD, ORDERS, Fleet8
 
@@ -191,8 +192,7 @@ def test_baseline_takes_over_other_histories(fleet: Fleet8, tool: str, made: str
 def test_fences_which_each_shard_has_of_its_own_are_no_drift(fleet: Fleet8) -> None:
     fleet.write("orders", ORDERS)
     fleet("up")
-    enforce = [sys.executable, "-m", "shardpool", "topology", "enforce", "on"]
-    subprocess.run(enforce, env=fleet.environment, check=True, capture_output=True, timeout=60)
+    run(["topology", "enforce", "on"], env=fleet.environment).check_returncode()
     assert fleet.ask("s0", "select from pg_trigger where tgname = 'shardpool_fence'")
     assert "3 schemas, alike" in fleet("drift")
 

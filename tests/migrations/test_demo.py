@@ -12,7 +12,7 @@ from shardpool import Router
 from shardpool.demo.data import data_folder
 from shardpool.demo.layout import layout
 from shardpool.demo.loading import MIGRATIONS, load
-from shardpool.demo.stage import Stage
+from shardpool.demo.stage import DemoStage
 
 from .conftest import Fleet8
 
@@ -41,7 +41,7 @@ def test_the_demos_migrations_go_to_eight_shards_and_back_with_its_rows_in_place
         for shard in demo.shards:
             assert demo.applied(shard) == [version for version in versions if shard == "s0" or version != LOAD_LOG]
         _assert_clean(router, len(versions))
-        loaded = load(router, data_folder(), FLIGHTS, Stage(Console(file=io.StringIO())))
+        loaded = load(router, data_folder(), FLIGHTS, DemoStage(Console(file=io.StringIO())))
         assert loaded.rows["flights"] == FLIGHTS
         router.scatter("update planes set flights = 1")
         there = _rows(demo)

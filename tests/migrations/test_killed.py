@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from shardpool.testing import Fleet
+from tests.commands import run
 
 from .conftest import ORDERS, Fleet8, _fleet
 
@@ -63,9 +63,7 @@ delete from made where n = 3;
 
 
 def _run(fleet: Fleet8, at: int) -> subprocess.CompletedProcess[str]:
-    (fleet.folder / "runner.py").write_text(RUNNER)
-    command = [sys.executable, "runner.py", str(fleet.path), str(at)]
-    return subprocess.run(command, cwd=fleet.folder, env={**os.environ}, capture_output=True, text=True, timeout=60)
+    return run([str(fleet.path), str(at)], env=os.environ, cwd=fleet.folder, script=RUNNER)
 
 
 def test_up_finishes_what_was_killed_at_any_moment(fleet: Fleet8) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import psycopg
@@ -12,6 +11,7 @@ import pytest
 
 from shardpool import Router
 from shardpool.local.binaries import find_binaries
+from tests.commands import run
 
 from .conftest import Fleet8
 
@@ -49,8 +49,7 @@ def _dump(fleet: Fleet8, shard: str) -> list[str]:
 def test_a_provisioned_shard_refuses_rows_of_others_and_takes_its_own(wide: Fleet8) -> None:
     with Router(wide.path) as router:
         key = next(key for key in range(1000) if router.for_key(key).shard == "s2")
-    enforce = [sys.executable, "-m", "shardpool", "topology", "enforce", "on", "orders"]
-    subprocess.run(enforce, env=wide.environment, check=True, capture_output=True, timeout=60)
+    run(["topology", "enforce", "on", "orders"], env=wide.environment).check_returncode()
     assert wide.ask("s0", "select from pg_trigger where tgname = 'shardpool_fence'")
     wide("provision", "s2")
     wide.do("s2", f"insert into orders (tenant_id) values ({key})")

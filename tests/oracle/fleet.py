@@ -136,7 +136,7 @@ class Oracle:
 
 
 @contextmanager
-def made(servers: Sequence[dict[str, Any]], folder: Path) -> Iterator[Oracle]:
+def made(servers: Sequence[dict[str, Any]], folder: Path, keyspaces: str = KEYSPACES) -> Iterator[Oracle]:
     """All databases with their rows; they are dropped at the end."""
     token = secrets.token_hex(5)
     rows = all_rows()
@@ -145,7 +145,7 @@ def made(servers: Sequence[dict[str, Any]], folder: Path) -> Iterator[Oracle]:
         schema = SCHEMA.replace("{collate}", f'collate "{collation}"' if collation else "")
         shards = [_new(stack, server, f"oracle_{token}_{number}") for number, server in enumerate(servers)]
         path = folder / f"oracle-{token}.yaml"
-        path.write_text(_topology(folder, token, shards, KEYSPACES), encoding="utf-8")
+        path.write_text(_topology(folder, token, shards, keyspaces), encoding="utf-8")
         _prepare(path, schema, init=True)
         with Router(path) as router:
             for shard, ddl in SINGLES.values():

@@ -147,26 +147,24 @@ def test_all_copies_are_the_same_after_every_write(both: tuple[Router, Any], bin
 
 
 @pytest.fixture
-def past_triggers(shardpool_fleet: Any) -> Iterator[None]:
-    """Where the role of the tests is no superuser, it may write past triggers."""
+def no_way_past_triggers(shardpool_fleet: Any) -> Iterator[None]:
+    """The role of the tests may not write past triggers; on servers that the tests have started it may."""
     parameter = "parameter session_replication_role"
     with ExitStack() as stack:
         for server in shardpool_fleet.fleet.servers if hasattr(shardpool_fleet, "fleet") else ():
             conn = stack.enter_context(psycopg.connect(autocommit=True, **server.params("postgres", "postgres")))
-            conn.execute(f"grant set on {parameter} to app")
-            stack.callback(conn.execute, f"revoke set on {parameter} from app")
+            stack.callback(conn.execute, f"grant set on {parameter} to app")
+            conn.execute(f"revoke set on {parameter} from app")
         yield
 
 
-def test_what_triggers_have_made_of_rows_is_the_same_on_all_copies(
-    both: tuple[Router, Any], past_triggers: None
-) -> None:
+def test_what_triggers_have_made_of_rows_is_the_same_on_all_copies(both: tuple[Router, Any]) -> None:
     for case in TOUCHED:
         _apply(*both, case)
 
 
 def test_a_write_whose_trigger_gives_each_shard_its_own_is_refused_without_a_way_past_it(
-    both: tuple[Router, Any], shardpool_fleet: Any
+    both: tuple[Router, Any], no_way_past_triggers: None
 ) -> None:
     router, _ = both
     if router.shard("s0").execute("select current_setting('is_superuser')").one() == ("on",):
@@ -177,7 +175,7 @@ def test_a_write_whose_trigger_gives_each_shard_its_own_is_refused_without_a_way
     router.execute("delete from touched")
 
 
-def test_rows_that_are_loaded_are_the_same_on_all_copies(both: tuple[Router, Any], past_triggers: None) -> None:
+def test_rows_that_are_loaded_are_the_same_on_all_copies(both: tuple[Router, Any]) -> None:
     router, _ = both
     notes = [(f"n{number}", None if number % 3 else [1, {"a": 'é"\\'}]) for number in range(2500)]
     rows = [(note, Jsonb(data), ["x", None, 'q"']) for note, data in notes]

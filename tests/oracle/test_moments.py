@@ -130,6 +130,7 @@ def test_a_text_that_holds_the_name_of_a_moment_is_a_text(both: tuple[Router, An
         "insert into t (k, note) select k, 'not now' from source where k < 3 on conflict do nothing",
         "insert into t (k) values (1), (2), (3), (4) on conflict (k) do update set note = 'yesterday'",
         "delete from t where t.note = 'yesterday'",
+        "insert into t (k, at) values (201, 'now'), (202, 'now'), (203, 'now')",
     ):
         _same(both, sql)
     for sql in (
@@ -138,7 +139,6 @@ def test_a_text_that_holds_the_name_of_a_moment_is_a_text(both: tuple[Router, An
         "with s as (select k, at note from source) update t set note = 'x' from s where s.k = t.k and s.note < 'now'",
         "update t set note = 'now'::timestamptz::text",
         "update t set note = 'x' where at < 'yesterday'",
-        "insert into t (k, at) values (201, 'now'), (202, 'now'), (203, 'now')",
     ):
         with pytest.raises(UnsupportedQuery, match="evaluated by each shard"):
             both[0].execute(sql)

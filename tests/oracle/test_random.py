@@ -20,7 +20,7 @@ from .fleet import Oracle
 from .generator import Statements
 from .run import Tally, ask
 
-STATEMENTS = int(os.environ.get("SHARDPOOL_ORACLE_STATEMENTS", "5000"))
+STATEMENTS = int(os.environ.get("SHARDPOOL_ORACLE_STATEMENTS", "1000"))
 SEED = os.environ.get("SHARDPOOL_ORACLE_SEED", "1")
 ANSWERED = float(os.environ.get("SHARDPOOL_ORACLE_ANSWERED", "99"))
 SHOWN = 10

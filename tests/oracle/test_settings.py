@@ -239,7 +239,13 @@ def old_binaries() -> Path | None:
     return min(found, key=lambda path: int(path.parent.name), default=None)
 
 
-@pytest.fixture(scope="module", params=["servers of the session", "oldest of the system"])
+SERVERS = [
+    pytest.param(name, marks=pytest.mark.xdist_group(name))
+    for name in ("servers of the session", "oldest of the system")
+]
+
+
+@pytest.fixture(scope="module", params=SERVERS)
 def settled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settled]:
     folder = tmp_path_factory.mktemp("settings")
     with ExitStack() as stack:

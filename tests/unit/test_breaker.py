@@ -5,8 +5,8 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from shardpool._attempt import Unanswered
-from shardpool._breaker import THRESHOLD, Breaker, is_timeout
+from shardpool._endpoint.attempt import Unanswered
+from shardpool._endpoint.breaker import THRESHOLD, Breaker, is_timeout
 from shardpool.errors import ShardUnavailable
 
 LOST = psycopg.OperationalError("server closed the connection unexpectedly")

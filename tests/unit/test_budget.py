@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from shardpool._budget import BURST, Budget
-from shardpool._quantile import RunningQuantile
+from shardpool._endpoint.budget import BURST, Budget
+from shardpool._endpoint.quantile import RunningQuantile
 
 
 def test_a_share_of_the_calls_may_be_repeated() -> None:

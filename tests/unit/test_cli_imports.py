@@ -65,6 +65,7 @@ def test_help_imports_no_command() -> None:
         "shardpool.cli.app",
         "shardpool.cli.groups",
         "shardpool.cli.wording",
+        "shardpool.version",
     }
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardpool.cli.statements import Entry, entries, is_complete
-from shardpool.query.scanner import Scanner, first_word, split
+from shardpool.query.text.scanner import Scanner, first_word, split
 
 # Texts that hold what would end a statement, or would open something, were it outside.
 _NASTY = st.text(alphabet="aE;'\"$-/*\\\n é", max_size=12)

@@ -14,7 +14,7 @@ from shardpool.cli.wording import at_prompt, in_commands
 
 SOURCES = Path(shardpool.__file__).parent
 # Of programs alone: nobody who types commands meets them; and functions of SQL.
-PROGRAMS = {"otel.py", "route.py", "batch.py", "_concurrency.py"}
+PROGRAMS = {"otel.py", "transaction.py", "route.py", "batch.py", "tasks.py"}
 OF_SQL = {"to_json()"}
 OF_PROGRAMS = ("router", "`with` block", "partial=True", "atomic=True", "psycopg", "transaction()", "binary=False")
 

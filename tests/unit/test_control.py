@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from shardpool.bucket_sql import bucket_function, owned_buckets, quote_ident, quote_literal, quote_table
-from shardpool.control import (
+from shardpool.control.buckets import bucket_function, owned_buckets
+from shardpool.control.identity import (
     CONTROL_VERSION,
     NOT_INSTALLED_HINT,
     check_identity,
-    contract,
-    install_statements,
     map_problem,
-    misplaced_rows_query,
     newer_epoch,
 )
+from shardpool.control.install import install_statements
+from shardpool.control.rows import misplaced_rows_query
 from shardpool.errors import UnknownShard
 from shardpool.partitioning import Hash
+from shardpool.quoting import quote_ident, quote_literal, quote_table
 from shardpool.topology import Endpoint, Keyspace, OwnerRange, Shard, Topology
 
 TENANTS = Keyspace(
@@ -43,18 +43,21 @@ def row(**changes: Any) -> tuple[Any, ...]:
         "shard": "s0",
         "version": CONTROL_VERSION,
         "epoch": 12,
-        "contracts": {"tenants": contract(TENANTS.partitioning)},
+        "contracts": {"tenants": TENANTS.partitioning.contract()},
         "is_standby": False,
         "owners_epoch": 12,
         "also": None,
         "settings": "",
         "maps": {"tenants": [TENANTS.map_digest]},
         "works_with": [],
+        "takes_part": "ready",
+        "min_epoch": 0,
+        "tables": {"public.orders": ["in tenants by tenant_id"], "public.elsewhere": ["a reference table"]},
     }
     return tuple((good | changes).values())
 
 
-@pytest.mark.parametrize("contracts", [{}, {"other": {"kind": "list"}}, {"tenants": contract(TENANTS.partitioning)}])
+@pytest.mark.parametrize("contracts", [{}, {"other": {"kind": "list"}}, {"tenants": TENANTS.partitioning.contract()}])
 def test_a_shard_that_knows_other_keyspaces_is_good(contracts: dict[str, Any]) -> None:
     assert check_identity(row(contracts=contracts), TOPOLOGY, "s0") is None
     assert check_identity(row(contracts=json.dumps(contracts)), TOPOLOGY, "s0") is None
@@ -69,8 +72,8 @@ def test_a_shard_that_knows_other_keyspaces_is_good(contracts: dict[str, Any]) -
         (row(version=CONTROL_VERSION - 1), NOT_INSTALLED_HINT),
         (row(version=CONTROL_VERSION + 1, works_with=[CONTROL_VERSION + 1]), "Upgrade the shardpool package"),
         (row(epoch=13, owners_epoch=13), "Reload the topology"),
-        (row(contracts={"tenants": contract(Hash(("bigint",), buckets=8))}), "buckets 8, not 4096"),
-        (row(contracts={"tenants": contract(Hash(("text",)))}), "key_types"),
+        (row(contracts={"tenants": Hash(("bigint",), buckets=8).contract()}), "buckets 8, not 4096"),
+        (row(contracts={"tenants": Hash(("text",)).contract()}), "key_types"),
     ],
 )
 def test_a_wrong_shard_is_named_with_what_to_do(answer: Any, words: str) -> None:
@@ -135,7 +138,7 @@ def test_a_shard_that_is_renamed_answers_to_both_names() -> None:
 
 
 def test_pins_are_no_part_of_the_contract() -> None:
-    assert contract(Hash(("bigint",), pinned=(1,))) == contract(Hash(("bigint",)))
+    assert Hash(("bigint",), pinned=(1,)).contract() == Hash(("bigint",)).contract()
 
 
 def test_install_wants_a_shard_of_the_topology() -> None:

@@ -13,24 +13,24 @@ import pytest
 from rich.console import Console
 
 from shardpool import ShardpoolError, Topology, parse_topology
-from shardpool.copy_types import unfit
+from shardpool._wire.copy_types import unfit
 from shardpool.demo import text
-from shardpool.demo.data import NO_TAIL, SOURCES, Source, data_folder
+from shardpool.demo.data import NO_TAIL, SOURCES, SourceTable, data_folder
 from shardpool.demo.layout import layout
 from shardpool.demo.report import (
     Batch,
     Carrier,
+    DemoReport,
+    DemoStep,
+    DemoTable,
     Expectation,
     Findings,
     Lookups,
     NoTail,
     Period,
     Plane,
-    Report,
-    Step,
-    Table,
 )
-from shardpool.demo.stage import Stage
+from shardpool.demo.stage import DemoStage
 from shardpool.demo.tally import Tally
 from shardpool.local.topology_file import BUCKETS
 
@@ -92,7 +92,7 @@ def test_a_limit_bounds_the_rows(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.table)
-def test_every_row_is_as_wide_as_the_columns(source: Source) -> None:
+def test_every_row_is_as_wide_as_the_columns(source: SourceTable) -> None:
     widths = {len(row) for row in source.rows(data_folder(), limit=2000)}
     assert widths == {len(source.columns)}
 
@@ -146,7 +146,7 @@ def test_a_tally_counts_the_rows_that_pass(folder: Path) -> None:
 
 def test_a_step_is_one_plain_line_where_there_is_no_terminal() -> None:
     out = io.StringIO()
-    stage = Stage(Console(file=out))
+    stage = DemoStage(Console(file=out))
     with stage.step("load planes", total=3322) as step:
         step.progress(3322)
         step.note = "3,322 rows"
@@ -157,7 +157,7 @@ def test_a_step_is_one_plain_line_where_there_is_no_terminal() -> None:
 
 def test_a_step_that_fails_is_marked_and_not_counted() -> None:
     out = io.StringIO()
-    stage = Stage(Console(file=out))
+    stage = DemoStage(Console(file=out))
     with pytest.raises(KeyError), stage.step("load planes"):
         raise KeyError
     assert out.getvalue() == "  ✗ load planes\n"
@@ -183,10 +183,10 @@ def _topology(shards: list[str]) -> Topology:
     return parse_topology(f"version: 1\nfleet: demo\nepoch: 1\nshards:\n{endpoints}{layout(shards)}")
 
 
-def _report(expectation: Expectation) -> Report:
+def _report(expectation: Expectation) -> DemoReport:
     findings = Findings(
         postgres="18.0",
-        tables=(Table("flights", "sharded by tailnum (tails)", 100, {"s0": 60, "s1": 39}),),
+        tables=(DemoTable("flights", "sharded by tailnum (tails)", 100, {"s0": 60, "s1": 39}),),
         no_tail=NoTail(NO_TAIL, BUCKETS, "s1", 2, 0),
         plane=Plane("N14228", 116, "s0", "BOEING 737-824 of 1999, 149 seats", 111, 171_713),
         lookups=Lookups(4_044, 0.9, 500, 0.2, 1.0),
@@ -196,4 +196,4 @@ def _report(expectation: Expectation) -> Report:
         check={"ok": True},
         expectations=(expectation,),
     )
-    return Report("demo", ("s0", "s1"), (Step("init", 0.1),), 1.0, findings)
+    return DemoReport("demo", ("s0", "s1"), (DemoStep("init", 0.1),), 1.0, findings)

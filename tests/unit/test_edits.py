@@ -16,6 +16,7 @@ from shardpool import EditRefused, Topology, parse_topology
 from shardpool import edits as e
 from shardpool.changes import describe_changes, moves
 from shardpool.config import edit_text, file_data, locked, value_data
+from shardpool.partitioning.hash_file import runs, written_range
 from tests.timing import in_time
 
 TEXT = """\
@@ -192,7 +193,7 @@ def test_owners_that_are_written_with_a_variable_are_left_to_people() -> None:
 @given(st.lists(st.integers(0, 3), min_size=64, max_size=64), st.integers(0, 3), st.booleans())
 def test_draining_leaves_every_bucket_with_exactly_one_owner(owners: list[int], drained: int, block: bool) -> None:
     def entries(shard: int) -> list[str]:
-        return [str(e.written_range(*run)) for run in e.runs(at for at, own in enumerate(owners) if own == shard)]
+        return [str(written_range(*run)) for run in runs(at for at, own in enumerate(owners) if own == shard)]
 
     lines = ["version: 1", "fleet: f", "epoch: 1", "shards:"]
     lines += [f"  s{n}: {{primary: {{host: h{n}, sslmode: disable}}}}" for n in range(4)]

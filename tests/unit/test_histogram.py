@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardpool._histogram import BOUNDS, LE, PERIOD, Histogram
-from shardpool._meter import Meter
+from shardpool._endpoint.histogram import BOUNDS, LE, PERIOD, Histogram
+from shardpool._endpoint.meter import Meter
 
 DURATIONS = st.lists(st.floats(0, 200, allow_nan=False), min_size=1, max_size=200)
 

@@ -9,14 +9,14 @@ import pytest
 
 from shardpool import parse_topology
 from shardpool.cli.migrate.output import print_status
+from shardpool.errors import BadMigration
 from shardpool.schema.drift import Thing, compare
-from shardpool.schema.errors import BadMigration
 from shardpool.schema.files import Folder, Migration, checksum, parse, seconds
 from shardpool.schema.plan import plan_down, plan_up, shards_of
 from shardpool.schema.programs import url
 from shardpool.schema.rollout import Rollout
 from shardpool.schema.rows import row_problems
-from shardpool.schema.state import Row, ShardState
+from shardpool.schema.state import MigrationRow, ShardState
 from shardpool.schema.status import Line, Status
 from shardpool.schema.steps import check, statements, steps
 from shardpool.schema.sums import problems, sum_text
@@ -85,7 +85,7 @@ def test_only_may_name_a_shard_that_was_there_once_but_not_in_a_new_migration() 
     assert [str(problem) for problem in plan_up(folder, TOPOLOGY, nowhere).problems] == [
         "1_a.sql: only=s9 means no shard"
     ]
-    later = {name: ShardState(name, {"2": Row("2", "b", new.checksum, "applied")}) for name in TOPOLOGY.shards}
+    later = {name: ShardState(name, {"2": MigrationRow("2", "b", new.checksum, "applied")}) for name in TOPOLOGY.shards}
     assert plan_up(folder, TOPOLOGY, later).problems == ()
     assert shards_of(old, TOPOLOGY) == ()
 
@@ -166,7 +166,7 @@ def test_what_takes_away_is_a_stage_of_its_own() -> None:
             made("-- migrate:up\nselect 4;", 4),
         ),
     )
-    states = {"s0": ShardState("s0", {"1": Row("1", "a", folder.migrations[0].checksum, "applied")})}
+    states = {"s0": ShardState("s0", {"1": MigrationRow("1", "a", folder.migrations[0].checksum, "applied")})}
     states["s1"] = ShardState("s1", {})
     plan = plan_up(folder, TOPOLOGY, states)
     assert [[m.version for m in stage.migrations] for stage in plan.stages] == [["1", "2"], ["3"], ["4"]]
@@ -180,7 +180,7 @@ def test_a_long_history_is_planned_in_no_time() -> None:
         parse(f"{version}_n.sql", "-- migrate:up\nselect 1;\n-- migrate:down\nselect 1;\n") for version in versions
     )
     folder = Folder("migrations", files)
-    rows = {file.version: Row(file.version, "n", file.checksum, "applied") for file in files}
+    rows = {file.version: MigrationRow(file.version, "n", file.checksum, "applied") for file in files}
     states = {name: ShardState(name, rows) for name in TOPOLOGY.shards}
     begun = process_time()
     assert plan_up(folder, TOPOLOGY, states).is_empty
@@ -193,7 +193,7 @@ def test_of_a_file_that_was_not_finished_only_what_is_not_done_may_be_changed() 
 
     before = made("-- migrate:up transaction:false\nselect 1;\nselect 2;\n")
     digest = prefix_digest(steps(before.file, before.up), 1)
-    row = Row("1", "a", before.checksum, "failed", "up", 2, 1, False, digest)
+    row = MigrationRow("1", "a", before.checksum, "failed", "up", 2, 1, False, digest)
     states = {"s0": ShardState("s0", {"1": row})}
     mended = Folder("m", (made("-- migrate:up transaction:false\nselect 1;\nselect 3;\n"),))
     assert not plan_up(mended, TOPOLOGY, states).problems

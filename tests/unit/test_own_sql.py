@@ -7,24 +7,36 @@ from collections.abc import Iterator
 
 import pytest
 
-from shardpool import _ship, control, copy_target, stored_facts
-from shardpool._async import connector, handle, lookout, sampling, unit
-from shardpool.own_sql import qualified
-from shardpool.query import catalog
-from shardpool.query.statement import kind, parse, strings, walk
+from shardpool._async.admin import samples
+from shardpool._async.fleet import connector, monitor
+from shardpool._async.work import checkout, handle, transaction
+from shardpool._wire import transfer
+from shardpool.control import catalog, copy_target, sequences, stored_facts, transactions
+from shardpool.control.identity import IDENTITY_QUERY
+from shardpool.control.own_sql import qualified
+from shardpool.query.text.statement import kind, parse, strings, walk
 from shardpool.schema import contents, indexes, locks, session, state
 
 QUERIES = {
-    "identity": control.IDENTITY_QUERY,
+    "identity": IDENTITY_QUERY,
     "role": connector._ROLE_QUERY,
     "mark": catalog.MARK_QUERY,
     "catalog": catalog.CATALOG_QUERY,
+    "what writes set off": catalog.WRITES_QUERY,
+    "what numbers columns": catalog.SEQUENCES_QUERY,
+    "numbers": sequences.DRAW,
+    "other functions": catalog.OTHERS_QUERY,
     "built-in functions": catalog.BUILT_IN_QUERY,
     "table of copy_into": copy_target.TARGET_QUERY,
     "stored facts": stored_facts.STORED_FACTS,
-    "state of a server": lookout._STATE_QUERY,
-    "sample of a server": sampling._QUERY,
-    "blockers of a unit": unit._BLOCKERS,
+    "state of a server": monitor._STATE_QUERY,
+    "sample of a server": samples._QUERY,
+    "blockers of a unit": transaction._BLOCKERS,
+    "state of a transaction": transactions.STATE_QUERY,
+    "prepared transactions": transactions.PREPARED_QUERY,
+    "old transactions": transactions.OLD_QUERY,
+    "transactions forgotten": transactions.FORGET_QUERY,
+    "turn of a router": transactions.TURN_QUERY,
     "migrations": state.READ,
     "migration written": state.WRITE,
     "migration removed": state.REMOVE,
@@ -40,9 +52,9 @@ QUERIES = {
     "partition detached": indexes._DETACHING,
     "sequences": contents._OWNED,
     "names": contents._NAMES,
-    "time": _ship.TIME,
+    "time": transfer.TIME,
     "written": handle._WRITTEN_QUERY,
-    "replayed": handle._REPLAYED_QUERY,
+    "replayed": checkout._REPLAYED_QUERY,
 }
 
 

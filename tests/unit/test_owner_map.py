@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardpool.agreement import other_maps
-from shardpool.owner_map import divides_alike, map_digest, owner_runs
+from shardpool.control.agreement import other_maps
 from shardpool.partitioning import Hash, List, Partitioning, Range
+from shardpool.partitioning.owner_map import divides_alike, map_digest, owner_runs
 from shardpool.topology import Endpoint, Keyspace, Shard, Topology, owner_ranges
 
 SHARDS = st.sampled_from(["s0", "s1", "ost"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardpool._plan_cache import PlanCache
+from shardpool._runtime.plan_cache import PlanCache
 
 
 def test_the_oldest_go_when_there_are_too_many() -> None:

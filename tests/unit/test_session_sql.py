@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardpool._session_sql import ENDS, Left, _left_by_text, dirties, left_by, marks_of
+from shardpool._endpoint.session_sql import ENDS, Left, _left_by_text, dirties, left_by, marks_of
 from tests.timing import in_time
 
 HARMLESS = [

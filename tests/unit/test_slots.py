@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shardpool._slots import AsyncSlots, Place, QueueFull, SentAway, Slots
+from shardpool._runtime.slots import AsyncSlots, Place, QueueFull, SentAway, Slots
 from tests.timing import in_time
 
 

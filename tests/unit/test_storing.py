@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shardpool.storing import Trigger
+from shardpool.control.storing import Trigger
 
 TOUCHED = "begin new.updated_at := now(); return new; end"
 

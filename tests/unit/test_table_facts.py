@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from itertools import permutations
 
+from shardpool.control.tables import ColumnFacts, TableFacts, compare_tables, table_facts, table_findings
 from shardpool.partitioning import Hash
-from shardpool.table_facts import Column, TableFacts, compare_tables, table_facts, table_findings
 from shardpool.topology import Endpoint, Keyspace, OwnerRange, Shard, Topology
 
-USUAL = TableFacts((Column("id", "bigint", True, True), Column("n", "integer", False, True)), (frozenset({"id"}),))
-ODD = TableFacts((*USUAL.columns, Column("extra", "text", False, True)), USUAL.unique)
+USUAL = TableFacts(
+    (ColumnFacts("id", "bigint", True, True), ColumnFacts("n", "integer", False, True)), (frozenset({"id"}),)
+)
+ODD = TableFacts((*USUAL.columns, ColumnFacts("extra", "text", False, True)), USUAL.unique)
 
 
 def topology() -> Topology:

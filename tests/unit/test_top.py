@@ -7,8 +7,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from shardpool._sync.sampling import Sample
-from shardpool.cli.top.samples import Row, lag, quantile, rate
+from shardpool._sync.admin.samples import Sample
+from shardpool.cli.top.samples import EndpointSample, lag, quantile, rate
 from shardpool.cli.top.screen import fitting, table
 
 
@@ -60,7 +60,9 @@ def test_a_narrow_terminal_leaves_out_what_is_less_needed() -> None:
 
 @pytest.mark.parametrize("width", range(50, 140))
 def test_what_is_drawn_is_drawn_in_full(width: int) -> None:
-    row = Row("s0", "replica-1", "127.0.0.1:5432/shop", "ok", "replica", 2, 100, 0, 0, 12.5, 0.1, 0.00031, 0.00035)
+    row = EndpointSample(
+        "s0", "replica-1", "127.0.0.1:5432/shop", "ok", "replica", 2, 100, 0, 0, 12.5, 0.1, 0.00031, 0.00035
+    )
     console = Console(width=width, file=StringIO())
     console.print(table([row], "fleet shop", width))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ import pytest
 
 from shardpool.errors import MissingKey, UnknownKeyspace, UnknownShard, UnknownTable
 from shardpool.partitioning import Hash, Range
+from shardpool.succession import placements_differ, succeed
 from shardpool.topology import (
     Endpoint,
     Keyspace,
@@ -17,8 +18,6 @@ from shardpool.topology import (
     Single,
     Topology,
     owner_ranges,
-    placements_differ,
-    succeed,
 )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from shardpool.config import edit_text, masked_url, text_diff
 from shardpool.config._masking import masked_text
-from shardpool.edits import Put
+from shardpool.patches import Put
 
 WRITTEN = {
     "plain": "password: hunter2",

@@ -2,49 +2,67 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import threading
-import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
-from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
-import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import RowFactory
 
 from .. import config
-from .._budget import Budget
-from .._concurrency import AsyncHome, async_run_all
-from .._meter import Meters, skew
-from .._outdated import Outdated
-from .._session import RAW, RAW_HINT, is_raw
-from .._watchdog import AsyncWatchdog
-from ..errors import RouterMisuse, RoutingError, ScatterError, StaleTopology, check_choice
-from ..events import Log, Observer, Observers, Reloaded
-from ..partitioning import Range
-from ..query.bound import Bound, Fanout, Strategy, check_options
-from ..query.counts import Counts
-from ..report import Report
+from .._call import Call, Params
+from .._endpoint.session import RAW, RAW_HINT, is_raw
+from .._exports import later
+from .._runtime.calls import CallRecord
+from .._runtime.deadlines import NEVER, Deadline, block_deadline
+from .._runtime.intake import AnswerLimits
+from ..control.transactions import Transactions, TransactionState
+from ..errors import RouterMisuse, UnsupportedQuery, check_choice
+from ..events import Observer
+from ..query.choices import Fanout, SnapshotCut, Strategy, check_options
 from ..result import ByShard, Result
-from ..topology import Topology, placements_differ, succeed
-from . import batch, check, confirming, copying, dispatch, gather, install, moving, planning, streaming, waiting
-from .connector import AsyncConnectOptions
-from .lease import Params
-from .planning import Knowledge
-from .reloading import AsyncReloader, look
-from .route import AsyncRoute, AsyncShardHandle
-from .state import AsyncState, open_pools, retired_pools
+from ..topology import Topology
+from .fleet.follower import state_of
+from .parts import assembled
+from .routes import AsyncRoute
+from .work import two_phase
+from .work.handle import AsyncShardHandle
+from .work.session import Isolation
 
 if TYPE_CHECKING:
+    from ..query.plans.bound import Bound
+    from ..report import Report
+    from ..reshard import AsyncMoves
     from ..schema import AsyncMigrations
+    from .admin import check, install, readiness
+    from .bulk import batch, copy
+    from .plans.planner import AsyncPlanner
+    from .sql import dispatch, repeated, scattered, streamed, transaction
+    from .sql.transaction import AsyncFleetTransaction
+else:
+    check, install, readiness = later(__package__, "admin.check", "admin.install", "admin.readiness")
+    batch, copy = later(__package__, "bulk.batch", "bulk.copy")
+    dispatch, scattered, streamed = later(__package__, "sql.dispatch", "sql.scattered", "sql.streamed")
+    repeated, transaction = later(__package__, "sql.repeated", "sql.transaction")
 
-# Pools of a parent process, kept in its forked children so that nobody closes the parent's connections.
-_inherited: list[Any] = []
-_routers: weakref.WeakSet[AsyncRouter] = weakref.WeakSet()
+T = TypeVar("T")
+
+
+class _Limit(Generic[T]):
+    """A limit that the router's fleet holds; it may be set at any time."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, router: AsyncRouter, owner: type) -> T:
+        limit: T = getattr(router._fleet.limits, self._name)
+        return limit
+
+    def __set__(self, router: AsyncRouter, value: T) -> None:
+        setattr(router._fleet.limits, self._name, value)
 
 
 class AsyncRouter:
@@ -54,7 +72,8 @@ class AsyncRouter:
     are opened when a shard is first used, between `open()` and `close()`, or in a `with` block.
 
     `kwargs` go to every `psycopg` connection (`row_factory`, `autocommit`, `prepare_threshold`, …), `configure` is
-    called with each new one, `connection_class` makes them.
+    called with each new one, `connection_class` makes them. On those of no pool, that `init` and `check` make, the
+    role that `configure` sets is kept, and its settings are not.
 
     `passwords(shard, endpoint)` is asked for the password of each new connection, as for tokens that expire; where it
     gives None, the topology's is used. It has to be quick: connections of that endpoint wait for it.
@@ -90,60 +109,46 @@ class AsyncRouter:
         check_choice("fanout", fanout, get_args(Fanout))
         if is_raw((kwargs or {}).get("cursor_factory")):
             raise RouterMisuse(RAW, hint=RAW_HINT)
-        self._path = None if isinstance(topology, Topology) else os.fspath(topology)
-        seen = look(self._path) if self._path is not None else ()
+        path = None if isinstance(topology, Topology) else os.fspath(topology)
+        # Looked at before it is read: what is written in between is noticed.
+        file_state = state_of(path) if path is not None else ()
         loaded = topology if isinstance(topology, Topology) else config.load_topology(topology)
-        self._loaded = loaded
-        self._meters = Meters()
-        self._outdated = Outdated()
-        self._observers = Observers([self._meters, self._outdated, Log(), *observers])
-        self._options = AsyncConnectOptions(
-            connection_class, configure, dict(kwargs or {}), self._observers, max_held, self._meters, passwords
+        self._fleet, self._routes, self._plans = assembled(
+            loaded,
+            AnswerLimits(max_pull_rows, max_pull_bytes, max_result_bytes),
+            connection_class=connection_class,
+            configure=configure,
+            kwargs=kwargs,
+            observers=observers,
+            max_held=max_held,
+            passwords=passwords,
+            path=path,
+            file_state=file_state,
+            reload_interval=reload_interval,
         )
-        self._watchdog = AsyncWatchdog()
-        self._home: AsyncHome | None = None
-        self._closed = False
-        self._state = AsyncState(self, loaded, open_pools(loaded, self._options, self._watchdog))
-        self._swapping = threading.Lock()
-        self._turn = 0
-        self._knowledge = Knowledge()
-        self._retries = Budget(0.1)
-        self._counts = Counts()
         self._fanout: Fanout = fanout
-        self.max_pull_rows = max_pull_rows
-        self.max_pull_bytes = max_pull_bytes
-        self.max_result_bytes = max_result_bytes
-        self._reloader: AsyncReloader | None = None
-        if self._path is not None and reload_interval is not None:
-            self._reloader = AsyncReloader(self, self._path, reload_interval, seen)
-            self._observers.add(self._reloader)
-        _routers.add(self)
+
+    @property
+    def _planner(self) -> AsyncPlanner:
+        return self._plans.planner
+
+    max_pull_rows = _Limit[int]()
+    max_pull_bytes = _Limit[int]()
+    max_result_bytes = _Limit["int | None"]()
 
     # -- life ----------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Make the router usable, here; no connection is made yet. Opening an open router does nothing."""
-        if self._closed:
-            raise RouterMisuse("this router is closed", hint="Make a new one: a closed router is not opened again.")
-        if self._home is None:
-            self._home = AsyncHome()
-            if self._reloader is not None:
-                self._reloader.start()
+        await self._fleet.open()
 
     async def close(self, timeout: float = 5.0) -> None:
         """Close every pool, all at once, waiting at most `timeout` seconds for work in the background to end.
 
-        Connections that are in use are closed when they are given back.
+        Connections that are in use are closed when they are given back. When it is cancelled it goes on to its end, and
+        raises that then.
         """
-        self._closed = True
-        for shard in self._state.pools.values():
-            shard.replaced = True
-        if self._reloader is not None:
-            await self._reloader.stop(timeout)
-        pools = [pool for shard in self._state.pools.values() for pool in shard.endpoints]
-        await async_run_all([functools.partial(pool.close, timeout) for pool in pools])
-        self._knowledge.joint.stop()
-        self._watchdog.close()
+        await self._fleet.close(timeout)
 
     async def __aenter__(self) -> AsyncRouter:
         await self.open()
@@ -156,78 +161,36 @@ class AsyncRouter:
 
     async def wait(self, timeout: float = 30.0) -> None:
         """Return when every endpoint has given a checked connection; else a `ScatterError` that names the missing."""
-        await waiting.wait(self, timeout)
-
-    def _check_usable(self) -> None:
-        home = self._home
-        if home is None or self._closed or not home.is_here():
-            raise self._misuse()
-
-    def _misuse(self) -> RouterMisuse:
-        if self._closed:
-            return RouterMisuse("this router is closed", hint="Make a new one: a closed router is not opened again.")
-        if self._home is None:
-            return RouterMisuse(
-                "this router is not open", hint="Use it in a `with` block, or call open() first and close() at the end."
-            )
-        return RouterMisuse(
-            "this router was opened on another event loop",
-            detail="Its connections wait for their answers there.",
-            hint="Open one router per event loop.",
-        )
-
-    def _deadline(self, timeout: float | None) -> float:
-        """When a call that begins now must have ended, in monotonic seconds."""
-        return monotonic() + (self._state.topology.timeout if timeout is None else timeout)
+        await readiness.wait(self._fleet, timeout)
 
     # -- topology ------------------------------------------------------------------------------------------------
 
     @property
     def topology(self) -> Topology:
         """The topology of this moment."""
-        return self._state.topology
+        return self._fleet.topology
 
     @property
     def shards(self) -> tuple[str, ...]:
         """The names of all shards, in the order of the topology."""
-        return tuple(self._state.topology.shards)
+        return tuple(self._fleet.topology.shards)
 
     async def reload(self, topology: Topology | None = None) -> Topology:
         """Swap in a new topology, given or read again from the file, between two calls; gives what now holds.
 
         Calls that run are not touched: they end on the pools that they began on. A bad file (`ConfigError`), another
-        fleet, an older epoch or the same epoch with other contents (`StaleTopology`) changes nothing.
+        fleet, an older epoch or the same epoch with other contents (`StaleTopology`) changes nothing. When it is
+        cancelled, either the old topology holds or the new one, whole.
 
         Where keys change their shard, one shard is asked first, for a second at most, then others, for three: one that
         has other owners refuses the topology (`OtherMap`). When none answers it is put in force, and every connection
         is made anew, so that no shard is used that has not confirmed it.
         """
-        if topology is None and self._path is not None:
-            topology = config.load_topology(self._path)
+        if topology is None and self._fleet.path is not None:
+            topology = config.load_topology(self._fleet.path)
         elif topology is None:
             raise RouterMisuse("this router was made from a Topology, not from a file", hint="Pass the new topology.")
-        check_successor(topology, self._state.topology)
-        unconfirmed = confirming.is_new(topology, self._state.topology) and not await confirming.is_confirmed(
-            self, topology
-        )
-        # Of two reloads at the same time the later one sees what the earlier one has set.
-        with self._swapping:
-            old = self._state
-            check_successor(topology, old.topology)
-            self._loaded = topology
-            topology = succeed(topology, old.topology)
-            pools = open_pools(topology, self._options, self._watchdog, old.pools)
-            self._state = AsyncState(self, topology, pools)
-            for shard in old.pools.values():
-                shard.replaced = True
-        kept = [pool for shard in pools.values() for pool in shard.endpoints]
-        if unconfirmed:
-            for pool in kept:
-                pool.discard()
-        await async_run_all([pool.resize for pool in kept])
-        await async_run_all([pool.close for pool in retired_pools(old.pools, pools)])
-        self._observers.observe(Reloaded(before=old.topology.epoch, epoch=topology.epoch))
-        return topology
+        return await self._fleet.take_over(topology)
 
     # -- keys ----------------------------------------------------------------------------------------------------
 
@@ -238,18 +201,14 @@ class AsyncRouter:
         for NULL or a value that is not of the key's type, `KeyNotCovered` for one that no range or list entry owns.
         """
         if keyspace is None and table is None:
-            return self._state.lookup(key)
-        return self._state.lookup_named(keyspace, table)(key)
+            return self._routes.lookup(key)
+        return self._routes.of_key(key, keyspace, table)
 
     def for_keys(
         self, keys: Iterable[Any], *, keyspace: str | None = None, table: str | None = None
     ) -> dict[str, list[Any]]:
         """The keys by the name of the shard that owns them, shards and keys in the order in which they come."""
-        lookup = self._state.lookup_named(keyspace, table)
-        keys_by_shard: dict[str, list[Any]] = {}
-        for key in keys:
-            keys_by_shard.setdefault(lookup(key).shard, []).append(key)
-        return keys_by_shard
+        return self._routes.of_keys(keys, keyspace, table)
 
     def for_range(
         self, low: Any = None, high: Any = None, *, keyspace: str | None = None, table: str | None = None
@@ -258,20 +217,12 @@ class AsyncRouter:
 
         None is no bound. Only for range keyspaces (`RoutingError`).
         """
-        state = self._state
-        found = state.topology.keyspace(keyspace, table=table)
-        if not isinstance(found.partitioning, Range):
-            raise RoutingError(
-                f"keyspace {found.name} is not divided by range",
-                hint="Use for_keys() for single keys, or scatter() to ask every shard.",
-            )
-        routes = state.routes[found.name]
-        return [routes[bucket] for bucket in found.partitioning.buckets_between(low, high)]
+        return self._routes.of_range(low, high, keyspace, table)
 
     def shard(self, name: str) -> AsyncShardHandle:
         """A shard by name, with the verbs of a route; raises `UnknownShard` with the nearest names."""
-        self._state.topology.shard(name)
-        return AsyncShardHandle(self, name)
+        self._fleet.topology.shard(name)
+        return AsyncShardHandle(self._fleet, name)
 
     # -- statements ----------------------------------------------------------------------------------------------
 
@@ -299,48 +250,48 @@ class AsyncRouter:
 
         `fanout` bounds that: `"one"` allows one shard only, `"some"` the shards of the keys that the statement names,
         `"all"` everything (default: the router's). `timeout` seconds (default: the topology's) covers everything.
-        A write on several shards is one transaction on each, begun on all and committed when all have done their part;
-        with `atomic` it is refused. `strategy="pull"` answers a SELECT the slow way that everything else is tested by.
-        With `partial` shards that cannot be reached, are busy or do not answer in time are left out of a SELECT on
-        several: the result's `missing` says which, and why.
+        A write on several shards is one transaction over all of them, where they allow prepared transactions; else one
+        on each, begun on all and committed when all have done their part, which `atomic` refuses. `strategy="pull"`
+        answers a SELECT the slow way that everything else is tested by. With `partial` shards that cannot be reached,
+        are busy or do not answer in time are left out of a SELECT on several: the result's `missing` says which, and
+        why.
 
         psycopg's errors pass through; when shards fail, `ScatterError`. See `AsyncHandle.execute` for the rest.
         """
         if fanout is not None or strategy is not None:
             check_options(fanout, strategy)
-        if key is not None:
-            deadline = self._deadline(timeout)
-            options: dict[str, Any] = {"readonly": readonly, "binary": binary, "row_factory": row_factory}
-            while True:
-                state = self._state
-                route = self.for_key(key, keyspace=keyspace, table=table)
-                try:
-                    try:
-                        return await route._execute_until(query, params, deadline, **options)
-                    except psycopg.DatabaseError as error:
-                        return await route._execute_elsewhere(error, query, params, deadline, **options)
-                except StaleTopology as error:
-                    # Its bucket was divided since the look-up.
-                    if not await moving.is_worth_again(self, state, error, deadline):
-                        raise
-        self._check_usable()
-        missing: dict[str, BaseException] | None = {} if partial else None
-        result = await dispatch.execute(
-            self,
-            query,
-            params,
-            self._deadline(timeout),
-            readonly=readonly,
-            binary=binary,
-            row_factory=row_factory,
-            fanout=fanout or self._fanout,
-            strategy=strategy,
-            atomic=atomic,
-            missing=missing,
-        )
-        if missing:
-            result.missing = missing
-        return result
+        with self._fleet.calls.begin("execute", query) as record:
+            if key is not None:
+                answer = await self._routes.execute(
+                    query,
+                    params,
+                    key,
+                    keyspace,
+                    table,
+                    self._fleet.deadline(timeout),
+                    readonly=readonly,
+                    binary=binary,
+                    row_factory=row_factory,
+                )
+                return _answered(record, answer)
+            self._fleet.check_usable()
+            missing: dict[str, BaseException] | None = {} if partial else None
+            call = Call(
+                query,
+                params,
+                self._fleet.deadline(timeout),
+                readonly=readonly,
+                binary=binary,
+                row_factory=row_factory,
+                fanout=fanout or self._fanout,
+                strategy=strategy,
+                atomic=atomic,
+                missing=missing,
+            )
+            result = await dispatch.execute(self._fleet, self._routes, self._planner, call)
+            if missing:
+                result.missing = missing
+            return _answered(record, result)
 
     def stream(
         self,
@@ -363,20 +314,21 @@ class AsyncRouter:
 
         When you leave the loop early, close the iterator (`contextlib.closing`): what still runs is cancelled then.
         """
-        self._check_usable()
+        self._fleet.check_usable()
         check_options(fanout, strategy)
-        return streaming.stream(
-            self,
+        call = Call(
             query,
             params,
-            size=size,
-            timeout=timeout,
+            NEVER,
             readonly=readonly,
             binary=binary,
             row_factory=row_factory,
             fanout=fanout or self._fanout,
             strategy=strategy,
         )
+        rows = streamed.stream(self._fleet, self._planner, call, size=size, timeout=timeout)
+        observed: AsyncGenerator[Any, None] = self._fleet.calls.async_stream(rows, query)
+        return observed
 
     async def explain(
         self,
@@ -388,13 +340,14 @@ class AsyncRouter:
     ) -> Bound:
         """How `execute` would run a statement, without running it: print it, or see `describe()` and `as_dict()`.
 
-        Asks a shard for its catalog when that is not known yet. Raises what `execute` would refuse.
+        Asks a shard for its catalog when that is not known yet, and for a write on several shards each of them whether
+        it can take part in a transaction over all. Raises what `execute` would refuse.
         """
-        self._check_usable()
+        self._fleet.check_usable()
         check_options(None, strategy)
-        deadline = self._deadline(timeout)
-        found = await planning.planned(self, query, params, deadline, strategy)
-        return await planning.bound(self, found, params, deadline, strategy)
+        return await dispatch.explain(
+            self._fleet, self._planner, query, params, self._fleet.deadline(timeout), strategy
+        )
 
     async def scatter(
         self,
@@ -409,49 +362,43 @@ class AsyncRouter:
         readonly: bool = False,
         binary: bool = False,
         row_factory: RowFactory[Any] | None = None,
+        atomic: bool = False,
         partial: bool = False,
     ) -> ByShard:
         """Run the same statement, or `query(conn)` when it is a function, on many shards at once: {shard: result}.
 
         The shards are all, those named, or those that own one of the `keys`. A statement runs in autocommit on each,
         with no transaction over them: what one shard has done is not undone when another fails. A function runs in one
-        transaction on each. A statement is sent to none unless every shard has given a connection.
+        transaction on each. A statement is sent to none unless every shard has given a connection. With `atomic` it is
+        one transaction over all of them, on all or on none (`UnsupportedQuery` where they cannot commit as one).
 
         Waits for all; raises `ScatterError` with every shard's failure, and the results of the others, when any failed.
         With `partial`, shards that cannot be reached, are busy or do not answer in time are in the result's `missing`
         instead, with their errors, as long as one has answered. `timeout` seconds (default: the topology's) covers
         everything.
         """
-        deadline = self._deadline(timeout)
-        shards, keys = None if shards is None else [*shards], None if keys is None else [*keys]
-        missing: dict[str, BaseException] | None = {} if partial else None
-        while True:
-            topology = self._state.topology
-            names = gather.targets(self, shards, keys, keyspace, table)
-            if callable(query):
-                called = await gather.call(self, names, query, deadline, readonly=readonly, missing=missing)
-                return ByShard(called, missing)
-            try:
-                results = await gather.execute(
-                    self,
-                    names,
-                    query,
-                    params,
-                    deadline,
-                    readonly=readonly,
-                    binary=binary,
-                    row_factory=row_factory,
-                    topology=topology,
-                    missing=missing,
-                )
-            except gather.Moved:
-                continue
-            except ScatterError:
-                planning.forget_catalog(self)  # some shards may have done what others have not
-                raise
-            if any(planning.is_ddl(result._pgresult.command_status) for result in results.values()):
-                planning.forget_catalog(self)
-            return ByShard(results, missing)
+        with self._fleet.calls.begin("scatter", query) as record:
+            deadline = self._fleet.deadline(timeout)
+            shards, keys = None if shards is None else [*shards], None if keys is None else [*keys]
+            if atomic:
+                names = self._routes.shards(shards, keys, keyspace, table)
+                if partial:
+                    raise UnsupportedQuery("a call that is atomic cannot be partial", hint="Leave out one of the two.")
+                async with self._transaction(None, deadline, None, readonly) as tx:
+                    await tx.connections(names)
+                    return _answered(
+                        record,
+                        await tx.scatter(query, params, shards=names, binary=binary, row_factory=row_factory),
+                    )
+            missing: dict[str, BaseException] | None = {} if partial else None
+            call = Call(
+                query, params, deadline, readonly=readonly, binary=binary, row_factory=row_factory, missing=missing
+            )
+            routes = self._routes
+            by_shard = await scattered.execute(
+                self._fleet, self._plans, call, lambda: routes.shards(shards, keys, keyspace, table)
+            )
+            return _answered(record, by_shard)
 
     async def map(
         self,
@@ -471,25 +418,75 @@ class AsyncRouter:
 
         With `per="item"` each item is a transaction of its own, at most `concurrency` at once on each shard, repeated
         on a serialization failure or a deadlock. With `per="shard"` all items of a shard are one transaction, one after
-        another: when one fails, all of that shard are rolled back and count as failed.
+        another: when one fails, all of that shard are rolled back and count as failed. With `per="all"` all items are
+        one transaction over all their shards, side by side on the shards: when one fails, all are rolled back.
 
         All items are tried. Raises `BatchError` with every failed item, its error and its shard, and the results of
         the others. Each item is bounded by the topology's timeout; `timeout` seconds (default: none) bounds them all.
         `progress` is called with the number of items that a step has finished.
         """
-        return await batch.run(
-            self,
-            operation,
-            list(items),
-            key=key,
-            keyspace=keyspace,
-            table=table,
-            per=per,
-            concurrency=concurrency,
-            until=None if timeout is None else self._deadline(timeout),
-            readonly=readonly,
-            progress=progress,
-        )
+        with self._fleet.calls.begin("map"):
+            return await batch.run(
+                self._fleet,
+                self._routes,
+                operation,
+                list(items),
+                key=key,
+                keyspace=keyspace,
+                table=table,
+                per=per,
+                concurrency=concurrency,
+                until=None if timeout is None else self._fleet.deadline(timeout),
+                readonly=readonly,
+                progress=progress,
+                together=partial(self._together, readonly),
+            )
+
+    async def executemany(
+        self,
+        query: Any,
+        params_seq: Iterable[Params],
+        *,
+        key: Callable[[Any], Any],
+        keyspace: str | None = None,
+        table: str | None = None,
+        atomic: bool = False,
+        timeout: float | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Run one statement with each of the parameters, on the shard of `key(params)`: how many rows it affected.
+
+        As psycopg's `executemany`, by pipeline: those of a shard are sent in their order before an answer is waited
+        for, as one transaction, all shards at once. `keyspace` or `table` says which key it is. What a statement
+        returns is not kept.
+
+        When one fails, all of its shard are rolled back and count as failed; with `atomic` it is one transaction over
+        all shards, and all are rolled back. Raises `BatchError` with each that failed, its error and its shard; its
+        `results` are the numbers of rows that the others affected. Each is given the topology's timeout; `timeout`
+        seconds (default: none) bounds them all. `progress` is called with numbers of parameters whose shard is done.
+        """
+        with self._fleet.calls.begin("executemany", query):
+            counts = await batch.run(
+                self._fleet,
+                self._routes,
+                None,
+                list(params_seq),
+                query=query,
+                key=key,
+                keyspace=keyspace,
+                table=table,
+                per="all" if atomic else "shard",
+                until=None if timeout is None else self._fleet.deadline(timeout),
+                progress=progress,
+                together=partial(self._together, False),
+            )
+        return sum(counts)
+
+    async def _together(
+        self, readonly: bool, function: Callable[[AsyncFleetTransaction], Awaitable[None]], until: Deadline
+    ) -> None:
+        begin = partial(self._transaction, None, until, None, readonly)
+        await repeated.repeated(self._fleet, begin, function, until)
 
     async def copy_into(
         self,
@@ -500,6 +497,7 @@ class AsyncRouter:
         binary: bool | None = None,
         timeout: float | None = None,
         progress: Callable[[int], None] | None = None,
+        atomic: bool = False,
     ) -> dict[str, int]:
         """COPY rows into a table, each to the shard of its key, all shards at once: {shard: rows copied}.
 
@@ -510,18 +508,140 @@ class AsyncRouter:
 
         One transaction per shard, committed when all rows are on all shards. When anything fails before that, nothing
         is loaded anywhere; when a COMMIT fails, `LoadError` says which shards hold their rows, which do not, and which
-        did not answer. It also tells the record (1-based) whose key or value was bad. `timeout` seconds (default:
-        none) bounds the whole; no shard may stall longer than 60 s. `progress` is called with numbers of rows.
+        did not answer. With `atomic` it is one transaction over all shards, on all or on none (`UnsupportedQuery` where
+        they cannot commit as one, and `CommitUnknown` when the decision is not known). It also tells the record
+        (1-based) whose key or value was bad. `timeout` seconds (default: none) bounds the whole; no shard may stall
+        longer than 60 s. `progress` is called with numbers of rows.
         """
-        return await copying.copy_into(
-            self,
-            table,
-            rows,
-            columns=columns,
-            binary=binary,
-            until=None if timeout is None else self._deadline(timeout),
-            progress=progress,
+        with self._fleet.calls.begin("copy_into", table) as record:
+            counts = await copy.copy_into(
+                self._fleet,
+                self._planner,
+                table,
+                rows,
+                columns=columns,
+                binary=binary,
+                until=None if timeout is None else self._fleet.deadline(timeout),
+                progress=progress,
+                atomic=atomic,
+            )
+            return _answered(record, counts)
+
+    # -- transactions --------------------------------------------------------------------------------------------
+
+    def transaction(
+        self,
+        *,
+        timeout: float | None = None,
+        block_timeout: float | None = None,
+        isolation: Isolation | None = None,
+        readonly: bool = False,
+        deadline: float | None = None,
+    ) -> AsyncFleetTransaction:
+        """A block that is one transaction over all the shards that its statements come to: all of it or nothing.
+
+        `with router.transaction() as tx: tx.execute(…)`. A shard joins with its first statement; no connection is taken
+        before. While one shard has all that is written it costs what a transaction of that shard does; when several
+        have, they commit in two phases, which takes prepared transactions on each (`UnsupportedQuery` where one has
+        none, at the first statement that would need them). It ends with COMMIT, or with an error by ROLLBACK.
+
+        `timeout` seconds bound each statement, with the wait for its connections (default: the topology's),
+        `block_timeout` seconds the whole block (default: none; `deadline` is its older name). `isolation` is
+        `"read committed"`, `"repeatable read"` (one snapshot on each shard) or `"serializable"` (one shard only);
+        default: the servers'. With `readonly` statements that write are refused.
+
+        Raises psycopg's errors as one shard gives them; `CommitUnknown`, with `transaction_id` where several shards had
+        written, when the answer to the COMMIT was lost: see `transaction_state`.
+        """
+        return self._transaction(timeout, block_deadline(block_timeout, deadline), isolation, readonly)
+
+    def snapshot(
+        self,
+        *,
+        cut: SnapshotCut = "atomic",
+        timeout: float | None = None,
+        block_timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> AsyncFleetTransaction:
+        """A block that only reads, by one cut over all shards: no transaction over several of them is half seen.
+
+        `with router.snapshot() as snap: snap.execute(…)`. While it opens, transactions over several shards wait with
+        their COMMIT, two seconds at most; those of one shard do not. Of two that are of one shard each it may see the
+        later one without the earlier one. With `cut="strict"` it sees all shards as they were at one instant, so that
+        it sees whatever was acknowledged before something that it sees: it opens another connection to each for that,
+        and where much is written all writers of the fleet's tables wait for some 50 ms each time that it tries.
+        It holds a connection of each primary, and keeps vacuum from what it sees: `block_timeout` seconds bound it,
+        `timeout` seconds its opening and each statement, as for `transaction`. Raises `DeadlineExceeded` when it could
+        not be opened in that time.
+        """
+        until = block_deadline(block_timeout, deadline)
+        return self._transaction(timeout, until, "repeatable read", readonly=True, cut=cut)
+
+    def _transaction(
+        self,
+        timeout: float | None,
+        until: Deadline | None,
+        isolation: Isolation | None,
+        readonly: bool,
+        *,
+        cut: SnapshotCut | None = None,
+    ) -> AsyncFleetTransaction:
+        return transaction.AsyncFleetTransaction(
+            self._fleet,
+            self._routes,
+            self._planner,
+            timeout=timeout,
+            until=until,
+            isolation=isolation,
+            readonly=readonly,
+            fanout=self._fanout,
+            load=copy.copy_into,
+            cut=cut,
         )
+
+    async def run(
+        self,
+        function: Callable[[AsyncFleetTransaction], Awaitable[T]],
+        *,
+        timeout: float | None = None,
+        isolation: Isolation | None = None,
+        readonly: bool = False,
+    ) -> T:
+        """Call `function(tx)` in one `transaction()` and give what it returns.
+
+        On a serialization failure or a deadlock (40001, 40P01), and when a shard has just given keys away (RS001), it
+        is rolled back and the function called again, until `timeout` seconds (default: the topology's) are over: it
+        must have no effect but by the transaction. After `CommitUnknown` nothing is repeated.
+        """
+        until = self._fleet.deadline(timeout)
+        begin = partial(self._transaction, timeout, until, isolation, readonly)
+        return await repeated.repeated(self._fleet, begin, function, until)
+
+    async def transaction_state(self, transaction_id: str, *, timeout: float | None = None) -> TransactionState:
+        """What has become of a transaction over several shards: `"committed"`, `"aborted"` or `"running"`.
+
+        `transaction_id` is that of a `CommitUnknown`, or a transaction's own. Asks its home shard, within `timeout`
+        seconds (default: the topology's); an answer of `"aborted"` is final. Raises `RoutingError` for what is no such
+        id of this fleet, and `TransactionForgotten` when it is so old that its record may have been dropped.
+        """
+        return await two_phase.state(self._fleet, transaction_id, timeout)
+
+    async def in_doubt(self, *, timeout: float = 30.0) -> Transactions:
+        """The transactions over several shards of which a part is still prepared, the oldest first.
+
+        Those that are just being committed are among them. Shards that cannot be asked are in the list's `missing`.
+        """
+        self._fleet.check_usable()
+        return await self._fleet.recovery.listed(self._fleet.deadline(timeout))
+
+    async def recover(self, transaction_id: str | None = None, *, timeout: float = 30.0) -> Transactions:
+        """End what was left prepared by routers that are gone: commit what is decided, roll back what never will be.
+
+        Every router does so by itself, in the background. Gives what `in_doubt` does, with `ended` where something
+        was done; with `transaction_id` only that one is ended. What still goes on is left alone.
+        """
+        self._fleet.check_usable()
+        return await self._fleet.recovery.recover(self._fleet.deadline(timeout), transaction_id)
 
     # -- the fleet -----------------------------------------------------------------------------------------------
 
@@ -531,7 +651,7 @@ class AsyncRouter:
         Refuses (`ScatterError`) a server that carries the identity of another shard or fleet, another hash contract,
         a newer epoch, or rows of buckets that the topology gives to another shard.
         """
-        return await install.init(self, timeout)
+        return await install.init(self._fleet, timeout)
 
     async def check(self, *, rows: bool = True, timeout: float = 30.0, processes: int = 1) -> Report:
         """Compare the fleet with the topology: endpoints, identity, tables, keys and, with `rows`, every row's place.
@@ -541,12 +661,18 @@ class AsyncRouter:
 
         Reads only. Never raises for what it finds: see the report's findings.
         """
-        return await check.check(self, rows, timeout, processes)
+        return await check.check(self._fleet, rows, timeout, processes)
 
     @property
     def migrations(self) -> AsyncMigrations:
         """The schema of the whole fleet: its migrations, what is applied where, and where the shards differ."""
-        made: AsyncMigrations = import_module("shardpool.schema").AsyncMigrations(self)
+        made: AsyncMigrations = import_module("shardpool.schema").AsyncMigrations(self._fleet, self.execute)
+        return made
+
+    @property
+    def moves(self) -> AsyncMoves:
+        """Rows on their way to other shards: begun, watched, taken back. Needs the topology file: `RouterMisuse`."""
+        made: AsyncMoves = import_module("shardpool.reshard").AsyncMoves(self._fleet.path)
         return made
 
     def stats(self) -> dict[str, Any]:
@@ -554,62 +680,18 @@ class AsyncRouter:
 
         Each field is described in docs/reference/stats.md.
         """
-        state = self._state
-        shards = {name: pools.stats() for name, pools in state.pools.items()}
-        return {
-            "fleet": state.topology.fleet,
-            "epoch": state.topology.epoch,
-            "newest_epoch_seen": max(
-                (pool.seen_epoch for shard in state.pools.values() for pool in shard.endpoints), default=0
-            ),
-            "reload": self._reloader.stats() if self._reloader is not None else None,
-            "statements": self._counts.as_dict(),
-            **self._meters.stats(state.pools),
-            "skew": skew(sum(endpoint["calls"] for endpoint in shard.values()) for shard in shards.values()),
-            "shards": shards,
-        }
+        return self._fleet.stats()
 
     def __repr__(self) -> str:
-        topology = self._state.topology
+        topology = self._fleet.topology
         return f"<{type(self).__name__} {topology.fleet} epoch {topology.epoch}, {len(topology.shards)} shards>"
 
 
-def check_successor(new: Topology, old: Topology) -> None:
-    """Raise `StaleTopology` unless `new` may follow `old` in a running router."""
-    if new.fleet != old.fleet:
-        raise StaleTopology(
-            f"the new topology is of fleet {new.fleet}, this router serves {old.fleet}",
-            hint="Make another router for another fleet.",
-        )
-    if new.epoch < old.epoch:
-        raise StaleTopology(
-            f"the new topology has epoch {new.epoch}, this router is at {old.epoch}",
-            hint="A router never goes back: give the change an epoch above the current one.",
-        )
-    if new.epoch == old.epoch and placements_differ(new, old):
-        raise StaleTopology(
-            f"the new topology places keys or tables otherwise, but has the same epoch {new.epoch}",
-            hint="Raise the epoch with every change.",
-        )
-
-
-def _start_afresh() -> None:
-    """In a forked child: routers of threads begin anew with no connections; those of an event loop stay behind.
-
-    The parent's sockets are shared with the child: using one would mix the two processes' messages, and closing one
-    politely would end the parent's session. So they are neither used nor closed here.
-    """
-    for router in list(_routers):
-        _inherited.append((router._state, router._watchdog))
-        router._watchdog = AsyncWatchdog()
-        router._swapping = threading.Lock()
-        router._meters.reset()
-        router._knowledge.start_afresh()
-        for shard in router._state.pools.values():
-            _inherited.extend(pool.start_afresh(router._watchdog) for pool in shard.endpoints)
-            shard.start_afresh()
-        if router._reloader is not None:
-            router._reloader.start_afresh()
-
-
-os.register_at_fork(after_in_child=_start_afresh)
+def _answered(record: CallRecord | None, answer: T) -> T:
+    """The answer, which says exactly which shards were asked for it."""
+    if record is not None and isinstance(answer, Result):
+        record.shards = set(answer.shards)
+        record.strategy = answer.plan.strategy if answer.plan is not None else "one"
+    elif record is not None and isinstance(answer, Mapping):
+        record.shards = set(answer)
+    return answer

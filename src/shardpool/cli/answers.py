@@ -12,7 +12,7 @@ from .output import print_csv, print_expanded, print_json, print_table
 
 if TYPE_CHECKING:
     from .. import Router
-    from ..query.bound import Bound
+    from ..query.plans.bound import Bound
     from ..result import Result
 
 # The types that psql too writes to the right: integers, floating point, numeric, oid, money.

@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from .groups import Group
 from .wording import DEADLINE, in_commands, say, say_which_deadline
 
-# Command → the module below this package that holds it, under the same name.
+
+class CommandEntry(NamedTuple):
+    """A command: the module below this package that holds it under its name, and its help of one line.
+
+    The help stands here so that listing the commands imports none of them.
+    """
+
+    module: str
+    help: str
+
+
 COMMANDS = {
-    "init": "fleet",
-    "check": "fleet",
-    "stats": "fleet",
-    "top": "top",
-    "serve": "serve",
-    "route": "route",
-    "query": "query",
-    "explain": "explain",
-    "shell": "shell",
-    "load": "load",
-    "migrate": "migrate",
-    "topology": "topology",
-    "local": "local",
-    "demo": "demo",
-    "completion": "completion",
+    "init": CommandEntry("fleet", "Install the shardpool schema on every shard."),
+    "check": CommandEntry("fleet", "Compare the fleet with the topology: a doctor."),
+    "stats": CommandEntry("fleet", "Connect to every shard and show the pools."),
+    "top": CommandEntry("top", "Show every shard and endpoint live."),
+    "serve": CommandEntry("serve", "Tell over HTTP how the fleet is, and its metrics."),
+    "route": CommandEntry("route", "Show where keys live."),
+    "query": CommandEntry("query", "Run SQL: wherever its rows are, or on named shards."),
+    "explain": CommandEntry("explain", "Show how a statement would be run."),
+    "shell": CommandEntry("shell", "Type SQL at a prompt, or run a script of it."),
+    "load": CommandEntry("load", "Load a CSV file, each row to the shard of its key."),
+    "migrate": CommandEntry("migrate", "Change the schema of the whole fleet."),
+    "transactions": CommandEntry("transactions", "Show and end what transactions over several shards have left."),
+    "topology": CommandEntry("topology", "Check, show or change the topology."),
+    "move": CommandEntry("reshard.move", "Move rows to another shard while they are used."),
+    "rebalance": CommandEntry("reshard.many", "Spread the rows of a keyspace over all shards."),
+    "drain": CommandEntry("reshard.many", "Move all that a shard owns to others."),
+    "split": CommandEntry("reshard.many", "Divide a range, and move a part of it."),
+    "verify": CommandEntry("reshard.verify", "Compare what is on two shards, or count by bucket."),
+    "local": CommandEntry("local", "Run a fleet of real servers on this machine."),
+    "demo": CommandEntry("demo", "Load real data into four real servers and use them."),
+    "completion": CommandEntry("completion", "Print the completion script of a shell."),
 }
 
-OK, FAILURE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+FAILURE, MISTAKE, INTERRUPTED = 1, 2, 130
 
 
 class App(Group):
@@ -44,14 +61,13 @@ class App(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f".{COMMANDS[cmd_name]}", __package__)
+        module = import_module(f".{COMMANDS[cmd_name].module}", __package__)
         command: click.Command = getattr(module, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The one-line helps stand here, so that listing them imports no command."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, SHORT_HELP[name]) for name in COMMANDS])
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -73,25 +89,6 @@ class App(Group):
             ctx.exit(code)
 
 
-SHORT_HELP = {
-    "init": "Install the shardpool schema on every shard.",
-    "check": "Compare the fleet with the topology: a doctor.",
-    "stats": "Connect to every shard and show the pools.",
-    "top": "Show every shard and endpoint live.",
-    "serve": "Tell over HTTP how the fleet is, and its metrics.",
-    "route": "Show where keys live.",
-    "query": "Run SQL: wherever its rows are, or on named shards.",
-    "explain": "Show how a statement would be run.",
-    "shell": "Type SQL at a prompt, or run a script of it.",
-    "load": "Load a CSV file, each row to the shard of its key.",
-    "migrate": "Change the schema of the whole fleet.",
-    "topology": "Check, show or change the topology.",
-    "local": "Run a fleet of real servers on this machine.",
-    "demo": "Load real data into four real servers and use them.",
-    "completion": "Print the completion script of a shell.",
-}
-
-
 def print_error(error: Exception) -> None:
     """An error as psql shows it: ERROR, and DETAIL and HINT where there are, in the words of the command line."""
     say(error, in_commands)
@@ -107,22 +104,20 @@ def exit_code(error: Exception) -> int | None:
     """2 for what the caller can mend in the call, 1 for a fleet that failed; None for what is not expected at all."""
     import psycopg
 
-    from ..errors import ConfigError, LoadError, RoutingError, ScatterError, ShardpoolError, UnsupportedQuery
-    from ..local import LocalMisuse
-    from ..schema import BadMigration
+    from ..errors import LoadError, ScatterError, ShardpoolError
 
-    if isinstance(error, BadMigration | ConfigError | LocalMisuse | RoutingError | UnsupportedQuery | UnicodeError):
+    if isinstance(error, UnicodeError):
         return MISTAKE
     if isinstance(error, LoadError) and (error.line is not None or error.record is not None or not error.failures):
         return MISTAKE
     if isinstance(error, ScatterError | LoadError):
         # What every shard refuses, the call is to blame for, unless a right is missing; what only some refuse, those.
-        found = [failure for failure in error.failures.values() if isinstance(failure, Exception)]
-        may = not any(isinstance(failure, psycopg.errors.InsufficientPrivilege) for failure in found)
-        wrong = may and {exit_code(failure) for failure in found} == {MISTAKE}
+        failures = [failure for failure in error.failures.values() if isinstance(failure, Exception)]
+        may = not any(isinstance(failure, psycopg.errors.InsufficientPrivilege) for failure in failures)
+        wrong = may and {exit_code(failure) for failure in failures} == {MISTAKE}
         return MISTAKE if wrong and not getattr(error, "results", None) else FAILURE
     if isinstance(error, ShardpoolError):
-        return FAILURE
+        return error.exit_code
     if isinstance(error, psycopg.Error):
         # Classes 22, 26, 42 and 0A: bad data, an unknown statement, wrong SQL, a feature that is not there. What
         # psycopg refuses by itself, such as parameters without a placeholder, has no code.
@@ -161,6 +156,8 @@ _OBJECTS = 100_000
 def main() -> None:
     """The console script."""
     gc.set_threshold(_OBJECTS)
+    # Nor is what is left looked through once more at the end, when the system takes it all back: another tenth.
+    atexit.register(gc.freeze)
     try:
         shardpool(prog_name="shardpool")
     except BrokenPipeError:  # the reader of our output has gone, as `head` does

@@ -27,9 +27,9 @@ def demo(shards: int, rows: int | None, keep: bool, as_json: bool) -> None:
 
     from ..demo import run, text
     from ..demo.signals import termination_as_interrupt
-    from ..demo.stage import Stage
+    from ..demo.stage import DemoStage
 
-    stage = Stage(Console(stderr=as_json))
+    stage = DemoStage(Console(stderr=as_json))
     with termination_as_interrupt():
         report = run.run(shards=shards, limit=rows, keep=keep, stage=stage)
     if as_json:

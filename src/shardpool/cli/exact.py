@@ -51,7 +51,7 @@ class _Float(Loader):
         return _number(bytes(data).decode())
 
 
-class _Json(Loader):
+class _ExactJson(Loader):
     def load(self, data: Buffer) -> Any:
         return json.loads(bytes(data), parse_float=_number, parse_int=_whole)
 
@@ -72,6 +72,6 @@ def _adapters() -> AdaptersMap:
     for info in psycopg.adapters.types:
         if info.name not in _OWN:
             adapters.register_loader(info.oid, TextLoader)
-    for name, loader in (("float4", _Float), ("float8", _Float), ("json", _Json), ("jsonb", _Json)):
+    for name, loader in (("float4", _Float), ("float8", _Float), ("json", _ExactJson), ("jsonb", _ExactJson)):
         adapters.register_loader(name, loader)
     return adapters

@@ -119,13 +119,13 @@ def stats(ctx: click.Context, topology_file: str | None, timeout: float, as_json
             router.wait(timeout)
         except ScatterError as error:
             missing = error.failures
-        told = router.stats()
+        figures = router.stats()
     if as_json:
-        print_json(told)
+        print_json(figures)
     else:
         rows = [
             (shard, name, endpoint["address"], *_connected(endpoint), endpoint["last_error"])
-            for shard, endpoints in told["shards"].items()
+            for shard, endpoints in figures["shards"].items()
             for name, endpoint in endpoints.items()
         ]
         print_table(["shard", "endpoint", "address", "connections", "max", "connect ms", "last error"], rows)

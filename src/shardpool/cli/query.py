@@ -23,7 +23,7 @@ from .route import parse_key
 
 if TYPE_CHECKING:
     from .. import Router
-    from ..query.bound import Fanout
+    from ..query.choices import Fanout
 
 
 @click.command()

@@ -36,8 +36,8 @@ def route(
     from ..config import load_topology
 
     topology = load_topology(topology_path(ctx, topology_file))
-    found = topology.keyspace(keyspace, table=table)
-    routes = [_route(topology, found, parse_key(key, len(found.key_types))) for key in keys]
+    space = topology.keyspace(keyspace, table=table)
+    routes = [_route(topology, space, parse_key(key, len(space.key_types))) for key in keys]
     if as_json:
         print_json({"fleet": topology.fleet, "routes": routes})
     else:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import StringIO
 
-from ..query.scanner import Scanner
+from ..query.text.scanner import Scanner
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def say_which_deadline(error: BaseException, which: str | None) -> None:
 
     failures = getattr(error, "failures", None)
     errors = [error, *(failures.values() if isinstance(failures, Mapping) else ())]
-    if which is None or not any(isinstance(found, DeadlineExceeded) for found in errors):
+    if which is None or not any(isinstance(each, DeadlineExceeded) for each in errors):
         return
     hint = getattr(error, "hint", None) or ""
     more = "" if "timeout" in hint else " Give it more time with --timeout SECONDS."

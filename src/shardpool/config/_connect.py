@@ -10,7 +10,7 @@ from typing import Literal
 from ..errors import nearest
 from ..topology import Secret
 from ._libpq import KEYWORDS, NUMBERS, REFUSED, VALUES, is_local
-from ._nodes import Node
+from ._nodes import YamlNode
 from ._problems import Problems
 
 PlainPasswords = Literal["refuse", "allow"]
@@ -42,7 +42,7 @@ class ConnectChecks:
         self._problems = problems
         self._plain_passwords = plain_passwords
 
-    def check(self, node: Node | None, own_fields: Iterable[str] = ()) -> None:
+    def check(self, node: YamlNode | None, own_fields: Iterable[str] = ()) -> None:
         """Report what is wrong with the settings in `node`, whose other fields are `own_fields`."""
         if node is None:
             return
@@ -55,14 +55,14 @@ class ConnectChecks:
         if all(node.at(field) for field in _PASSWORD_FIELDS):
             self._problems.add_at_key(node, "password and password_file", "Keep one of them.")
 
-    def check_tls(self, levels: Sequence[Node | None], params: Mapping[str, str]) -> None:
+    def check_tls(self, levels: Sequence[YamlNode | None], params: Mapping[str, str]) -> None:
         """Report settings that look like TLS and are none: whoever is in between says that there is no TLS here."""
         if params.get("sslmode") not in _NO_TLS or _is_this_machine(params):
             return
-        node = next(found for level in reversed(levels) if level is not None and (found := level.at("sslmode")))
+        node = next(mode for level in reversed(levels) if level is not None and (mode := level.at("sslmode")))
         self._problems.add(node, f"sslmode {node.text} to another machine protects nothing", _SAY_WHAT_IS_MEANT)
 
-    def _check_password(self, field: str, node: Node) -> None:
+    def _check_password(self, field: str, node: YamlNode) -> None:
         if isinstance(node.value, dict | list) or node.value is None:
             self._problems.add(node, "must be text", 'Put it in quotes: "…".')
             node.take_out()
@@ -71,7 +71,7 @@ class ConnectChecks:
         elif field == "password" and self._plain_passwords == "refuse" and node.holds_literal(0, len(node.text)):
             self._problems.add(node, "a password stands in the file", _REFER)
 
-    def _check_keyword(self, keyword: str, node: Node, own: Sequence[str]) -> None:
+    def _check_keyword(self, keyword: str, node: YamlNode, own: Sequence[str]) -> None:
         if keyword in KEYWORDS:
             self._check_value(keyword, node)
         elif keyword in REFUSED:
@@ -84,7 +84,7 @@ class ConnectChecks:
         else:
             self._problems.add_unknown_field(node, (*KEYWORDS, *own))
 
-    def _check_value(self, keyword: str, node: Node) -> None:
+    def _check_value(self, keyword: str, node: YamlNode) -> None:
         wrong = _wrong_value(keyword, node)
         if wrong is not None:
             self._problems.add(node, *wrong)
@@ -92,7 +92,7 @@ class ConnectChecks:
             node.take_out()
 
 
-def _wrong_value(keyword: str, node: Node) -> tuple[str, str] | None:
+def _wrong_value(keyword: str, node: YamlNode) -> tuple[str, str] | None:
     """What is wrong with a keyword's value, and a hint; the value is not told, as it may be a misplaced password."""
     meaning = KEYWORDS[keyword]
     if isinstance(node.value, bool):
@@ -128,7 +128,7 @@ def _unprintable(text: str) -> bool:
     return any(ord(character) < 32 or ord(character) == 127 for character in text)
 
 
-def connection(levels: Sequence[Node | None], folder: Path | None, **fixed: str) -> Connection:
+def connection(levels: Sequence[YamlNode | None], folder: Path | None, **fixed: str) -> Connection:
     """The settings of one endpoint: later levels override earlier ones, `fixed` overrides all, our defaults none.
 
     A password or password_file of one level replaces both of the levels before.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, assert_never
+from typing import Any
 
-from ..partitioning import Hash, KeyValue, List, Partitioning, Range, key_text
-from ..topology import Endpoint, Keyspace, Shard, Topology
+from ..partitioning import KeyValue, Partitioning, key_text
+from ..topology import Endpoint, Keyspace, RunningMove, Shard, Topology
 
 MASK = "***"
 
@@ -18,10 +18,13 @@ def describe(topology: Topology) -> dict[str, Any]:
         "epoch": topology.epoch,
         "timeout": topology.timeout,
         "control": topology.control,
+        "topology": topology.follows,
+        "id_block": topology.id_block,
         "shards": {name: _shard(shard) for name, shard in topology.shards.items()},
         "keyspaces": {name: _keyspace(keyspace) for name, keyspace in topology.keyspaces.items()},
         "reference_tables": list(topology.reference_tables),
         "single_tables": dict(topology.single_tables),
+        "moves": [_move(move) for move in topology.moves.values()],
     }
 
 
@@ -51,21 +54,18 @@ def _keyspace(keyspace: Keyspace) -> dict[str, Any]:
     }
 
 
+def _move(move: RunningMove) -> dict[str, Any]:
+    ranges = [list(entry) for entry in move.buckets]
+    what = {"table": move.table} if move.table is not None else {"keyspace": move.keyspace, "buckets": ranges}
+    return {"number": move.number, "state": move.state, "from": move.source, "to": move.target, **what}
+
+
 def _partitioning(partitioning: Partitioning) -> dict[str, Any]:
-    match partitioning:
-        case Hash(_, function, buckets, pinned):
-            return {
-                "strategy": "hash",
-                "function": function,
-                "buckets": buckets,
-                "pinned": [_key(key) for key in pinned],
-            }
-        case Range(_, bounds):
-            return {"strategy": "range", "bounds": [None if bound is None else _key(bound) for bound in bounds]}
-        case List(_, values, default):
-            return {"strategy": "list", "values": [_key(value) for value in values], "default": default}
-        case _:
-            assert_never(partitioning)
+    variable = {
+        name: [None if key is None else _key(key) for key in value] if isinstance(value, tuple) else value
+        for name, value in partitioning.variable().items()
+    }
+    return {"strategy": partitioning.kind, **partitioning.fixed(), **variable}
 
 
 def _key(key: KeyValue) -> Any:

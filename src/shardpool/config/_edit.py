@@ -11,8 +11,8 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Any
 
-from ..edits import Insert, Operation, Put, Remove, RenameKey, applied
 from ..errors import ConfigError, EditRefused, Problem, ShardpoolError
+from ..patches import Insert, Operation, Put, Remove, RenameKey, applied
 from ._masking import masked_text
 from ._problems import Problems
 from ._scalars import AmbiguousScalar, resolve
@@ -103,7 +103,7 @@ def _siblings_flow(mapping: Any) -> bool:
 
 
 def _items_flow(container: Any) -> bool:
-    nested = [found for node in container.values() if (found := node.as_mapping() or node.as_sequence()) is not None]
+    nested = [inner for node in container.values() if (inner := node.as_mapping() or node.as_sequence()) is not None]
     return all(node.is_flow_style() for node in nested[-1:])
 
 

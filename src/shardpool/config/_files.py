@@ -5,7 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+from ..report import Finding
+from ..topology import Topology
 
 
 def read_file(path: str | Path, most: int) -> bytes:
@@ -22,3 +27,19 @@ def read_file(path: str | Path, most: int) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
     return data
+
+
+def file_findings(path: str | None, topology: Topology) -> Iterator[Finding]:
+    """Warnings of files that anybody on this machine may write. Looks at the files, and reads none."""
+    endpoints = [endpoint for shard in topology.shards.values() for endpoint in shard.endpoints]
+    passwords = sorted({endpoint.password_file for endpoint in endpoints if endpoint.password_file is not None})
+    for what, file in [("topology", path), *(("password", file) for file in passwords)]:
+        if file is not None and _may_be_written_by_all(file):
+            message = f"anybody on this machine may write the {what} file {file}"
+            yield Finding("warning", topology.fleet, message, f"chmod o-w {file}")
+
+
+def _may_be_written_by_all(file: str) -> bool:
+    with suppress(OSError):
+        return bool(Path(file).stat().st_mode & stat.S_IWOTH)
+    return False

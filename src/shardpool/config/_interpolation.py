@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ._nodes import Node, Span
+from ._nodes import Span, YamlNode
 from ._problems import Problems
 
 _REFERENCE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:?[-?+])?")
@@ -36,7 +36,7 @@ class Expanded:
     literal: tuple[Span, ...]
 
 
-def interpolate_tree(root: Node, env: Mapping[str, str], problems: Problems) -> None:
+def interpolate_tree(root: YamlNode, env: Mapping[str, str], problems: Problems) -> None:
     """Replace the references in every scalar below `root`; a scalar that cannot be is taken out."""
     todo = [root]
     while todo:
@@ -47,7 +47,7 @@ def interpolate_tree(root: Node, env: Mapping[str, str], problems: Problems) -> 
             todo.extend(node.fields.values() or node.items)
 
 
-def _interpolate(node: Node, env: Mapping[str, str], problems: Problems) -> None:
+def _interpolate(node: YamlNode, env: Mapping[str, str], problems: Problems) -> None:
     try:
         expanded = expand(node.value, env)
     except BadReference as error:
@@ -60,12 +60,12 @@ def _interpolate(node: Node, env: Mapping[str, str], problems: Problems) -> None
 
 def expand(text: str, env: Mapping[str, str]) -> Expanded:
     """The text with its references replaced; raises `BadReference`."""
-    reader = _Reader(text, env)
+    reader = _ScalarReader(text, env)
     reader.read_until_end(nesting=0)
     return Expanded("".join(reader.parts), tuple(reader.literal))
 
 
-class _Reader:
+class _ScalarReader:
     """Reads one scalar from left to right; `parts` is what it has become so far."""
 
     def __init__(self, text: str, env: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..errors import InvalidKey
 from ..partitioning import KeyType, KeyValue, canonical_key
-from ._nodes import Node
+from ._nodes import YamlNode
 from ._problems import Problems
 
 _WRITTEN: dict[KeyType, str] = {
@@ -19,16 +19,26 @@ _WRITTEN: dict[KeyType, str] = {
 }
 
 
-def read_key(node: Node, key_types: tuple[KeyType, ...], problems: Problems) -> KeyValue | None:
+def read_key(node: YamlNode, key_types: tuple[KeyType, ...], problems: Problems) -> KeyValue | None:
     """The canonical key; None, with a problem, when it is none. Its text may be a variable's, so it is not told."""
+    written = node.plain()
     try:
-        return canonical_key(node.plain(), key_types)
+        _check_hexadecimal(written, key_types)
+        return canonical_key(written, key_types)
     except InvalidKey:
         if len(key_types) == 1:
             problems.add(node, f"is not a {key_types[0]} key", _WRITTEN[key_types[0]])
         else:
             problems.add(node, f"is not a key of {', '.join(key_types)}", f"Write a list of {len(key_types)} values.")
         return None
+
+
+def _check_hexadecimal(written: object, key_types: tuple[KeyType, ...]) -> None:
+    """Raise `InvalidKey` for a bytea without `\\x`: PostgreSQL would read its digits as characters."""
+    parts = written if isinstance(written, list) else [written]
+    for part, kind in zip(parts, key_types, strict=False):
+        if kind == "bytea" and isinstance(part, str) and not part.startswith("\\x"):
+            raise InvalidKey("not in hexadecimal")
 
 
 class OwnedKeys:
@@ -40,7 +50,7 @@ class OwnedKeys:
         self._what = what
         self._problems = problems
 
-    def add(self, node: Node, shard: str) -> None:
+    def add(self, node: YamlNode, shard: str) -> None:
         """Add the key that is written at `node`, or report it."""
         key = read_key(node, self._key_types, self._problems)
         if key is None:
@@ -52,13 +62,13 @@ class OwnedKeys:
             self.shard_by_key[key] = shard
 
 
-def pinned_keys(pinned: Node | None, problems: Problems) -> Iterator[tuple[Node, Node]]:
+def pinned_keys(pinned: YamlNode | None, problems: Problems) -> Iterator[tuple[YamlNode, YamlNode]]:
     """The nodes of each pinned key and of its shard; a key of several columns needs the list form."""
     if pinned is None:
         return
     if isinstance(pinned.value, dict):
         for key, shard in pinned.fields.items():
-            yield Node(shard.key_line, shard.key_column, key, str(key), pinned, key), shard
+            yield YamlNode(shard.key_line, shard.key_column, key, str(key), pinned, key), shard
     elif isinstance(pinned.value, list):
         for entry in pinned.items:
             yield from _pinned_entry(entry, problems)
@@ -66,7 +76,7 @@ def pinned_keys(pinned: Node | None, problems: Problems) -> Iterator[tuple[Node,
         problems.add(pinned, "must be a mapping or a list", "Write {17: s3}, or [{key: [1, de], shard: s3}].")
 
 
-def _pinned_entry(entry: Node, problems: Problems) -> Iterator[tuple[Node, Node]]:
+def _pinned_entry(entry: YamlNode, problems: Problems) -> Iterator[tuple[YamlNode, YamlNode]]:
     key, shard = entry.at("key"), entry.at("shard")
     if key is not None and shard is not None and len(entry.fields) == 2:
         yield key, shard

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from ..partitioning import STRATEGIES
 from ..topology import Keyspace, owner_ranges, qualified
 from . import _models as models
-from ._nodes import Node
-from ._placements import Placement, ShardNames, place_by_hash, place_by_list, place_by_range
+from ._nodes import YamlNode
+from ._placements import PLACE_BY_FIELD, Placement, ShardNames
 from ._problems import Problems
 
-_STRATEGIES = ("hash", "range", "list")
 _STRATEGY_BY_FIELD = {"pinned": "hash", "default": "list"}
 
 
 def build_keyspaces(
-    file: models.TopologyFile, root: Node, names: ShardNames, problems: Problems
+    file: models.TopologyFile, root: YamlNode, names: ShardNames, problems: Problems
 ) -> dict[str, Keyspace]:
     """All keyspaces that can be made, in file order; what is wrong goes to the problems."""
     keyspaces: dict[str, Keyspace] = {}
@@ -33,31 +33,30 @@ def _keyspace(name: str, fields: models.KeyspaceFields, placement: Placement, ep
     return Keyspace(name, partitioning, owners, {qualified(table): columns for table, columns in fields.tables.items()})
 
 
-def _placement(fields: models.KeyspaceFields, node: Node, names: ShardNames, problems: Problems) -> Placement | None:
-    if fields.hash is not None:
-        return place_by_hash(fields, fields.hash, node, names, problems)
-    if fields.range is not None:
-        return place_by_range(fields, node, names, problems)
-    if fields.listed is not None:
-        return place_by_list(fields, node, names, problems)
+def _placement(
+    fields: models.KeyspaceFields, node: YamlNode, names: ShardNames, problems: Problems
+) -> Placement | None:
+    for field, place in PLACE_BY_FIELD.items():
+        if getattr(fields, field) is not None:
+            return place(fields, node, names, problems)
     return None
 
 
-def _check_strategies(node: Node, problems: Problems) -> None:
-    given = [strategy for strategy in _STRATEGIES if strategy in node.fields]
-    lost = set(_STRATEGIES) & set(node.lost)
-    if not given and not lost:
+def _check_strategies(node: YamlNode, problems: Problems) -> None:
+    given = [strategy for strategy in STRATEGIES if strategy in node.fields]
+    broken = set(STRATEGIES) & set(node.lost)
+    if not given and not broken:
         problems.add_at_key(node, "needs hash, range or list", "One of them says how keys are placed.")
     if len(given) > 1:
         message = f"{' and '.join(given)} in one keyspace"
         problems.add_at_key(node.fields[given[1]], message, "Keep one of them; another keyspace can have the other.")
     for field, strategy in _STRATEGY_BY_FIELD.items():
         place = node.at(field)
-        if place is not None and given and strategy not in (*given, *lost):
+        if place is not None and given and strategy not in (*given, *broken):
             problems.add_at_key(place, f"{field} without {strategy}", f"Only a keyspace with {strategy} has it.")
 
 
-def _check_key_columns(fields: models.KeyspaceFields, node: Node, problems: Problems) -> None:
+def _check_key_columns(fields: models.KeyspaceFields, node: YamlNode, problems: Problems) -> None:
     for table, columns in fields.tables.items():
         place = node.fields["tables"].fields[table]
         if len(columns) != len(fields.key):

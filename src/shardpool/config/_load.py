@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError, Problem
 from ..topology import Topology, qualified
@@ -12,7 +13,8 @@ from ._files import read_file
 from ._interpolation import interpolate_tree
 from ._keyspaces import build_keyspaces
 from ._models import TopologyFile
-from ._nodes import Node
+from ._moves import build_moves
+from ._nodes import YamlNode, tree_of
 from ._placements import ShardNames
 from ._problems import Problems, TooManyProblems
 from ._shards import ShardBuilder, replace_urls
@@ -41,6 +43,21 @@ def parse_topology(
     Raises `ConfigError` with every problem of the text.
     """
     return _parse(text, file, os.environ if env is None else env, folder)
+
+
+def parse_data(data: Any, *, file: str) -> Topology:
+    """The topology of plain data of the file's shape, in which no variable is; `file` is how problems name it.
+
+    Raises `ConfigError` with every problem of it.
+    """
+    problems = Problems(file)
+    try:
+        topology = _of_tree(tree_of(data), None, problems)
+    except TooManyProblems:
+        topology = None
+    if topology is None or problems:
+        raise problems.error()
+    return topology
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -83,6 +100,10 @@ def _topology(text: str, env: Mapping[str, str], folder: Path | None, problems: 
     root = read_yaml(text, problems)
     problems.settle()
     interpolate_tree(root, env, problems)
+    return _of_tree(root, folder, problems)
+
+
+def _of_tree(root: YamlNode, folder: Path | None, problems: Problems) -> Topology | None:
     _check_version(root, problems)
     replace_urls(root, problems)
     # Before refused shards are taken out: what is wrong with a shard does not make the keyspaces wrong that name it.
@@ -94,20 +115,23 @@ def _topology(text: str, env: Mapping[str, str], folder: Path | None, problems: 
     return _built(file, root, folder, declared, problems)
 
 
-def _check_version(root: Node, problems: Problems) -> None:
+def _check_version(root: YamlNode, problems: Problems) -> None:
     node = root.at("version")
     if node is not None and (node.text != str(VERSION) or isinstance(node.value, dict | list)):
         hint = f"This shardpool reads version {VERSION} of the format; a later one needs a later shardpool."
         problems.add(node, f"must be {VERSION}", hint)
 
 
-def _built(file: TopologyFile, root: Node, folder: Path | None, declared: list[str], problems: Problems) -> Topology:
+def _built(
+    file: TopologyFile, root: YamlNode, folder: Path | None, declared: list[str], problems: Problems
+) -> Topology:
     shards = ShardBuilder(file, root, folder, problems).build()
     names = ShardNames(declared, problems)
     keyspaces = build_keyspaces(file, root, names, problems)
     check_tables(root, problems)
     for table in file.single_tables:
         names.check(root.fields["single_tables"].fields[table])
+    table_moves = build_moves(file, root, keyspaces, names, problems)
     defaults = file.defaults
     timeout = defaults.timeout if defaults is not None else None
     return Topology(
@@ -118,5 +142,8 @@ def _built(file: TopologyFile, root: Node, folder: Path | None, declared: list[s
         reference_tables=tuple(map(qualified, file.reference_tables)),
         single_tables={qualified(table): shard for table, shard in file.single_tables.items()},
         control=file.control,
+        follows=file.topology,
         timeout=5.0 if timeout is None else timeout,
+        table_moves=table_moves,
+        id_block=file.id_block,
     )

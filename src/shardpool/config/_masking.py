@@ -17,7 +17,7 @@ _NO_SECRETS = ("password_file", "passfile", "plain_passwords")
 _USER_INFO = re.compile(r"(://[^:/@\s]*):\S*@")
 _QUERY = re.compile(r"\?[^\s\"'#]*")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*$", re.MULTILINE)
-_TOLD = re.compile(r"((?:pass|pwd|secret)\w*[\"']?\s*[:=]\s*)\S+", re.I)
+_ASSIGNED_SECRET = re.compile(r"((?:pass|pwd|secret)\w*[\"']?\s*[:=]\s*)\S+", re.I)
 
 MASK = "***"
 
@@ -40,7 +40,7 @@ def masked_text(text: str) -> str:
         parts += [text[end:first], re.sub(r"[^\r\n]+", MASK, text[first:last]) if value is None else value]
         end = last
     masked = "".join([*parts, text[end:]])
-    return _COMMENT.sub(lambda found: masked_url(_TOLD.sub(rf"\1{MASK}", found[0])), masked)
+    return _COMMENT.sub(lambda found: masked_url(_ASSIGNED_SECRET.sub(rf"\1{MASK}", found[0])), masked)
 
 
 def _secrets(text: str) -> Iterator[tuple[int, int, str | None]]:

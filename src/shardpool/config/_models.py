@@ -40,7 +40,8 @@ _PINNED = {
 
 
 class _Fields(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    # Only the whole file is ever validated: building a validator for each part of it too takes 20 ms of every start.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
 
 
 class Pool(_Fields):
@@ -72,7 +73,7 @@ class Connect(_Fields):
     """How to connect: libpq's keywords, and where the password comes from."""
 
     # libpq's keywords are extra fields here: they are checked by name against the table of `_libpq.py`.
-    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True, defer_build=True)
 
     password: Annotated[Any, WithJsonSchema({"type": ["string", "integer"]})] = Field(
         None, description='"${VARIABLE}". A plain password needs plain_passwords: allow.'
@@ -123,7 +124,7 @@ class _OrUrl:
         return {"anyOf": [handler(core_schema), url]}
 
 
-class Shard(_Fields):
+class ShardFields(_Fields):
     """One PostgreSQL database: a primary and its replicas, or several hosts that are asked who is primary."""
 
     primary: Annotated[EndpointFields, _OrUrl()] | None = Field(None, description="The server that takes writes.")
@@ -187,10 +188,10 @@ class RangeFields(_Fields):
 
 def _key_types(value: Any) -> tuple[KeyType, ...]:
     named = value if isinstance(value, list) else [value]
-    found = tuple(kind for kind in named if isinstance(kind, str) and kind in KEY_TYPES)
-    if not named or len(found) != len(named):
+    types = tuple(kind for kind in named if isinstance(kind, str) and kind in KEY_TYPES)
+    if not named or len(types) != len(named):
         raise wrong("must be a key type, or a list of these", f"Key types: {', '.join(KEY_TYPES)}.")
-    return found
+    return types
 
 
 _KEY_TYPE_SCHEMA = {"enum": list(KEY_TYPES)}
@@ -225,6 +226,41 @@ class KeyspaceFields(_Fields):
     tables: dict[TableName, KeyColumns] = Field({}, description="Table → the column, or columns, that hold the key.")
 
 
+class IntervalFields(_Fields):
+    """Neighbouring entries of a range, from a key on and up to but without another."""
+
+    start: Annotated[Any, WithJsonSchema(_KEY)] = Field(
+        None, alias="from", description="The first key. Not given: from the lowest."
+    )
+    below: Annotated[Any, WithJsonSchema(_KEY)] = Field(
+        None, description="The first key that is not in it. Not given: to the highest."
+    )
+
+
+class MoveFields(_Fields):
+    """Rows that are on their way to another shard. It is written by `shardpool move`, and not to be changed by hand."""
+
+    number: Positive = Field(description="By which its shards know the move.")
+    state: Literal["copying", "guarded", "moved"] = Field(
+        description="copying: the rows are copied. guarded: they are handed over, and the shards say who owns them. "
+        "moved: the target owns them, and the source still has a copy."
+    )
+    source: ShardReference = Field(alias="from", description="The shard that gives them away.")
+    target: ShardReference = Field(alias="to", description="The shard that gets them.")
+    keyspace: Annotated[Any, WithJsonSchema({"type": "string"})] = Field(
+        None, description="The keyspace whose buckets move; then one of buckets, keys and range says which."
+    )
+    buckets: Annotated[Any, WithJsonSchema({"anyOf": [*_OWNED["anyOf"], {"type": "array", "items": _OWNED}]})] = Field(
+        None, description="Hash buckets: 0-63, 7, or a list of these."
+    )
+    keys: Annotated[
+        list[Any] | None, WithJsonSchema({"type": "array", "items": {"type": ["string", "integer", "array"]}})
+    ] = Field(None, description="Keys with a bucket of their own: pinned or listed ones.")
+    default: Literal[True] | None = Field(None, description="Every key that is not listed.")
+    range: IntervalFields | None = Field(None, description="Whole entries of a range.")
+    table: TableName | None = Field(None, description="A single table, instead of a keyspace's buckets.")
+
+
 class TopologyFile(_Fields):
     """A shardpool topology: which PostgreSQL server owns which rows."""
 
@@ -232,7 +268,7 @@ class TopologyFile(_Fields):
     fleet: FleetName = Field(description="Name of the fleet; its shards carry it as their identity.")
     epoch: Positive = Field(description="Version of the topology. Raise it with every change.")
     defaults: Defaults | None = Field(None, description="What holds for every shard that does not say otherwise.")
-    shards: dict[ShardName, Shard] = Field(description="The PostgreSQL databases of the fleet, by name.")
+    shards: dict[ShardName, ShardFields] = Field(description="The PostgreSQL databases of the fleet, by name.")
     keyspaces: dict[KeyspaceName, KeyspaceFields] = Field(
         {}, description="The sharded tables, by how they are sharded."
     )
@@ -240,8 +276,18 @@ class TopologyFile(_Fields):
     single_tables: dict[TableName, ShardReference] = Field(
         {}, description="Tables that live on one shard: table → shard."
     )
+    moves: list[MoveFields] = Field([], description="What is on its way to another shard just now.")
     control: Literal["required", "none"] = Field(
         "required", description="none: the shards carry no shardpool schema, and what it would check is not checked."
+    )
+    topology: Literal["shards", "file"] = Field(
+        "shards",
+        description="Where a running router learns of a newer topology: from the shards too, or from this file alone.",
+    )
+    id_block: Positive = Field(
+        1000,
+        description="How many numbers of a sequence a router draws at once for rows that it inserts. 1: one by one, "
+        "with few gaps.",
     )
     plain_passwords: Literal["refuse", "allow"] = Field(
         "refuse", description="allow: a password may stand in this file or in a URL."

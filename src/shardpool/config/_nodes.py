@@ -15,7 +15,7 @@ _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(slots=True, eq=False)
-class Node:
+class YamlNode:
     """One value of the file. Lines and columns count from 1; `key_line` and `key_column` are those of its key.
 
     `value` is a scalar, a list of nodes or a dict of nodes; `text` is a scalar as it was written. `key` is the key or
@@ -29,7 +29,7 @@ class Node:
     column: int
     value: Any
     text: str = ""
-    parent: Node | None = None
+    parent: YamlNode | None = None
     key: Scalar = None
     key_line: int = 0
     key_column: int = 0
@@ -41,7 +41,7 @@ class Node:
     def path(self) -> str:
         """`shards.s0.replicas[0].host`; keys that hold a dot are quoted. It ends at a password, whatever is below."""
         parts: list[str] = []
-        node: Node | None = self
+        node: YamlNode | None = self
         while node is not None and node.parent is not None:
             if isinstance(node.key, str) and _PASSWORD.search(node.key):
                 parts.clear()
@@ -51,25 +51,25 @@ class Node:
         return "".join(reversed(parts)).removeprefix(".")
 
     @property
-    def fields(self) -> dict[Any, Node]:
+    def fields(self) -> dict[Any, YamlNode]:
         """The children of a mapping; empty for anything else."""
         return self.value if isinstance(self.value, dict) else {}
 
     @property
-    def items(self) -> list[Node]:
+    def items(self) -> list[YamlNode]:
         """The children of a list; empty for anything else."""
         return self.value if isinstance(self.value, list) else []
 
-    def at(self, *keys: Any) -> Node | None:
+    def at(self, *keys: Any) -> YamlNode | None:
         """The node below, or None."""
-        node: Node | None = self
+        node: YamlNode | None = self
         for key in keys:
             if node is None:
                 return None
             node = node.fields.get(key)
         return node
 
-    def adopt(self, child: Node) -> None:
+    def adopt(self, child: YamlNode) -> None:
         """Make `child` the last one of this list or mapping."""
         child.parent = self
         if isinstance(self.value, list):
@@ -88,7 +88,7 @@ class Node:
             for key in [key for key, node in parent.value.items() if node is self]:
                 del parent.value[key]
                 parent.lost = (*parent.lost, key)
-        above: Node | None = parent
+        above: YamlNode | None = parent
         while above is not None and not above.damaged:
             above.damaged = True
             above = above.parent
@@ -108,7 +108,25 @@ class Node:
         return self.value
 
 
-def _path_part(node: Node) -> str:
+def tree_of(data: Any) -> YamlNode:
+    """The tree of plain data, which stands in no file."""
+    root = YamlNode(0, 0, None)
+    _fill(root, data)
+    return root
+
+
+def _fill(node: YamlNode, data: Any) -> None:
+    if isinstance(data, dict | list):
+        node.value = type(data)()
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            child = YamlNode(0, 0, None, key=key)
+            node.adopt(child)
+            _fill(child, value)
+    else:
+        node.value, node.text = data, "" if data is None else str(data)
+
+
+def _path_part(node: YamlNode) -> str:
     if node.parent is not None and isinstance(node.parent.value, list):
         return f"[{node.key}]"
     key = str(node.key)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ._nodes import Node
+from ._nodes import YamlNode
 from ._problems import Problems
 
 _BUCKETS = re.compile(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?")
@@ -18,10 +18,10 @@ class _Entry:
     first: int
     last: int
     shard: str
-    node: Node
+    node: YamlNode
 
 
-def read_owners(owners: Node, buckets: int, problems: Problems) -> list[str] | None:
+def read_owners(owners: YamlNode, buckets: int, problems: Problems) -> list[str] | None:
     """The shard of each bucket, by its number; None when that is not clear."""
     shards: list[str | None] = [None] * buckets
     good = not owners.damaged
@@ -43,13 +43,24 @@ def read_owners(owners: Node, buckets: int, problems: Problems) -> list[str] | N
     return [shard for shard in shards if shard is not None]
 
 
-def _written(owners: Node) -> Iterator[tuple[str, Node]]:
+def bucket_ranges(node: YamlNode, buckets: int, problems: Problems) -> list[int] | None:
+    """The buckets that are written as `0-63`, `7`, or a list of these, ascending; None when it is not clear."""
+    entries = [_entry("", part, buckets, problems) for part in (node.items if isinstance(node.value, list) else [node])]
+    known = [entry for entry in entries if entry is not None]
+    if not known or len(known) < len(entries):
+        if not entries:
+            problems.add(node, "must name a bucket", "Write 7, 0-1023, or a list of these.")
+        return None
+    return sorted({bucket for entry in known for bucket in range(entry.first, entry.last + 1)})
+
+
+def _written(owners: YamlNode) -> Iterator[tuple[str, YamlNode]]:
     for shard, node in owners.fields.items():
         for part in node.items if isinstance(node.value, list) else [node]:
             yield str(shard), part
 
 
-def _entry(shard: str, node: Node, buckets: int, problems: Problems) -> _Entry | None:
+def _entry(shard: str, node: YamlNode, buckets: int, problems: Problems) -> _Entry | None:
     match = _BUCKETS.fullmatch(node.text) if isinstance(node.value, str | int) else None
     if match is None:
         problems.add(node, "is neither a bucket nor a range of buckets", "Write 7, 0-1023, or a list of these.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from ..errors import nearest
 from ..partitioning import MAX_BUCKETS, Hash, KeyType, KeyValue, List, Partitioning, Range
 from . import _models as models
 from ._keys import OwnedKeys, pinned_keys, read_key
-from ._nodes import Node
+from ._nodes import YamlNode
 from ._owners import read_owners
 from ._problems import Problems
 
@@ -25,7 +25,7 @@ class ShardNames:
     declared: Collection[str]
     problems: Problems
 
-    def check(self, node: Node) -> bool:
+    def check(self, node: YamlNode) -> bool:
         """Whether the value of `node` names a shard; reported if not."""
         if node.value in self.declared:
             return True
@@ -33,7 +33,7 @@ class ShardNames:
         self.problems.add(node, *self._unknown(node.text if node.literal is None else ""))
         return False
 
-    def check_key(self, node: Node) -> bool:
+    def check_key(self, node: YamlNode) -> bool:
         """Whether the key of `node` names a shard; reported if not."""
         if node.key in self.declared:
             return True
@@ -44,10 +44,12 @@ class ShardNames:
         return f"no shard {name}" if name else "no name of a shard", nearest(name, self.declared)
 
 
-def place_by_hash(
-    fields: models.KeyspaceFields, hashed: models.HashFields, node: Node, names: ShardNames, problems: Problems
+def _place_by_hash(
+    fields: models.KeyspaceFields, node: YamlNode, names: ShardNames, problems: Problems
 ) -> Placement | None:
     """The placement of `hash` and `pinned`, or None; what is wrong goes to the problems."""
+    hashed = fields.hash
+    assert hashed is not None
     owners = node.fields["hash"].fields["owners"]
     known = [names.check_key(place) for place in owners.fields.values()]
     pinned = OwnedKeys(fields.key, "pinned", problems)
@@ -65,8 +67,8 @@ def place_by_hash(
     return partitioning, [*shard_by_bucket, *pinned.shard_by_key.values()]
 
 
-def place_by_range(
-    fields: models.KeyspaceFields, node: Node, names: ShardNames, problems: Problems
+def _place_by_range(
+    fields: models.KeyspaceFields, node: YamlNode, names: ShardNames, problems: Problems
 ) -> Placement | None:
     """The placement of `range`, or None; what is wrong goes to the problems."""
     entries = node.fields["range"]
@@ -85,7 +87,7 @@ def place_by_range(
     return Range(fields.key, tuple(bounds)), [entry.fields["shard"].text for entry in entries.items]
 
 
-def _bounds(entries: Node, key_types: tuple[KeyType, ...], problems: Problems) -> list[KeyValue | None] | None:
+def _bounds(entries: YamlNode, key_types: tuple[KeyType, ...], problems: Problems) -> list[KeyValue | None] | None:
     """The bound of each entry, ascending; None when one is missing or wrong."""
     bounds: list[Any] = []
     good = not entries.damaged
@@ -107,7 +109,7 @@ def _bounds(entries: Node, key_types: tuple[KeyType, ...], problems: Problems) -
     return bounds if good else None
 
 
-def _may_be_open(entry: Node, entries: Node, problems: Problems) -> bool:
+def _may_be_open(entry: YamlNode, entries: YamlNode, problems: Problems) -> bool:
     if entry is entries.items[-1]:
         return True
     if "below" not in entry.lost:
@@ -115,7 +117,9 @@ def _may_be_open(entry: Node, entries: Node, problems: Problems) -> bool:
     return False
 
 
-def place_by_list(fields: models.KeyspaceFields, node: Node, names: ShardNames, problems: Problems) -> Placement | None:
+def _place_by_list(
+    fields: models.KeyspaceFields, node: YamlNode, names: ShardNames, problems: Problems
+) -> Placement | None:
     """The placement of `list` and `default`, or None; what is wrong goes to the problems."""
     listed, default = node.fields["list"], node.at("default")
     known = [names.check_key(place) for place in listed.fields.values()]
@@ -134,3 +138,11 @@ def place_by_list(fields: models.KeyspaceFields, node: Node, names: ShardNames, 
     if not listed.fields or len(shard_by_bucket) > MAX_BUCKETS:
         problems.add_at_key(listed, f"a list has 1 to {MAX_BUCKETS} keys", "Write {s0: [de, fr]}.")
     return None
+
+
+PLACE_BY_FIELD: Mapping[str, Callable[[models.KeyspaceFields, YamlNode, ShardNames, Problems], Placement | None]] = {
+    "hash": _place_by_hash,
+    "range": _place_by_range,
+    "listed": _place_by_list,
+}
+"""How each strategy is read, by the field of `KeyspaceFields` that has it."""

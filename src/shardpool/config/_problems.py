@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..errors import ConfigError, Problem, nearest
-from ._nodes import Node
+from ._nodes import YamlNode
 
 # A file that is not a topology at all would give a problem per line; nobody reads more than these.
 MAX_PROBLEMS = 200
@@ -26,15 +26,15 @@ class Problems:
     def __bool__(self) -> bool:
         return bool(self._found)
 
-    def add(self, node: Node, message: str, hint: str | None = None) -> None:
+    def add(self, node: YamlNode, message: str, hint: str | None = None) -> None:
         """A problem with a value."""
         self.add_at(node.line, node.column, node.path, message, hint)
 
-    def add_at_key(self, node: Node, message: str, hint: str | None = None) -> None:
+    def add_at_key(self, node: YamlNode, message: str, hint: str | None = None) -> None:
         """A problem with the key of a value, or with the whole entry."""
         self.add_at(node.key_line or node.line, node.key_column or node.column, node.path, message, hint)
 
-    def add_unknown_field(self, node: Node, known: Iterable[str]) -> None:
+    def add_unknown_field(self, node: YamlNode, known: Iterable[str]) -> None:
         """A field that does not exist. It is named only when it is nearly one that does: in `{password: a,b: c}` the
         field "b" is the rest of a password."""
         hint = nearest(str(node.key), known)

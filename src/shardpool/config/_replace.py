@@ -29,7 +29,7 @@ def digest(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class FileSnapshot:
     """A topology file as it was read."""
 
     path: Path
@@ -44,7 +44,7 @@ class Snapshot:
         return digest(self.text)
 
 
-def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
+def read_snapshot(path: str | os.PathLike[str]) -> FileSnapshot:
     """The file as it is now. Reads it. Raises `EditRefused` for a symbolic link and what is no plain file."""
     file = Path(path)
     try:
@@ -59,8 +59,8 @@ def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
             ) from None
         raise EditRefused(f"{file} cannot be read: {error.strerror}") from None
     with os.fdopen(descriptor, "rb") as stream:
-        found = os.fstat(stream.fileno())
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise EditRefused(f"{file} is not a plain file")
         data = stream.read()
     try:
@@ -70,7 +70,7 @@ def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
     if text is None:
         raise EditRefused(f"{file} is not UTF-8", hint="Save the file as UTF-8.")
     marked = data.startswith(b"\xef\xbb\xbf")
-    return Snapshot(file, text, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, marked)
+    return FileSnapshot(file, text, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, marked)
 
 
 class LockedFile:
@@ -81,17 +81,17 @@ class LockedFile:
         self._folder = folder
         self._temporary = f".{path.name}.new"
 
-    def read(self) -> Snapshot:
+    def read(self) -> FileSnapshot:
         """The file as it is now; raises `EditRefused`."""
         return read_snapshot(self.path)
 
-    def check_writable(self, old: Snapshot) -> None:
+    def check_writable(self, old: FileSnapshot) -> None:
         """Raise `EditRefused` where `replace` would, as far as an empty file that is made and removed can tell."""
         self._check(old)
         self._write(old, "")
         self._remove_temporary()
 
-    def replace(self, old: Snapshot, text: str) -> None:
+    def replace(self, old: FileSnapshot, text: str) -> None:
         """Put a new text in the place of what `old` holds, in one step; raises `EditRefused` when it has changed."""
         self._check(old)
         self._write(old, text)
@@ -105,7 +105,7 @@ class LockedFile:
         with suppress(OSError):  # the file is replaced; some file systems cannot flush a folder
             os.fsync(self._folder)
 
-    def _check(self, old: Snapshot) -> None:
+    def _check(self, old: FileSnapshot) -> None:
         if self.read() != old:
             raise EditRefused(
                 f"{self.path} was changed by somebody else while this edit was made",
@@ -125,7 +125,7 @@ class LockedFile:
                 else "Look at the permissions of the file and of its folder.",
             ) from None
 
-    def _write(self, old: Snapshot, text: str) -> None:
+    def _write(self, old: FileSnapshot, text: str) -> None:
         self._remove_left_behind()
         try:
             descriptor = os.open(self._temporary, _NEW, 0o600, dir_fd=self._folder)
@@ -152,7 +152,7 @@ class LockedFile:
             self._remove_temporary()
             raise
 
-    def _adopt(self, descriptor: int, old: Snapshot) -> None:
+    def _adopt(self, descriptor: int, old: FileSnapshot) -> None:
         """Owner, mode and attributes of the old file. Raises `EditRefused` where it would be somebody else's file."""
         made = os.fstat(descriptor)
         if (made.st_uid, made.st_gid) != (old.owner, old.group):
@@ -172,10 +172,10 @@ class LockedFile:
     def _remove_left_behind(self) -> None:
         """What an edit that was killed has left; nobody else writes it, for the folder is locked."""
         try:
-            found = os.stat(self._temporary, dir_fd=self._folder, follow_symlinks=False)
+            status = os.stat(self._temporary, dir_fd=self._folder, follow_symlinks=False)
         except FileNotFoundError:
             return
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise EditRefused(
                 f"{self.path.with_name(self._temporary)} is in the way: it is no plain file",
                 detail="An edit writes its new file under that name, and follows no link.",

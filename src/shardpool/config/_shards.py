@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..topology import Endpoint, PoolSettings, Shard
 from . import _models as models
 from ._connect import ConnectChecks, connection
-from ._nodes import Node
+from ._nodes import YamlNode
 from ._problems import Problems
 from ._server_budget import fewest, shared
 from ._urls import replace_url
@@ -23,7 +23,7 @@ _ENDPOINT_FIELDS = ("pool", "pooler")
 _REPLICA_FIELDS = (*_ENDPOINT_FIELDS, "max_lag")
 
 
-def replace_urls(root: Node, problems: Problems) -> None:
+def replace_urls(root: YamlNode, problems: Problems) -> None:
     """Write endpoints that are given as URLs as mappings."""
     shards = root.at("shards")
     for shard in shards.fields.values() if shards else ():
@@ -36,23 +36,23 @@ def replace_urls(root: Node, problems: Problems) -> None:
 class _Level:
     """One place that says something about an endpoint: the defaults, its shard, or the endpoint itself."""
 
-    node: Node | None
-    fields: models.Defaults | models.Shard | models.EndpointFields
-    connect: Node | None
+    node: YamlNode | None
+    fields: models.Defaults | models.ShardFields | models.EndpointFields
+    connect: YamlNode | None
 
     @property
     def pool(self) -> models.Pool | None:
         return self.fields.pool
 
     @property
-    def pool_node(self) -> Node | None:
+    def pool_node(self) -> YamlNode | None:
         return None if self.node is None else self.node.at("pool")
 
 
 class ShardBuilder:
     """Makes shards of what the file says; relative paths start from `folder`."""
 
-    def __init__(self, file: models.TopologyFile, root: Node, folder: Path | None, problems: Problems) -> None:
+    def __init__(self, file: models.TopologyFile, root: YamlNode, folder: Path | None, problems: Problems) -> None:
         self._file = file
         self._root = root
         self._folder = folder
@@ -84,7 +84,7 @@ class ShardBuilder:
             return shards
         return shared(shards, connections)
 
-    def _shard(self, name: str, fields: models.Shard) -> Shard | None:
+    def _shard(self, name: str, fields: models.ShardFields) -> Shard | None:
         node = self._root.fields["shards"].fields[name]
         self._checks.check(node.at("connect"))
         levels = (self._defaults, _Level(node, fields, node.at("connect")))
@@ -106,12 +106,14 @@ class ShardBuilder:
             ),
         )
 
-    def _own_endpoint(self, name: str, levels: Sequence[_Level], fields: models.EndpointFields, node: Node) -> Endpoint:
+    def _own_endpoint(
+        self, name: str, levels: Sequence[_Level], fields: models.EndpointFields, node: YamlNode
+    ) -> Endpoint:
         """An endpoint that stands in the file itself."""
         self._checks.check(node, _REPLICA_FIELDS if isinstance(fields, models.ReplicaFields) else _ENDPOINT_FIELDS)
         return self._endpoint(name, [*levels, _Level(node, fields, node)])
 
-    def _shard_of_hosts(self, name: str, node: Node, levels: Sequence[_Level]) -> Shard | None:
+    def _shard_of_hosts(self, name: str, node: YamlNode, levels: Sequence[_Level]) -> Shard | None:
         hosts = node.fields["hosts"]
         self._check_beside_hosts(node, levels)
         for host in hosts.items:
@@ -131,7 +133,7 @@ class ShardBuilder:
         ]
         return Shard(name, nodes[0], tuple(nodes[1:]))
 
-    def _check_beside_hosts(self, node: Node, levels: Sequence[_Level]) -> None:
+    def _check_beside_hosts(self, node: YamlNode, levels: Sequence[_Level]) -> None:
         for field in ("primary", "replicas"):
             if (given := node.at(field)) is not None:
                 hint = "Who is primary is found by asking the hosts: keep only one of the two."
@@ -143,15 +145,15 @@ class ShardBuilder:
     def _endpoint(self, name: str, levels: Sequence[_Level], **fixed: str) -> Endpoint:
         """The endpoint that the levels describe, later ones over earlier ones, and `fixed` libpq keywords over all."""
         settings = [level.connect for level in levels]
-        found = connection(settings, self._folder, **fixed)
-        self._checks.check_tls(settings, dict(found.params))
+        parameters = connection(settings, self._folder, **fixed)
+        self._checks.check_tls(settings, dict(parameters.params))
         is_primary = name == "primary"
         return Endpoint(
             name=name,
             role="primary" if is_primary else "replica",
-            params=found.params,
-            password=found.password,
-            password_file=found.password_file,
+            params=parameters.params,
+            password=parameters.password,
+            password_file=parameters.password_file,
             max_lag=None if is_primary else _last([getattr(level.fields, "max_lag", None) for level in levels]),
             pooler=_last([level.fields.pooler for level in levels]) or "none",
             pool=self._pool(levels),
@@ -182,14 +184,14 @@ class ShardBuilder:
                     hint = "Every shard has a database of its own: change host, port or dbname."
                     self._problems.add_at_key(self._root.fields["shards"].fields[shard.name], message, hint)
 
-    def _is_misplaced(self, shard: Node) -> bool:
+    def _is_misplaced(self, shard: YamlNode) -> bool:
         """Whether something that says where the shard is was refused, so that its databases are not known."""
         lists = [node.items for field in ("replicas", "hosts") if (node := shard.at(field)) is not None]
         nodes = [self._defaults.connect, shard.at("connect"), shard.at("primary"), *chain.from_iterable(lists)]
         return any(_WHERE & set(node.lost) for node in nodes if node is not None)
 
 
-def _place(host: Node) -> dict[str, str]:
+def _place(host: YamlNode) -> dict[str, str]:
     """Where one of a shard's hosts is; its port is that of the shard when it gives none."""
     port = _text(host.at("port"))
     return {"host": _text(host.at("host")), **({"port": port} if port else {})}
@@ -213,5 +215,5 @@ def _last(values: Sequence[T | None]) -> T | None:
     return next((value for value in reversed(values) if value is not None), None)
 
 
-def _text(node: Node | None) -> str:
+def _text(node: YamlNode | None) -> str:
     return "" if node is None else node.text

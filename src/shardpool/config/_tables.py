@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..topology import qualified
-from ._nodes import Node
+from ._nodes import YamlNode
 from ._problems import Problems
 
 
-def check_tables(root: Node, problems: Problems) -> None:
+def check_tables(root: YamlNode, problems: Problems) -> None:
     """Report every table that is declared more than once, at its later places."""
     declared: dict[str, str] = {}
     for table, node, where in sorted(_declared(root), key=lambda found: (found[1].key_line, found[1].key_column)):
@@ -19,7 +19,7 @@ def check_tables(root: Node, problems: Problems) -> None:
             problems.add_at_key(node, f"table {table} is declared already: {first}", hint)
 
 
-def _declared(root: Node) -> Iterator[tuple[str, Node, str]]:
+def _declared(root: YamlNode) -> Iterator[tuple[str, YamlNode, str]]:
     keyspaces = root.at("keyspaces")
     for name, keyspace in (keyspaces.fields if keyspaces else {}).items():
         tables = keyspace.at("tables")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from ._nodes import Node, Span
+from ._nodes import Span, YamlNode
 from ._problems import Problems
 
 _SCHEME = re.compile(r"postgres(?:ql)?://")
@@ -27,7 +27,7 @@ class _BadUrl(ValueError):
         self.hint = hint
 
 
-def replace_url(node: Node, problems: Problems) -> None:
+def replace_url(node: YamlNode, problems: Problems) -> None:
     """Turn a URL into a mapping of its parts in place; one that cannot be read is taken out."""
     if isinstance(node.value, dict) or node.value is None:
         return
@@ -43,11 +43,11 @@ def replace_url(node: Node, problems: Problems) -> None:
     node.value = {keyword: _child(node, keyword, value, span) for keyword, (value, span) in values.items()}
 
 
-def _child(node: Node, keyword: str, value: str, span: Span) -> Node:
+def _child(node: YamlNode, keyword: str, value: str, span: Span) -> YamlNode:
     """A part of the URL at the URL's own place; it stands in the file as far as its characters do."""
     literal = ((0, len(value)),) if node.holds_literal(*span) else ()
     # The path of a part is that of the URL, so it has no key of its own; the keyword is in the parent's dict.
-    return Node(node.line, node.column, value, text=value, parent=node, literal=literal)
+    return YamlNode(node.line, node.column, value, text=value, parent=node, literal=literal)
 
 
 def _parts(url: str) -> Iterator[Part]:

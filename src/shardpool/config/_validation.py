@@ -14,14 +14,14 @@ from pydantic_core import ErrorDetails
 
 from ._model_fields import description, known_fields
 from ._models import TopologyFile
-from ._nodes import Node
+from ._nodes import YamlNode
 from ._problems import Problems
 
 _MAX_ROUNDS = 40
 _SHAPES = {"dict_type": "must be a mapping", "model_type": "must be a mapping", "list_type": "must be a list"}
 
 
-def validate(root: Node, problems: Problems) -> TopologyFile | None:
+def validate(root: YamlNode, problems: Problems) -> TopologyFile | None:
     """The file as a model; None when too little is left of it. Parts that are refused are taken out of the tree."""
     if not isinstance(root.value, dict):
         problems.add(root, "the file is not a mapping", "Start with version: 1, fleet, epoch and shards.")
@@ -32,18 +32,18 @@ def validate(root: Node, problems: Problems) -> TopologyFile | None:
             return TopologyFile.model_validate({**stand_ins, **root.plain()})
         except ValidationError as error:
             # Nodes first: taking one out of a list moves those behind it.
-            found = [
+            refused_at = [
                 (details, _nearest_node(root, details))
                 for details in error.errors(include_url=False, include_input=False)
             ]
-            for details, node in found:
+            for details, node in refused_at:
                 _report(node, details, problems)
-            for details, node in found:
+            for details, node in refused_at:
                 _take_out(root, node, details, stand_ins)
     return None
 
 
-def _nearest_node(root: Node, details: ErrorDetails) -> Node:
+def _nearest_node(root: YamlNode, details: ErrorDetails) -> YamlNode:
     """The node of an error, or the nearest above it that is there."""
     node = root
     for key in details["loc"]:
@@ -54,7 +54,7 @@ def _nearest_node(root: Node, details: ErrorDetails) -> Node:
     return node
 
 
-def _report(node: Node, details: ErrorDetails, problems: Problems) -> None:
+def _report(node: YamlNode, details: ErrorDetails, problems: Problems) -> None:
     kind, context, loc = details["type"], details.get("ctx", {}), details["loc"]
     match kind:
         case "missing":
@@ -72,7 +72,7 @@ def _report(node: Node, details: ErrorDetails, problems: Problems) -> None:
             problems.add(node, _SHAPES.get(kind, "is not valid here"), description(loc))
 
 
-def _take_out(root: Node, node: Node, details: ErrorDetails, stand_ins: dict[str, Any]) -> None:
+def _take_out(root: YamlNode, node: YamlNode, details: ErrorDetails, stand_ins: dict[str, Any]) -> None:
     if node.parent is None:
         stand_ins[str(details["loc"][-1])] = _STAND_INS.get(str(details["loc"][-1]))
         root.damaged = True

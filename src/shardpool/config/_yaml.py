@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from ._nodes import Node, Scalar
+from ._nodes import Scalar, YamlNode
 from ._problems import Problems
 from ._scalars import QUOTE, AmbiguousScalar, resolve
 
@@ -31,7 +31,7 @@ class Unreadable(Exception):
     """The text gives no tree; the reason is among the problems."""
 
 
-def read_yaml(text: str, problems: Problems) -> Node:
+def read_yaml(text: str, problems: Problems) -> YamlNode:
     """The root of the tree; what is refused within it goes to `problems`. Raises `Unreadable` when there is no tree."""
     _check_text(text, problems)
     builder = _Builder(problems)
@@ -58,9 +58,11 @@ def _check_text(text: str, problems: Problems) -> None:
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         problems.add_at(1, 1, "", f"the file is larger than {MAX_BYTES // 1024 // 1024} MiB", _NO_TOPOLOGY)
         raise Unreadable
-    if found := _UNPRINTABLE.search(text):
+    if unprintable := _UNPRINTABLE.search(text):
         hint = 'Write it as an escape in double quotes ("\\u….").'
-        _refuse_at(text, found.start(), f"control character U+{ord(found[0]):04X} in the file", hint, problems)
+        _refuse_at(
+            text, unprintable.start(), f"control character U+{ord(unprintable[0]):04X} in the file", hint, problems
+        )
 
 
 def _check_depth(text: str, mark: Any, problems: Problems) -> None:
@@ -85,13 +87,13 @@ class _Builder:
     """Makes the tree from events, one `feed` per event, without recursion over the text."""
 
     def __init__(self, problems: Problems) -> None:
-        self.root: Node | None = None
+        self.root: YamlNode | None = None
         self._problems = problems
         # The containers that are open, with the anchor of each and, for mappings, the key that waits for its value.
-        self._open: list[Node] = []
+        self._open: list[YamlNode] = []
         self._anchor_of_open: list[str | None] = []
-        self._keys: list[Node | None] = []
-        self._anchors: dict[str, Node] = {}
+        self._keys: list[YamlNode | None] = []
+        self._anchors: dict[str, YamlNode] = {}
         self._nodes = 0
         self._documents = 0
 
@@ -132,19 +134,19 @@ class _Builder:
         else:
             self._place(node)
 
-    def _resolve(self, node: Node) -> None:
+    def _resolve(self, node: YamlNode) -> None:
         try:
             node.value = resolve(node.text)
         except AmbiguousScalar as why:
             self._problems.add(node, str(why), why.hint)
 
-    def _checked_key(self, node: Node) -> Node:
+    def _checked_key(self, node: YamlNode) -> YamlNode:
         if isinstance(node.value, float | bool) or node.value is None:
             self._problems.add(node, "a key that is neither text nor a whole number", QUOTE)
             node.value = node.text
         return node
 
-    def _start(self, event: Any, value: dict[Any, Node] | list[Node]) -> None:
+    def _start(self, event: Any, value: dict[Any, YamlNode] | list[YamlNode]) -> None:
         if self._awaits_key():
             self._stop(event, "a list or mapping as a key", "Keys are names or numbers.")
         node = self._new(event, value)
@@ -176,7 +178,7 @@ class _Builder:
             copy.parent, copy.key = self._next_place()
             self._place(copy)
 
-    def _copy(self, node: Node, event: Any, depth: int) -> Node:
+    def _copy(self, node: YamlNode, event: Any, depth: int) -> YamlNode:
         """A copy for another place of the tree: counted as if it was written out, so that aliases cannot multiply."""
         copy = self._new(event, node.value)
         copy.line, copy.column, copy.text = node.line, node.column, node.text
@@ -193,7 +195,7 @@ class _Builder:
     def _awaits_key(self) -> bool:
         return bool(self._open) and isinstance(self._open[-1].value, dict) and self._keys[-1] is None
 
-    def _next_place(self) -> tuple[Node | None, Scalar]:
+    def _next_place(self) -> tuple[YamlNode | None, Scalar]:
         """The parent and the key or index of the value that comes next."""
         if not self._open:
             return None, None
@@ -202,7 +204,7 @@ class _Builder:
             return parent, len(parent.value)
         return parent, key.value if key is not None else None
 
-    def _place(self, node: Node) -> None:
+    def _place(self, node: YamlNode) -> None:
         """Put a value where the text has it: as the root, a list item or the value of the last key."""
         if not self._open:
             self.root = node
@@ -219,12 +221,12 @@ class _Builder:
         else:
             mapping.adopt(node)
 
-    def _new(self, event: Any, value: Any) -> Node:
+    def _new(self, event: Any, value: Any) -> YamlNode:
         self._nodes += 1
         if self._nodes > MAX_NODES:
             self._stop(event, f"more than {MAX_NODES} values, aliases counted as they are used", _NO_TOPOLOGY)
         mark = event.start_mark
-        return Node(mark.line + 1, mark.column + 1, value)
+        return YamlNode(mark.line + 1, mark.column + 1, value)
 
     def _stop(self, event: Any, message: str, hint: str) -> NoReturn:
         mark = event.start_mark

@@ -7,12 +7,12 @@ from typing import assert_never
 from .._sync.router import Router
 from ..report import Report as Check
 from ..topology import Placement, Reference, Sharded, Single
-from .report import Expectation, Table
-from .stage import Stage
+from .report import DemoTable, Expectation
+from .stage import DemoStage
 from .tally import Tally
 
 
-def rows(router: Router, tally: Tally, stage: Stage) -> tuple[tuple[Table, ...], list[Expectation]]:
+def rows(router: Router, tally: Tally, stage: DemoStage) -> tuple[tuple[DemoTable, ...], list[Expectation]]:
     """The rows of each table counted on every shard, and what they must add up to."""
     with stage.step("count rows") as step:
         tables = tuple(_counted(router, table, read) for table, read in reversed(tally.rows.items()))
@@ -20,10 +20,10 @@ def rows(router: Router, tally: Tally, stage: Stage) -> tuple[tuple[Table, ...],
     return tables, [_expectation(table) for table in tables]
 
 
-def _counted(router: Router, table: str, read: int) -> Table:
+def _counted(router: Router, table: str, read: int) -> DemoTable:
     answers = router.scatter(f"select count(*) from {table}", timeout=30)
     counts = {shard: int(result.one()[0]) for shard, result in answers.items()}
-    return Table(table, _words(router.topology.placement(table)), read, counts)
+    return DemoTable(table, _words(router.topology.placement(table)), read, counts)
 
 
 def _words(placement: Placement) -> str:
@@ -37,14 +37,14 @@ def _words(placement: Placement) -> str:
     assert_never(placement)
 
 
-def _expectation(table: Table) -> Expectation:
+def _expectation(table: DemoTable) -> Expectation:
     counts = list(table.rows_by_shard.values())
     if table.placement == "reference":
         return Expectation(f"complete copies of {table.name}", len(counts), counts.count(table.rows_read))
     return Expectation(f"rows of {table.name} on all shards", table.rows_read, sum(counts))
 
 
-def check(router: Router, stage: Stage) -> tuple[Check, list[Expectation]]:
+def check(router: Router, stage: DemoStage) -> tuple[Check, list[Expectation]]:
     """Identity, tables, keys, and the place of every row, which each shard tells with its own bucket function."""
     with stage.step("check") as step:
         report = router.check(timeout=60)

@@ -30,7 +30,7 @@ Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceTable:
     """One table: its columns, the file, the fields of the file in use, and how these make a row of the table."""
 
     table: str
@@ -143,10 +143,10 @@ def _weather(y: str, m: str, d: str, origin: str, time_hour: str, *rest: str) ->
 
 def _source(
     table: str, columns: str, row: Callable[..., Row], *, file: str | None = None, fields: str | None = None
-) -> Source:
+) -> SourceTable:
     """A source whose file and fields are named like the table and its columns, unless said."""
     names = tuple(columns.split())
-    return Source(table, names, file or f"{table}.csv", tuple(fields.split()) if fields else names, row)
+    return SourceTable(table, names, file or f"{table}.csv", tuple(fields.split()) if fields else names, row)
 
 
 _MINUTES = "sched_dep_time dep_time dep_delay sched_arr_time arr_time arr_delay air_time distance"

@@ -7,8 +7,8 @@ from time import perf_counter
 
 from .._sync.router import Router
 from ..topology import Reference
-from .data import SOURCES, Source
-from .stage import Stage
+from .data import SOURCES, SourceTable
+from .stage import DemoStage
 from .tally import Tally
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -17,7 +17,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 _LOG = "insert into load_log (table_name, rows, seconds) values (%s, %s, %s)"
 
 
-def create(router: Router, stage: Stage) -> str:
+def create(router: Router, stage: DemoStage) -> str:
     """The `shardpool` schema, and the tables by `router.migrations`; PostgreSQL's version."""
     with stage.step("init") as step:
         router.init()
@@ -30,7 +30,7 @@ def create(router: Router, stage: Stage) -> str:
     return version
 
 
-def load(router: Router, folder: Path, limit: int | None, stage: Stage) -> Tally:
+def load(router: Router, folder: Path, limit: int | None, stage: DemoStage) -> Tally:
     """Every file into its table, of the flights at most `limit`; gives the counts of what was read."""
     tally = Tally()
     for source in SOURCES:
@@ -41,7 +41,9 @@ def load(router: Router, folder: Path, limit: int | None, stage: Stage) -> Tally
     return tally
 
 
-def _load_one(router: Router, source: Source, folder: Path, limit: int | None, tally: Tally, stage: Stage) -> None:
+def _load_one(
+    router: Router, source: SourceTable, folder: Path, limit: int | None, tally: Tally, stage: DemoStage
+) -> None:
     table = source.table
     expected = source.count(folder) if limit is None else min(limit, source.count(folder))
     with stage.step(f"load {table}", total=expected) as step:

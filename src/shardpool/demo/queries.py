@@ -14,7 +14,7 @@ from psycopg import Connection
 from .._sync.router import Router
 from .data import NO_TAIL
 from .report import Batch, Carrier, Expectation, Lookups, NoTail, Period, Plane
-from .stage import Stage
+from .stage import DemoStage
 from .tally import Tally
 
 EXAMPLE = "N14228"
@@ -44,25 +44,25 @@ _SET_FLIGHTS = """
 """
 
 
-def plane(router: Router, tally: Tally, stage: Stage) -> tuple[Plane, Expectation]:
+def plane(router: Router, tally: Tally, stage: DemoStage) -> tuple[Plane, Expectation]:
     """A plane joined with its flights: the key leads to one shard, which has both."""
     with stage.step("join by key") as step:
         route = router.for_key(EXAMPLE, keyspace="tails")
         name, year, seats, flights, miles = route.execute(_PLANE, (EXAMPLE,)).one()
         step.note = f"{EXAMPLE} and its flights, on {route.shard} alone"
-    found = Plane(EXAMPLE, route.bucket, route.shard, f"{name} of {year}, {seats} seats", flights, miles)
-    return found, Expectation(f"flights of {EXAMPLE}", tally.by("flights", "tailnum")[EXAMPLE], flights)
+    answer = Plane(EXAMPLE, route.bucket, route.shard, f"{name} of {year}, {seats} seats", flights, miles)
+    return answer, Expectation(f"flights of {EXAMPLE}", tally.by("flights", "tailnum")[EXAMPLE], flights)
 
 
 def no_tail(router: Router, tally: Tally) -> tuple[NoTail, Expectation]:
     """The flights under the stand-in key."""
     route = router.for_key(NO_TAIL, keyspace="tails")
     flights, departed = route.execute(_FLIGHTS, (NO_TAIL,)).one()
-    found = NoTail(NO_TAIL, route.bucket, route.shard, flights, departed)
-    return found, Expectation("flights without a tail number", tally.by("flights", "tailnum")[NO_TAIL], flights)
+    answer = NoTail(NO_TAIL, route.bucket, route.shard, flights, departed)
+    return answer, Expectation("flights without a tail number", tally.by("flights", "tailnum")[NO_TAIL], flights)
 
 
-def lookups(router: Router, tally: Tally, stage: Stage) -> tuple[Lookups, Expectation]:
+def lookups(router: Router, tally: Tally, stage: DemoStage) -> tuple[Lookups, Expectation]:
     """Single look-ups, one after another, of keys from all over the keyspace."""
     flights = tally.by("flights", "tailnum")
     keys = sorted(flights)
@@ -82,11 +82,11 @@ def lookups(router: Router, tally: Tally, stage: Stage) -> tuple[Lookups, Expect
         step.rows = len(sample)
         step.note = f"{len(sample)} tail numbers, one by one"
     p99 = quantiles(seconds, n=100)[98] if len(seconds) > 1 else seconds[0]
-    found = Lookups(len(keys), route_us, len(sample), median(seconds) * 1e3, p99 * 1e3)
-    return found, Expectation("tail numbers looked up, with the file's flights", len(sample), same)
+    answer = Lookups(len(keys), route_us, len(sample), median(seconds) * 1e3, p99 * 1e3)
+    return answer, Expectation("tail numbers looked up, with the file's flights", len(sample), same)
 
 
-def period(router: Router, tally: Tally, stage: Stage) -> tuple[Period, Expectation]:
+def period(router: Router, tally: Tally, stage: DemoStage) -> tuple[Period, Expectation]:
     """The weather of a summer: only the shards that hold a part of it are asked."""
     with stage.step("query a range") as step:
         # The upper bound of for_range is not included.
@@ -97,12 +97,12 @@ def period(router: Router, tally: Tally, stage: Stage) -> tuple[Period, Expectat
     sums = _added((origin, numbers) for result in answers.values() for origin, *numbers in result)
     hours = sum(hours for hours, _, _ in sums.values())
     means = {origin: total / known for origin, (_, total, known) in sorted(sums.items())}
-    found = Period(_FIRST.isoformat(), _LAST.isoformat(), tuple(answers), hours, means)
+    answer = Period(_FIRST.isoformat(), _LAST.isoformat(), tuple(answers), hours, means)
     expected = sum(count for day, count in tally.by("weather", "day").items() if _FIRST <= day <= _LAST)
-    return found, Expectation("hours of weather in that range", expected, hours)
+    return answer, Expectation("hours of weather in that range", expected, hours)
 
 
-def carriers(router: Router, tally: Tally, stage: Stage) -> tuple[tuple[Carrier, ...], Expectation]:
+def carriers(router: Router, tally: Tally, stage: DemoStage) -> tuple[tuple[Carrier, ...], Expectation]:
     """Flights by carrier, counted on every shard and added here; any one shard has the names of all carriers.
 
     Means do not add up, so the shards give sums and counts.
@@ -116,8 +116,8 @@ def carriers(router: Router, tally: Tally, stage: Stage) -> tuple[tuple[Carrier,
         step.note = f"flights by carrier; names from {named.shards[0]}"
     expected = tally.by("flights", "carrier")
     same = sum(expected[carrier] == count for carrier, (count, _, _) in sums.items())
-    found = tuple(Carrier(*row) for row in named)
-    return found, Expectation("carriers with the file's number of flights", len(expected), same)
+    answer = tuple(Carrier(*row) for row in named)
+    return answer, Expectation("carriers with the file's number of flights", len(expected), same)
 
 
 def _added(parts: Iterable[tuple[str, list[Any]]]) -> dict[str, list[Any]]:
@@ -129,7 +129,7 @@ def _added(parts: Iterable[tuple[str, list[Any]]]) -> dict[str, list[Any]]:
     return sums
 
 
-def batch(router: Router, tally: Tally, stage: Stage) -> tuple[Batch, Expectation]:
+def batch(router: Router, tally: Tally, stage: DemoStage) -> tuple[Batch, Expectation]:
     """One transaction for each plane, on the shard of its key, several shards and planes at once."""
     tails: Counter[str] = tally.by("planes", "tailnum")
     planes = list(tails)
@@ -143,8 +143,8 @@ def batch(router: Router, tally: Tally, stage: Stage) -> tuple[Batch, Expectatio
         step.note = f"{len(planes):,} transactions, {_CONCURRENCY} at once a shard"
     expected = tally.by("flights", "tailnum")
     same = sum(count == expected[tail] for tail, count in zip(planes, counts, strict=True))
-    found = Batch(len(planes), _CONCURRENCY, len(planes) / seconds)
-    return found, Expectation("planes updated with the file's number of flights", len(planes), same)
+    answer = Batch(len(planes), _CONCURRENCY, len(planes) / seconds)
+    return answer, Expectation("planes updated with the file's number of flights", len(planes), same)
 
 
 def _set_flights(conn: Connection[Any], tailnum: str) -> int:

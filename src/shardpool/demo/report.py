@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DemoStep:
     """One step and the seconds it took; `rows` where a rate makes sense."""
 
     name: str
@@ -18,7 +18,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class DemoTable:
     """A table: how its rows are placed, how many were read, and how many each shard says that it has."""
 
     name: str
@@ -108,7 +108,7 @@ class Findings:
     """What was found on the fleet while it was up."""
 
     postgres: str
-    tables: tuple[Table, ...]
+    tables: tuple[DemoTable, ...]
     no_tail: NoTail
     plane: Plane
     lookups: Lookups
@@ -124,12 +124,12 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DemoReport:
     """A whole run; `topology` is the path of its file when the fleet stays up."""
 
     fleet: str
     shards: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[DemoStep, ...]
     seconds: float
     findings: Findings
     topology: str | None = None

@@ -13,14 +13,14 @@ from ..local.state import names
 from . import audit, loading, queries
 from .data import data_folder
 from .layout import layout
-from .report import Findings, Report
+from .report import DemoReport, Findings
 from .signals import interrupts_deferred, uninterrupted
-from .stage import Stage
+from .stage import DemoStage
 
 _NAME = "demo"
 
 
-def run(*, shards: int, limit: int | None, keep: bool, stage: Stage) -> Report:
+def run(*, shards: int, limit: int | None, keep: bool, stage: DemoStage) -> DemoReport:
     """Start servers, `explore` them, and stop them again unless they are to be kept and nothing failed."""
     folder = data_folder()
     started = perf_counter()
@@ -40,10 +40,10 @@ def run(*, shards: int, limit: int | None, keep: bool, stage: Stage) -> Report:
             step.note = "data removed"
     seconds = perf_counter() - started
     topology = str(fleet.topology_path) if keep else None
-    return Report(fleet.name, _shards(fleet), tuple(stage.steps), seconds, findings, topology)
+    return DemoReport(fleet.name, _shards(fleet), tuple(stage.steps), seconds, findings, topology)
 
 
-def _started(shards: int, stage: Stage) -> LocalFleet:
+def _started(shards: int, stage: DemoStage) -> LocalFleet:
     """A fleet of its own: one that is up already, of a demo that was kept or that runs now, is left alone."""
     for name in _names():
         if name in names():
@@ -63,7 +63,7 @@ def _names() -> Iterator[str]:
     yield from (f"{_NAME}-{number}" for number in count(2))
 
 
-def _up(name: str, shards: int, stage: Stage) -> LocalFleet:
+def _up(name: str, shards: int, stage: DemoStage) -> LocalFleet:
     with stage.step("start servers") as step:
         fleet = LocalFleet.up(name, shards, database="flights")
         step.note = f"{' '.join(_shards(fleet))}, without fsync"
@@ -74,13 +74,13 @@ def _shards(fleet: LocalFleet) -> tuple[str, ...]:
     return tuple(server.shard for server in fleet.servers)
 
 
-def _on_fleet(fleet: LocalFleet, folder: Path, limit: int | None, stage: Stage) -> Findings:
+def _on_fleet(fleet: LocalFleet, folder: Path, limit: int | None, stage: DemoStage) -> Findings:
     fleet.write_topology(layout(_shards(fleet)))
     with Router(fleet.topology_path) as router:
         return explore(router, folder, limit, stage)
 
 
-def explore(router: Router, folder: Path, limit: int | None, stage: Stage) -> Findings:
+def explore(router: Router, folder: Path, limit: int | None, stage: DemoStage) -> Findings:
     """Everything that the demo does on a fleet whose servers are up and empty."""
     version = loading.create(router, stage)
     tally = loading.load(router, folder, limit, stage)

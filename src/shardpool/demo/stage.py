@@ -9,7 +9,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from .report import Step
+from .report import DemoStep
 
 # A rate over fewer rows says nothing but how long a statement takes.
 _RATED = 500
@@ -28,12 +28,12 @@ class Running:
         self._bars.advance(self._task, count)
 
 
-class Stage:
+class DemoStage:
     """Runs steps one after another, times them and shows them on a console."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self.steps: list[Step] = []
+        self.steps: list[DemoStep] = []
 
     def say(self, text: str = "") -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
@@ -49,7 +49,7 @@ class Stage:
         except BaseException:
             self.say(f"  [red]✗[/] {name}")
             raise
-        step = Step(name, perf_counter() - started, running.note, running.rows)
+        step = DemoStep(name, perf_counter() - started, running.note, running.rows)
         self.steps.append(step)
         self._show(step)
 
@@ -61,6 +61,6 @@ class Stage:
         console = self._console if self._console.is_terminal else Console(quiet=True)
         return Progress(*columns, console=console, transient=True)
 
-    def _show(self, step: Step) -> None:
+    def _show(self, step: DemoStep) -> None:
         rate = f"{step.rows / step.seconds:>9,.0f}/s" if step.rows and step.rows >= _RATED else ""
         self.say(f"  [green]✓[/] {step.name:<18}{step.note:<38}{step.seconds:>6.2f} s{rate}")

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from .data import Row, Source
+from .data import Row, SourceTable
 
 _COUNTED = {"flights": ("tailnum", "carrier"), "planes": ("tailnum",), "weather": ("day",)}
 
@@ -18,7 +18,7 @@ class Tally:
         self.rows: dict[str, int] = {}
         self._counts: defaultdict[tuple[str, str], Counter[Any]] = defaultdict(Counter)
 
-    def counting(self, source: Source, rows: Iterator[Row]) -> Iterator[Row]:
+    def counting(self, source: SourceTable, rows: Iterator[Row]) -> Iterator[Row]:
         """The same rows, counted as they pass."""
         columns = _COUNTED.get(source.table, ())
         counters = [(source.columns.index(column), self.by(source.table, column)) for column in columns]

@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from rich.markup import escape
 
 from .loading import MIGRATIONS
-from .report import Carrier, Expectation, Findings, Report, Table
+from .report import Carrier, DemoReport, DemoTable, Expectation, Findings
 
 _BAR = 40
 _CARRIERS = 5
 
 
-def lines(report: Report) -> Iterator[str]:
+def lines(report: DemoReport) -> Iterator[str]:
     """The lines of the report, with rich's markup."""
-    found = report.findings
-    yield from _section("Rows per shard", _tables(found))
-    yield from _section("By key, by range, in a batch", _answers(found))
-    yield from _section("Flights by carrier, added over all shards", _carriers(found.carriers))
-    yield from _section("Shards against files", map(_expectation, found.expectations))
+    findings = report.findings
+    yield from _section("Rows per shard", _tables(findings))
+    yield from _section("By key, by range, in a batch", _answers(findings))
+    yield from _section("Flights by carrier, added over all shards", _carriers(findings.carriers))
+    yield from _section("Shards against files", map(_expectation, findings.expectations))
     yield ""
     verdict = "[green]every number is the file's[/]" if report.ok else "[red]some numbers are not the file's[/]"
     yield f"{verdict}, {report.seconds:.1f} s in all"
@@ -35,19 +35,19 @@ def _section(title: str, body: Iterator[str]) -> Iterator[str]:
         yield f"  {line}"
 
 
-def _tables(found: Findings) -> Iterator[str]:
-    for table in found.tables:
+def _tables(findings: Findings) -> Iterator[str]:
+    for table in findings.tables:
         if table.placement == "reference":
             copies = len(table.rows_by_shard)
             yield f"{table.name:<10}{table.rows_read:>9,}  reference: a copy on each of {copies} shards"
         else:
             yield from _bars(table)
-    no_tail = found.no_tail
+    no_tail = findings.no_tail
     yield f"{no_tail.flights:,} flights have no tail number in the file ({no_tail.departed:,} of them departed):"
     yield f"they are under the key '{no_tail.key}', pinned to {no_tail.shard} in a bucket of its own"
 
 
-def _bars(table: Table) -> Iterator[str]:
+def _bars(table: DemoTable) -> Iterator[str]:
     yield f"{table.name:<10}{table.rows_read:>9,}  {table.placement}"
     longest = max(table.rows_by_shard.values()) or 1
     for shard, count in table.rows_by_shard.items():
@@ -55,8 +55,8 @@ def _bars(table: Table) -> Iterator[str]:
         yield f"  {shard:<8}{count:>9,}  [cyan]{bar}[/]"
 
 
-def _answers(found: Findings) -> Iterator[str]:
-    plane, times, period, batch = found.plane, found.lookups, found.period, found.batch
+def _answers(findings: Findings) -> Iterator[str]:
+    plane, times, period, batch = findings.plane, findings.lookups, findings.period, findings.batch
     means = ", ".join(f"{origin} {mean:.1f} °F" for origin, mean in period.temperature_by_origin.items())
     yield f"{'join by key':<14}{plane.tailnum} → bucket {plane.bucket} of tails → {plane.shard}, its flights with it"
     yield f"{'':<14}{escape(plane.description)}: {plane.flights:,} flights, {plane.miles:,} miles"
@@ -82,7 +82,7 @@ def _expectation(one: Expectation) -> str:
     return f"{mark} {one.what:<52}{one.found:>9,}" + ("" if one.ok else f"  expected {one.expected:,}")
 
 
-def _next_commands(report: Report) -> Iterator[str]:
+def _next_commands(report: DemoReport) -> Iterator[str]:
     tailnum = report.findings.plane.tailnum
     yield ""
     yield f"The servers of fleet {report.fleet} stay up. Try:"

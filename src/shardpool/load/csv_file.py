@@ -1,35 +1,29 @@
-"""A CSV file as rows of text, with the line that each row begins on."""
+"""A CSV file on disk, compressed or not, or on standard input, as blocks of records."""
 
 from __future__ import annotations
 
 import codecs
-import csv
 import gzip
 import io
 import os
-import re
-import sys
 import zipfile
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import BinaryIO, TextIO, cast
 
+from .._wire.csv_blocks import CsvBlock, CsvForm
 from ..errors import LoadError, nearest
+from .csv_reader import CsvReader
 
-Row = tuple[str | None, ...]
-
-# Rows are read ahead of those that are placed by at most one batch: so many lines are remembered.
-_LINES_KEPT = 4096
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 # What a compressed file that was cut off or changed fails with.
 _BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile)
-UNREADABLE = (csv.Error, UnicodeError, *_BROKEN)
+UNREADABLE = (UnicodeError, *_BROKEN)
 
 
 class CsvFile:
-    """The rows of a CSV file (RFC 4180): tuples of text, with None where a field is the null text and is not quoted.
+    """The records of a CSV file, read as PostgreSQL's COPY reads them: NULL is the null text where it is not quoted.
 
     `source` is a path (plain, .gz, or a .zip with one member, told by its first bytes) or an open binary file, which
     can be read once only. The first row names the columns, unless `columns` are given with `header=False`.
@@ -47,19 +41,13 @@ class CsvFile:
     ) -> None:
         self.name = os.fspath(source) if isinstance(source, str | os.PathLike) else "standard input"
         self._source = source
-        self._null = null
-        self._delimiter = delimiter
-        # The fields of a record, each with its quotes, and an empty one more.
-        self._fields = re.compile(rf'("(?:[^"]|"")*"|[^{re.escape(delimiter)}]*)(?:{re.escape(delimiter)}|\Z)')
-        # The lines that the csv module has read for the record that it gives next.
-        self._text: list[str] = []
+        self.form = CsvForm(delimiter, null)
         self._encoding = encoding
         self._header = header
         self._raw: BinaryIO | None = None
-        self._lines: deque[tuple[int, int]] = deque(maxlen=_LINES_KEPT)
         self._given = list(columns) if columns is not None else None
-        # Where `columns` has read the header already, `rows` goes on from there: standard input is there once only.
-        self._begun: tuple[TextIO, Any, list[str]] | None = None
+        # Where `columns` has read the header already, `blocks` goes on from there: standard input is there once only.
+        self._begun: tuple[TextIO, CsvReader, list[str]] | None = None
         try:
             codecs.lookup(encoding)
         except LookupError:
@@ -89,10 +77,6 @@ class CsvFile:
             return 0
         return (self.size or 0) if self._raw.closed else self._raw.tell()
 
-    def line_of(self, record: int) -> int | None:
-        """The line (1-based) on which a record (1-based) that was read a short while ago begins."""
-        return next((line for number, line in self._lines if number == record), None)
-
     def columns(self) -> list[str]:
         """The names of the columns; reads the header, when there is one."""
         if not self._header:
@@ -101,16 +85,15 @@ class CsvFile:
             self._begun = self._begin()
         return self._chosen(self._begun[2])
 
-    def _begin(self) -> tuple[TextIO, Any, list[str]]:
-        """The open file, the reader of its rows, and the names of all its columns."""
+    def _begin(self) -> tuple[TextIO, CsvReader, list[str]]:
+        """The open file, the reader of its records, and the names of all its columns."""
         try:
             file = self._open()
         except UNREADABLE as error:
             raise self._unreadable(error, 1) from error
-        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-        reader = csv.reader(self._remembered(file), delimiter=self._delimiter, strict=True)
+        reader = CsvReader(file, self.name, self.form)
         try:
-            names = next(reader, []) if self._header else list(self._given or [])
+            names = reader.header() if self._header else list(self._given or [])
         except UNREADABLE as error:
             raise self._unreadable(error, 1) from error
         if not names:
@@ -124,58 +107,18 @@ class CsvFile:
                 raise LoadError(f'{self.name} has no column "{column}"', hint=nearest(column, names))
         return self._given or names
 
-    def rows(self, keep: Callable[[Row], bool] = lambda row: True) -> Iterator[Row]:
-        """The rows that `keep` keeps, in order; raises `LoadError` with the line of a row that is not as the header."""
+    def blocks(self) -> Iterator[CsvBlock]:
+        """The records in order; raises `LoadError` with the line of one that is not as the header."""
         begun, self._begun = self._begun or self._begin(), None
         file, reader, names = begun
         assert self._raw is not None
         # Closing what decompresses a file leaves the file itself open.
         with self._raw, file:
-            wanted = [names.index(column) for column in self._chosen(names)]
-            every = wanted == list(range(len(names)))
-            record = 0
-            while True:
-                line = reader.line_num + 1
-                self._text.clear()
-                try:
-                    fields = next(reader)
-                except StopIteration:
-                    return
-                except UNREADABLE as error:
-                    raise self._unreadable(error, line) from error
-                if not fields:  # an empty line
-                    continue
-                if len(fields) != len(names):
-                    raise LoadError(
-                        f"{self.name}:{line}: {len(fields)} fields where the header has {len(names)}", line=line
-                    )
-                row = self._row(fields)
-                if not every:
-                    row = tuple(row[at] for at in wanted)
-                if keep(row):
-                    record += 1
-                    self._lines.append((record, line))
-                    yield row
-
-    def _remembered(self, file: TextIO) -> Iterator[str]:
-        for line in file:
-            self._text.append(line)
-            yield line
-
-    def _row(self, fields: list[str]) -> Row:
-        """The fields, with None for the null text; as in PostgreSQL's COPY, what is quoted is never NULL."""
-        null = self._null
-        if null not in fields:
-            return tuple(fields)
-        # The csv module does not tell which fields were quoted: where it matters, they are looked at once more.
-        text = "".join(self._text)
-        if '"' not in text:
-            return tuple(None if field == null else field for field in fields)
-        raw = self._fields.findall(text.rstrip("\r\n"))
-        return tuple(
-            None if field == null and not source.startswith('"') else field
-            for field, source in zip(fields, raw, strict=False)
-        )
+            chosen = [names.index(column) for column in self._chosen(names)]
+            try:
+                yield from reader.blocks(len(names), chosen)
+            except UNREADABLE as error:
+                raise self._unreadable(error, reader.line) from error
 
     def _unreadable(self, error: Exception, line: int) -> LoadError:
         """A text file is decoded ahead of its lines, so the line of a wrong byte is looked for by itself."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import compress
 from pathlib import Path
 from time import monotonic
 from typing import Literal
 
-import psycopg
-
 from .._async.router import AsyncRouter
-from ..errors import LoadError, first_line
+from .._wire.csv_blocks import CsvBlock, CsvRecords, Row, quoted
+from ..errors import LoadError
 from ..topology import Sharded
-from .csv_file import CsvFile, Row
+from .csv_file import CsvFile
 
 _SPECIAL = frozenset('",\r\n')
+# Records are read ahead of those that are placed by at most one batch: the lines of so many are remembered.
+_LINES_KEPT = 4096
 
 OnNullKey = Literal["error", "skip", "collect"]
 
@@ -49,9 +53,9 @@ async def load_csv(
 ) -> LoadReport:
     """Load a file, each row to the shard of its key: all of it, or on failure nothing of it, as `copy_into` says.
 
-    Values go to the servers as text, so that each column's own type reads them. A row without a key is an error, is
-    left out and counted, or is written into the CSV file `collect_into`. Raises `LoadError` with `line`, the line of
-    the file, when a row is to blame.
+    Records go to the servers as they stand in the file, where each column's own type reads them; only the key is read
+    here. A row without a key is an error, is left out and counted, or is written into the CSV file `collect_into`.
+    Raises `LoadError` with `line`, the line of the file, when a row is to blame.
     """
     if collect_into is not None and file.is_at(collect_into):
         raise LoadError(
@@ -61,35 +65,75 @@ async def load_csv(
     columns = file.columns()
     placement = router.topology.placement(table)
     keys = placement.key_columns if isinstance(placement, Sharded) else ()
-    sieve = _Sieve([columns.index(key) for key in keys if key in columns], on_null_key)
+    sieve = _Sieve([columns.index(key) for key in keys if key in columns], len(columns), on_null_key)
+    again = partial(sieve.sifted, file) if file.can_be_read_again else None
     started = monotonic()
     with sieve.collecting(collect_into, columns):
+        records = CsvRecords(file.form.sent, sieve.counted(file), again)
         try:
             rows_by_shard = await router.copy_into(
-                table, file.rows(sieve.keep), columns=columns, binary=False, timeout=timeout, progress=progress
+                table, records, columns=columns, binary=False, timeout=timeout, progress=progress
             )
         except LoadError as error:
-            raise _located(error, router, table, file, sieve) from error.__cause__
+            raise _located(error, table, file, sieve) from error.__cause__
     return LoadReport(table, rows_by_shard, sieve.skipped, monotonic() - started, sieve.kept)
 
 
 class _Sieve:
-    """Keeps the rows that have a key, and counts or collects the others."""
+    """Keeps the records that have a key, and counts or collects the others."""
 
-    def __init__(self, positions: list[int], on_null_key: OnNullKey) -> None:
+    def __init__(self, positions: list[int], width: int, on_null_key: OnNullKey) -> None:
         self.positions = positions
+        self.width = width
         self.skipped = 0
         self.kept = 0
         self._on_null_key = on_null_key
-        self._write: Callable[[Row], object] = lambda row: None
+        self.write: Callable[[Row], object] = lambda row: None
+        # The number of the first record of a block, from 1, and the lines of its records.
+        self._recent: deque[tuple[int, Sequence[int]]] = deque()
 
-    def keep(self, row: Row) -> bool:
-        if self._on_null_key != "error" and any(row[at] is None for at in self.positions):
-            self.skipped += 1
-            self._write(row)
-            return False
-        self.kept += 1
-        return True
+    def counted(self, file: CsvFile) -> Iterator[CsvBlock]:
+        """What is kept of the file, while it is told what was not."""
+        for block in file.blocks():
+            kept, left = self._divided(block)
+            self.skipped += len(left)
+            for line, row in zip(left.lines, left.rows(), strict=True):
+                if len(row) != self.width:
+                    raise LoadError(f"{file.name}:{line}: {len(row)} fields where there are {self.width}", line=line)
+                self.write(row)
+            self._recent.append((self.kept + 1, kept.lines))
+            self.kept += len(kept)
+            while self._recent[0][0] + len(self._recent[0][1]) <= self.kept - _LINES_KEPT:
+                self._recent.popleft()
+            if kept:
+                yield kept
+
+    def sifted(self, file: CsvFile) -> Iterator[CsvBlock]:
+        """What is kept of the file."""
+        return (self._divided(block)[0] for block in file.blocks())
+
+    def _divided(self, block: CsvBlock) -> tuple[CsvBlock, CsvBlock]:
+        """The records with a key, and those without one where they are not an error."""
+        columns = [block.column(at) for at in self.positions] if self._on_null_key != "error" else []
+        if not any(None in column for column in columns):
+            return block, block[:0]
+        has_key = [None not in parts for parts in zip(*columns, strict=True)]
+        numbers = range(len(block))
+        return block.picked(list(compress(numbers, has_key))), block.picked(
+            list(compress(numbers, [not has for has in has_key]))
+        )
+
+    def line_of(self, record: int, file: CsvFile) -> int | None:
+        """The line on which a record (1-based) that was kept begins; None where it can no longer be told."""
+        for first, lines in self._recent:
+            if first <= record < first + len(lines):
+                return lines[record - first]
+        if file.can_be_read_again:
+            for block in self.sifted(file):
+                if record <= len(block):
+                    return block.lines[record - 1]
+                record -= len(block)
+        return None
 
     def collecting(self, path: Path | None, columns: list[str]) -> _Collecting:
         return _Collecting(self, path if self._on_null_key == "collect" else None, columns)
@@ -110,7 +154,7 @@ class _Collecting:
             except OSError as error:
                 raise LoadError(f"{self._path} cannot be written: {error.strerror}") from error
             self._write(tuple(self._columns))
-            self._sieve._write = self._write
+            self._sieve.write = self._write
 
     def _write(self, row: Row) -> None:
         """As PostgreSQL's COPY writes CSV; the csv module cannot keep NULL and empty text apart."""
@@ -123,22 +167,16 @@ class _Collecting:
 
 def _quoted(field: str) -> str:
     """Text as a field of CSV, in quotes where it would be read otherwise without."""
-    if field and not _SPECIAL.intersection(field):
-        return field
-    return '"' + field.replace('"', '""') + '"'
+    return field if field and not _SPECIAL.intersection(field) else quoted(field)
 
 
-def _located(error: LoadError, router: AsyncRouter, table: str, file: CsvFile, sieve: _Sieve) -> LoadError:
+def _located(error: LoadError, table: str, file: CsvFile, sieve: _Sieve) -> LoadError:
     """The same error, with the line of the file that is to blame where one is."""
     if error.line is None and error.record is not None:
-        error.line = file.line_of(error.record)
-    why = error.detail
-    if error.line is None and error.rejected and file.can_be_read_again:
-        error.line, shard = _first_rejected(error.rejected, router, table, file, sieve)
-        why = _why(error.failures[shard])
+        error.line = sieve.line_of(error.record, file)
     if error.line is not None and not error.message.startswith(file.name):
         return LoadError(
-            f"{file.name}:{error.line}: {why}",
+            f"{file.name}:{error.line}: {error.detail}",
             committed=error.committed,
             rolled_back=error.rolled_back,
             unknown=error.unknown,
@@ -150,29 +188,3 @@ def _located(error: LoadError, router: AsyncRouter, table: str, file: CsvFile, s
             hint="Correct the line, or leave it out, and load again.",
         )
     return error
-
-
-def _why(error: BaseException) -> str:
-    """What a server said of the row: its message, and the detail that names the values."""
-    detail = error.diag.message_detail if isinstance(error, psycopg.Error) else None
-    return first_line(error) + (f" ({detail})" if detail else "")
-
-
-def _first_rejected(
-    rejected: dict[str, int], router: AsyncRouter, table: str, file: CsvFile, sieve: _Sieve
-) -> tuple[int | None, str]:
-    """The line of the first row that a server refused and its shard, found by dealing the file out again, on paper."""
-    lookup = router._state.lookup_named(None, table) if sieve.positions else None
-    counts = dict.fromkeys(rejected, 0)
-    for record, row in enumerate(file.rows(sieve.keep), 1):
-        if lookup is None:
-            shards = list(rejected)
-        else:
-            key = tuple(row[at] for at in sieve.positions)
-            shards = [lookup(key if len(key) > 1 else key[0]).shard]
-        for shard in shards:
-            if shard in counts:
-                counts[shard] += 1
-                if counts[shard] == rejected[shard]:
-                    return file.line_of(record), shard
-    return None, next(iter(rejected))

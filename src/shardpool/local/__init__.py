@@ -6,8 +6,24 @@ turns that round). Never a server that was not started here is touched: before a
 with what was written down when it was started.
 """
 
-from .binaries import LocalError, LocalMisuse, find_binaries
-from .fleet import LocalFleet, list_fleets
-from .server import Server, ServerStatus
+from typing import TYPE_CHECKING
+
+from .._exports import exports
+
+if TYPE_CHECKING:
+    from ..errors import LocalError, LocalMisuse
+    from .binaries import find_binaries
+    from .fleet import LocalFleet, list_fleets
+    from .server import Server, ServerStatus
 
 __all__ = ["LocalError", "LocalFleet", "LocalMisuse", "Server", "ServerStatus", "find_binaries", "list_fleets"]
+
+__getattr__ = exports(
+    __name__,
+    {
+        "..errors": "LocalError LocalMisuse",
+        ".binaries": "find_binaries",
+        ".fleet": "LocalFleet list_fleets",
+        ".server": "Server ServerStatus",
+    },
+)

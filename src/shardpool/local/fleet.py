@@ -14,8 +14,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from ..errors import LocalError, LocalMisuse
 from . import state
-from .binaries import LocalError, LocalMisuse, account, find_binaries
+from .binaries import Binaries, account, find_binaries
 from .server import NOT_DURABLE, SETTINGS, Server, ServerStatus
 from .state import State
 from .topology_file import DEFAULT_KEYSPACES, topology_text
@@ -56,15 +57,17 @@ class LocalFleet:
         settings: Mapping[str, str] | None = None,
         durable: bool = False,
         control: str = "required",
+        postgres: int | None = None,
         progress: Progress | None = None,
     ) -> LocalFleet:
         """Start a fleet of shards `s0`, `s1`, … and give it; one that is up already is given as it is.
 
         `shards` (default: 4), `replicas` (default: none) and `database` (default: shop) are those of the fleet where it
         has stopped, and have to be where they are given. `replicas` is a number for each shard, or {shard: number}.
-        `directory` is where data lies (default: in memory
-        where there is room, unless `durable`), `port` the first of consecutive ports (default: free ones). `settings`
-        go into each server's configuration. Data is lost when the machine stops, unless `durable`. Blocks for about
+        `directory` is where data lies (default: in memory where there is room, unless `durable`), `port` the first of
+        consecutive ports (default: free ones). `settings` go into each server's configuration. `postgres` is the major
+        version of the servers (default: that of the first programs that are found; see `find_binaries`), and has to be
+        that of a fleet that is there. Data is lost when the machine stops, unless `durable`. Blocks for about
         2 s; raises `LocalError`.
         """
         if shards is not None and not 1 <= shards <= 64:
@@ -79,15 +82,21 @@ class LocalFleet:
                 "database": database or known.get("database", "shop"),
             }
             if written is not None and written.complete:
-                return cls._again(written, options, progress)
+                return cls._again(written, options, postgres, progress)
             if written is not None:  # its starter did not get to the end
-                cls(written)._remove()
-            found = {**SETTINGS, **({} if durable else NOT_DURABLE), **(settings or {})}
+                unfinished = cls(written)
+                unfinished._remove()
+            server_settings = {**SETTINGS, **({} if durable else NOT_DURABLE), **(settings or {})}
             root = state.data_root(directory, durable=durable)
-            return cls._new(name, options, root, port, found, control, progress or (lambda line: None))
+            binaries = find_binaries(postgres)
+            return cls._new(
+                name, options, binaries, root, port, server_settings, control, progress or (lambda line: None)
+            )
 
     @classmethod
-    def _again(cls, written: State, options: dict[str, object], progress: Progress | None) -> LocalFleet:
+    def _again(
+        cls, written: State, options: dict[str, object], postgres: int | None, progress: Progress | None
+    ) -> LocalFleet:
         """A fleet that is written down as complete: start what has stopped since."""
         if written.options != options:
             raise LocalMisuse(
@@ -95,6 +104,11 @@ class LocalFleet:
                 hint=f"shardpool local down --name {written.name}, or choose another name.",
             )
         fleet = cls(written)
+        if postgres not in (None, fleet.version):
+            raise LocalMisuse(
+                f"fleet {written.name} is one of PostgreSQL {fleet.version}",
+                hint=f"shardpool local down --name {written.name}, or choose another name.",
+            )
         fleet.was_up = True
         stopped = [server for server in fleet.servers if not server.is_running]
         if stopped and progress is not None:
@@ -107,13 +121,13 @@ class LocalFleet:
         cls,
         name: str,
         options: dict[str, object],
+        binaries: Binaries,
         folder: Path,
         port: int | None,
         settings: dict[str, str],
         control: str,
         progress: Progress,
     ) -> LocalFleet:
-        binaries = find_binaries()
         root = state.make_private(folder, for_servers=True)
         data = state.make_private(root / f"{name}-{secrets.token_hex(3)}", for_servers=True)
         servers = _servers(name, options, data, port)
@@ -166,6 +180,11 @@ class LocalFleet:
         """The topology file of the fleet."""
         return self.directory / "topology.yaml"
 
+    @property
+    def version(self) -> int:
+        """The major version of PostgreSQL that the data of the fleet is of."""
+        return int((self.servers[0].data / "PG_VERSION").read_text(encoding="ascii"))
+
     def server(self, name: str) -> Server:
         """A server by its name: `s0`, or `s0-replica-1`."""
         for server in self.servers:
@@ -180,7 +199,7 @@ class LocalFleet:
     def connect_command(self, name: str) -> list[str]:
         """The psql command line for a server; its password is in the file that PGPASSFILE must name."""
         server = self.server(name)
-        program = shutil.which("psql") or find_binaries().program("psql")
+        program = shutil.which("psql") or find_binaries(self.version).program("psql")
         return [program, "-h", "127.0.0.1", "-p", str(server.port), "-U", "app", "-d", server.database]
 
     @property
@@ -218,7 +237,7 @@ class LocalFleet:
 
     def start(self, servers: Sequence[Server] | None = None) -> None:
         """Start the servers that do not run."""
-        binaries = find_binaries()
+        binaries = find_binaries(self.version)
         for role in ("primary", "replica"):
             chosen = [server for server in servers or self.servers if server.role == role]
             _side_by_side([partial(server.start, binaries) for server in chosen])
@@ -250,7 +269,7 @@ class LocalFleet:
 def list_fleets() -> list[LocalFleet]:
     """Every fleet that is written down, by name."""
     written = [state.load(name) for name in state.names()]
-    return [LocalFleet(found) for found in written if found is not None]
+    return [LocalFleet(fleet) for fleet in written if fleet is not None]
 
 
 def _replicas(shards: int, replicas: int | Mapping[str, int]) -> dict[str, int]:

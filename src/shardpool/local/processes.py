@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from time import monotonic
 
-from .binaries import LocalError
+from ..errors import LocalError
 
 
 def identity(pid: int) -> str | None:
@@ -24,17 +24,17 @@ def identity(pid: int) -> str | None:
             return None
         # Fields 3 and 22 of proc(5): the state, and the start in clock ticks since boot.
         return None if fields[0] in "ZX" or not command else f"{fields[19]} {command}"
-    told = subprocess.run(["ps", "-o", "stat=,lstart=,command=", "-p", str(pid)], capture_output=True, text=True)
-    line = told.stdout.strip()
-    return None if told.returncode or line.startswith("Z") else line.partition(" ")[2].strip()
+    listing = subprocess.run(["ps", "-o", "stat=,lstart=,command=", "-p", str(pid)], capture_output=True, text=True)
+    line = listing.stdout.strip()
+    return None if listing.returncode or line.startswith("Z") else line.partition(" ")[2].strip()
 
 
 def children(pid: int) -> list[int]:
     """The processes that a process has started."""
     if sys.platform == "linux":
         return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _parent(path) == pid]
-    told = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
-    return [int(word) for word in told.stdout.split()]
+    listing = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
+    return [int(word) for word in listing.stdout.split()]
 
 
 def _parent(process: Path) -> int | None:

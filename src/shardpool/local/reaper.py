@@ -10,7 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 
-from .binaries import LocalError
+from ..errors import LocalError
 from .fleet import LocalFleet
 
 

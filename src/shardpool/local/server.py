@@ -17,7 +17,8 @@ from typing import Any, Literal
 import psycopg
 from psycopg import sql
 
-from .binaries import Binaries, LocalError, account, as_account
+from ..errors import LocalError
+from .binaries import Binaries, account, as_account
 from .processes import children, identity, send, wait_until_gone
 
 Role = Literal["primary", "replica"]
@@ -129,20 +130,30 @@ class Server:
         with self._until_ready(
             {"host": self.sockets, "port": self.port, "user": "postgres", "dbname": "postgres"}
         ) as c:
-            self._make_roles(c)
+            self._make_roles(c, binaries.version)
             self._write("pg_hba.conf", _HBA)
             c.execute("select pg_reload_conf()")
 
-    def _make_roles(self, conn: psycopg.Connection[Any]) -> None:
+    def _make_roles(self, conn: psycopg.Connection[Any], version: int) -> None:
+        if version >= 16:
+            # These passwords are 144 random bits: what makes guesses slow only makes each connection slow.
+            conn.execute("set scram_iterations = 1")
         # As the server keeps them: whatever it logs, no password is in it.
         kept = {
             role: conn.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
             for role, password in self.passwords.items()
         }
-        statements = (
+        # What moves buckets: before version 16 only superusers subscribe.
+        movers = []
+        if version >= 15:
+            movers.append(sql.SQL("grant set on parameter session_replication_role to app").format())
+        if version >= 16:
+            movers.append(sql.SQL("grant pg_create_subscription to app").format())
+        statements: tuple[sql.SQL | sql.Composed, ...] = (
             sql.SQL("alter role postgres password {}").format(kept["postgres"]),
             sql.SQL("create role app login createdb createrole replication password {}").format(kept["app"]),
-            sql.SQL("grant pg_monitor to app"),
+            sql.SQL("grant pg_monitor, pg_signal_backend to app"),
+            *movers,
             sql.SQL("create database {} owner app").format(sql.Identifier(self.database)),
         )
         for statement in statements:

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .binaries import LocalError, LocalMisuse, account
+from ..errors import LocalError, LocalMisuse
+from .binaries import account
 from .server import Server
 
 HOME_VARIABLE = "SHARDPOOL_HOME"

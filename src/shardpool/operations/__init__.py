@@ -1,10 +1,11 @@
 """Operations on the fleet as a whole, on top of the shell: edits of the topology. Async only."""
 
 from .edit import Applied, Edit, apply_edit
-from .edit_plan import Lost, Plan, plan_edit
+from .edit_plan import EditPlan as Plan
+from .edit_plan import Lost, plan_edit
 from .enforce import enforce_owners
 from .history import Change, edit_history
-from .occupied import Occupied, occupied_buckets
+from .occupancy import Occupied, occupied_buckets
 
 __all__ = [
     "Applied",

@@ -12,11 +12,13 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
-from .._async.connector import AsyncConnectOptions, AsyncConnector
-from .._concurrency import async_run_all
-from .._watchdog import AsyncWatchdog
-from ..errors import EditRefused, ScatterError, ShardUnavailable, first_line
-from ..topology import Topology
+from .._async.fleet.dialer import AsyncDialer
+from .._async.fleet.options import AsyncConnectOptions
+from .._runtime.deadlines import Deadline, deadline_after
+from .._runtime.tasks import async_run_all
+from .._runtime.watchdog import AsyncWatchdog
+from ..errors import EditRefused, ScatterError, first_line
+from ..topology import Endpoint, Topology
 
 T = TypeVar("T")
 
@@ -32,7 +34,7 @@ _REFUSALS = ("RS002", "RS003", "55000")
 class Connections:
     """Connections by the name of the shard, in autocommit."""
 
-    def __init__(self, conns: Mapping[str, Conn], missing: Mapping[str, BaseException], deadline: float) -> None:
+    def __init__(self, conns: Mapping[str, Conn], missing: Mapping[str, BaseException], deadline: Deadline) -> None:
         self._conns = dict(conns)
         self._deadline = deadline
         # Why which shards could not be reached, where some may be missing.
@@ -69,22 +71,22 @@ class Connections:
         """One step on several shards, side by side: what came of it by shard, and what failed."""
         named = list(names)
         outcomes = await async_run_all([partial(step, name, self._conns[name]) for name in named])
-        found: dict[str, T] = {}
+        answer_by_name: dict[str, T] = {}
         failures: dict[str, Exception] = {}
         for name, (value, error) in zip(named, outcomes, strict=True):
             if error is None:
-                found[name] = cast("T", value)
+                answer_by_name[name] = cast("T", value)
             elif isinstance(error, Exception):
                 failures[name] = error
             else:
                 raise error
-        return found, failures
+        return answer_by_name, failures
 
 
 def refusal(error: psycopg.Error) -> EditRefused:
     """What a function of the control schema has refused, as our own error."""
-    told = error.diag
-    return EditRefused(told.message_primary or first_line(error), detail=told.message_detail, hint=told.message_hint)
+    diag = error.diag
+    return EditRefused(diag.message_primary or first_line(error), detail=diag.message_detail, hint=diag.message_hint)
 
 
 @asynccontextmanager
@@ -97,28 +99,15 @@ async def connected(
 
     The server is not asked who it is. What is not done `timeout` seconds from now is cut off.
     """
-    deadline = monotonic() + timeout
+    deadline = deadline_after(timeout)
     watchdog = AsyncWatchdog()
+    dialer = AsyncDialer(AsyncConnectOptions(), watchdog)
     opened: dict[str, Conn] = {}
     watches = []
 
     async def connect(name: str, topology: Topology) -> None:
-        endpoint = topology.shard(name).writable
-        try:
-            conn = await AsyncConnector(topology, name, endpoint, AsyncConnectOptions(), watchdog).connect_unchecked(
-                min(deadline, monotonic() + _CONNECT)
-            )
-        except psycopg.Error as error:
-            raise ShardUnavailable(
-                f"shard {name} cannot be reached",
-                shard=name,
-                endpoint=endpoint.name,
-                phase="connect",
-                detail=f"{endpoint.address}: {first_line(error)}",
-            ) from error
-        opened[name] = conn
+        opened[name] = conn = await dialer.dial(topology, name, min(deadline, deadline_after(_CONNECT)))
         watches.append(watchdog.watch(conn, deadline))
-        await conn.set_autocommit(True)
 
     try:
         steps = [partial(connect, name, topology) for name, topology in topology_by_shard.items()]
@@ -134,6 +123,23 @@ async def connected(
             watchdog.release(watch)
         for conn in opened.values():
             await conn.close()
+        watchdog.close()
+
+
+@asynccontextmanager
+async def open_link(
+    topology: Topology, shard: str, endpoint: Endpoint | None = None, **kwargs: Any
+) -> AsyncIterator[Conn]:
+    """A connection in autocommit without a limit of time; `kwargs` are for libpq. To its primary, or that endpoint."""
+    watchdog = AsyncWatchdog()
+    try:
+        dialer = AsyncDialer(AsyncConnectOptions(kwargs=kwargs), watchdog)
+        conn = await dialer.dial(topology, shard, deadline_after(_CONNECT), endpoint)
+        try:
+            yield conn
+        finally:
+            await conn.close()
+    finally:
         watchdog.close()
 
 

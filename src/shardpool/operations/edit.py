@@ -5,9 +5,10 @@
     count     rows of buckets that would change their owner: none, or refused          (reads only)
     begin     on every shard a record, by compare-and-swap on the epoch; the first shard decides between two editors
     prepare   new shards get the schema; a shard that is renamed answers to both names
+    numbers   where the shard leaves whose sequences number all rows, those of another go on behind them
     fence     shards that give buckets away refuse rows of them; rows are counted again, and nothing can come after
-    file      replaced in one step
-    settle    running routers take the file over; nothing on the shards refuses either of the two topologies
+    file      replaced in one step, and published on the shards: routers take it over from either
+    settle    running routers take it over, until none works by an older one; a shard on which none does lets none in
     finish    owners, names and epoch on every shard, in one transaction each; older topologies are refused
 
 Every step can be made again. One that is killed is taken up where it was by the same command: the record on the shards
@@ -21,19 +22,23 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from .. import control
-from ..changes import renamed, renames, resettled
-from ..config import LockedFile, Snapshot, digest
-from ..control import NOT_INSTALLED_HINT
+from ..changes import moves, renamed, renames, resettled
+from ..config import FileSnapshot, LockedFile, digest, document
+from ..control.contract import vectors
+from ..control.identity import NOT_INSTALLED_HINT
+from ..control.install import CURRENT_QUERY, accept_maps, changed_owners, control_sql, edit_statements
 from ..errors import EditRefused, ScatterError
 from ..topology import Topology
+from . import settling
 from .agreement import check_owners
+from .barrier import Straggler
 from .connections import Conn, Connections, connected, one, rows
-from .edit_plan import Plan, counted, first_plan, given_away, reached
+from .edit_plan import EditPlan, counted, first_plan, given_away, reached
 from .fences import draw_fences, moved_before, undo_fences
-from .unfinished import Say, finish, install, leaving, settled, show_alive
+from .numbering import Position, carry_over, give_back, numbering_shards
+from .unfinished_edits import Say, finish, install, leaving, publish, show_alive
 
-# Seconds in which running routers take a new file over: they look every 5 s unless told otherwise.
+# Seconds for which running routers are waited for at most: they look every 5 s unless told otherwise.
 SETTLE = 8.0
 
 _BEGIN = "select shardpool.begin_edit(%s, %s, %s, %s, %s, %s::jsonb, %s)"
@@ -44,15 +49,17 @@ _END = "select shardpool.end_edit(%s, %s, false)"
 class Edit:
     """What is to be applied: the file as it was read, the new text with its epoch raised, what both mean, and by whom.
 
-    `change` is told to those who read the history: it holds no secret.
+    `change` is told to those who read the history: it holds no secret. `mover` is the number of the move whose step the
+    edit is, if it is one.
     """
 
-    before: Snapshot
+    before: FileSnapshot
     text: str
     old: Topology
     new: Topology
     change: str
     author: str
+    mover: int | None = None
 
     @property
     def digest(self) -> str:
@@ -61,11 +68,15 @@ class Edit:
 
 @dataclass(frozen=True)
 class Applied:
-    """What came of an edit: its epoch, the plan that it followed, and whether an earlier attempt was taken up."""
+    """What came of an edit: its epoch, the plan that it followed, and whether an earlier attempt was taken up.
+
+    `behind` are sessions of routers that work by an older topology, after all the time that they were given.
+    """
 
     epoch: int
-    plan: Plan | None
+    plan: EditPlan | None
     resumed: bool
+    behind: tuple[Straggler, ...] = ()
 
 
 async def apply_edit(
@@ -82,9 +93,14 @@ async def apply_edit(
     `say` is told each step before it is made. Raises `EditRefused`, `ScatterError`; after the file is replaced an error
     leaves the shards to be finished by the same command.
     """
-    plan = first_plan(edit.old, edit.new)
+    plan = first_plan(edit.old, edit.new, edit.mover)
     file.check_writable(edit.before)
     if edit.old.control == "none":
+        if (handing := numbering_shards(edit.old, edit.new)) is not None:
+            say("numbers")
+            shards = {name: topology for name, topology in reached(edit.old, edit.new).items() if name in handing}
+            async with connected(shards, timeout) as conns:
+                await carry_over(conns, *handing)
         say("file")
         file.replace(edit.before, edit.text)
         return Applied(edit.new.epoch, plan, False)
@@ -95,7 +111,7 @@ async def apply_edit(
 class _Application:
     """One edit while it is being applied."""
 
-    def __init__(self, file: LockedFile, edit: Edit, plan: Plan, conns: Connections, say: Say) -> None:
+    def __init__(self, file: LockedFile, edit: Edit, plan: EditPlan, conns: Connections, say: Say) -> None:
         self._file = file
         self._edit = edit
         self._plan = plan
@@ -103,11 +119,13 @@ class _Application:
         self._say = say
         self._names = renames(edit.old, edit.new)
         self._before = renamed(edit.old, self._names)
-        self._resettled = resettled(edit.old, edit.new)
+        self._resettled = resettled(plan.old, edit.new)
         self._fresh: list[str] = []
         self._take_over = False
         self._undone = False
         self._resumed = False
+        self._behind: tuple[Straggler, ...] = ()
+        self._ended: list[Position] = []
         # The first shard by its old name: two editors of one topology choose the same, unless one of them removes it.
         old_name = {new: old for old, new in self._names.items()}
         staying = [name for name in self._before.shards if name in edit.new.shards and name in conns]
@@ -132,24 +150,31 @@ class _Application:
                 unfinished = f"Epoch {self._edit.new.epoch} was begun and is not finished."
                 error.hint = f"{unfinished} Run the same command again: it goes on."
             raise
-        return Applied(self._edit.new.epoch, self._plan, self._resumed)
+        return Applied(self._edit.new.epoch, self._plan, self._resumed, self._behind)
 
     async def _announced(self, settle: float, take_over: bool) -> None:
         edit = self._edit
         self._say("prepare")
         await self._conns.on(self._conns.names, self._prepare, "preparing the shards")
+        if numbering_shards(edit.old, edit.new) is not None:
+            self._say("numbers")
+            await self._or_undo(self._carry_over)
         if self._plan.moves or self._resettled or take_over:
             self._say("fence")
             await self._or_undo(self._fence)
         self._say("file")
         await self._or_undo(self._replace)
-        await settled(settle if self._moves else 0.0, self._say)
+        await publish(self._conns, edit.new.epoch, edit.digest)
+        if self._moves and settle > 0:
+            self._say("settle")
+            shards = reached(edit.old, edit.new)
+            self._behind = await settling.settle(self._conns, shards, edit.new.epoch, settle)
         self._say("finish")
         await finish(self._conns, edit.new, edit.new.epoch, edit.digest, self._moves)
 
     @property
     def _moves(self) -> bool:
-        return bool(self._plan.moves or self._resettled)
+        return bool(moves(self._edit.old, self._edit.new) or resettled(self._edit.old, self._edit.new))
 
     async def _replace(self) -> None:
         self._file.replace(self._edit.before, self._edit.text)
@@ -170,37 +195,39 @@ class _Application:
         is_new = name not in self._before.shards
         if bare and not is_new:
             raise EditRefused(f"shard {name} carries no shardpool schema", hint=NOT_INSTALLED_HINT)
-        found = None
+        identities = None
         if not bare:
-            found = await rows(conn, "select fleet, shard, to_jsonb(self)->>'also' from shardpool.self")
+            identities = await rows(conn, "select fleet, shard, to_jsonb(self)->>'also' from shardpool.self")
             before = next((old for old, new in self._names.items() if new == name), name)
             fleet = self._edit.new.fleet
-            if found and (found[0][0] != fleet or not {name, before} & set(found[0][1:])):
+            if identities and (identities[0][0] != fleet or not {name, before} & set(identities[0][1:])):
                 raise EditRefused(
-                    f"the server of shard {name} is shard {found[0][1]} of fleet {found[0][0]}",
+                    f"the server of shard {name} is shard {identities[0][1]} of fleet {identities[0][0]}",
                     hint="Set its address right in the topology.",
                 )
             if not is_new:
                 await check_owners(conn, self._edit.old, name)
-        if not found:
+        if not identities:
             self._fresh.append(name)
-        if bare or not await one(conn, control.CURRENT_QUERY):
-            await install(conn, [control.control_sql()])
+        if bare or not await one(conn, CURRENT_QUERY):
+            await install(conn, [control_sql()])
 
     async def _begin(self, take_over: bool) -> None:
         edit, before = self._edit, self._before
-        told = {
+        values = {
             "settle": self._moves,
             "renames": self._names,
             "leaving": leaving(before, edit.new, self._conns.names),
-            "vectors": control.vectors(edit.new) if self._moves else {},
+            "vectors": vectors(edit.new) if self._moves else {},
+            "document": document(edit.new),
             "maps": {name: keyspace.map_digest for name, keyspace in edit.new.keyspaces.items()},
+            "tables": True,
         }
 
         async def begin(name: str, conn: Conn) -> str:
             is_new = name not in before.shards
-            owners = control.changed_owners(edit.old, before, edit.new, everything=is_new)
-            plan = json.dumps({**told, "owners": owners})
+            owners = changed_owners(edit.old, before, edit.new, everything=is_new)
+            plan = json.dumps({**values, "owners": owners})
             # A shard that joins may have been in the fleet before: what was not finished there then is nobody's.
             instead = take_over or is_new
             arguments = (edit.old.epoch, edit.new.epoch, edit.digest, edit.change, edit.author, plan, instead)
@@ -223,11 +250,16 @@ class _Application:
 
     async def _prepare(self, name: str, conn: Conn) -> None:
         if name in self._fresh:
-            await install(conn, control.edit_statements(self._edit.new, name))
+            await install(conn, edit_statements(self._edit.new, name))
         if name in self._names.values():
             await conn.execute("update shardpool.self set also = %s where shard <> %s", (name, name))
         # Routers may have the old file or the new one until the edit is finished.
-        await install(conn, control.accept_maps([self._edit.old, self._edit.new], only=self._take_over))
+        await install(conn, accept_maps([self._edit.old, self._edit.new], only=self._take_over))
+
+    async def _carry_over(self) -> None:
+        handing = numbering_shards(self._edit.old, self._edit.new)
+        assert handing is not None
+        self._ended = await carry_over(self._conns, *handing)
 
     async def _fence(self) -> None:
         """Fences first, then the count: rows that came in since the first count are seen, and no more can come."""
@@ -253,7 +285,9 @@ class _Application:
         async def undo(name: str, conn: Conn) -> None:
             # Fences of earlier edits go on refusing what they refused.
             await undo_fences(conn, self._before, name, await moved_before(conn))
-            await install(conn, control.accept_maps([self._edit.old], only=True))
+            await install(conn, accept_maps([self._edit.old], only=True))
             await self._end(name, conn)
 
         await self._conns.on(self._conns.names, undo, "undoing the edit")
+        if self._ended:
+            await give_back(self._conns[self._before.numbering_shard], self._ended)

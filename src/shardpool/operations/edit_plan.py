@@ -8,23 +8,27 @@ from typing import Any
 
 import psycopg
 
-from .. import control
-from ..bucket_sql import quote_table
 from ..changes import (
     Move,
+    check_moves_stay,
     check_successor_file,
     describe_changes,
-    gainers,
-    losers,
+    handed_over,
     moves,
     renamed,
     renames,
     resettled,
+    source_shards,
+    target_shards,
 )
+from ..control.identity import NOT_INSTALLED_HINT
+from ..control.rows import misplaced_by_change_query, unplaced_rows_query
 from ..errors import EditRefused
+from ..quoting import quote_table
 from ..topology import Keyspace, Reference, Single, Topology
 from .agreement import check_owners
 from .connections import Conn, Connections, connected, one, rows
+from .numbering import numbering_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,12 @@ class Lost:
     buckets: int
 
     def __str__(self) -> str:
-        told = f"shard {self.shard}: {_count_of(self.rows, 'row')} of {self.table.removeprefix('public.')}"
-        return f"{told} in {_count_of(self.buckets, 'bucket')}" if self.buckets else told
+        text = f"shard {self.shard}: {_count_of(self.rows, 'row')} of {self.table.removeprefix('public.')}"
+        return f"{text} in {_count_of(self.buckets, 'bucket')}" if self.buckets else text
 
 
 @dataclass(frozen=True)
-class Plan:
+class EditPlan:
     """An edit before it is made. `changes` are lines for people; `missing` are (shard, table) that would be needed."""
 
     old: Topology
@@ -121,26 +125,37 @@ def reached(old: Topology, new: Topology) -> dict[str, Topology]:
     All of the new topology, and of the old those that give something away and are gone then.
     """
     names = renames(old, new)
-    holding = [*losers(moves(old, new)), *(shard for shards in resettled(old, new).values() for shard in shards)]
+    handing = numbering_shards(old, new) or ()
+    holding = [
+        *handing[:1],
+        *source_shards(moves(old, new)),
+        *(shard for shards in resettled(old, new).values() for shard in shards),
+    ]
     gone = dict.fromkeys(shard for shard in holding if shard not in new.shards)
     return {**dict.fromkeys(new.shards, new), **dict.fromkeys(gone, renamed(old, names))}
 
 
-def first_plan(old: Topology, new: Topology) -> Plan:
-    """The plan as far as the two files tell it; no I/O. Raises `EditRefused` when one can never follow the other."""
+def first_plan(old: Topology, new: Topology, mover: int | None = None) -> EditPlan:
+    """The plan as far as the two files tell it; no I/O. Raises `EditRefused` when one can never follow the other.
+
+    `mover` is the number of the move whose step the edit is: rows that it has handed over need not be counted.
+    """
     check_successor_file(new, old)
-    found = tuple(moves(old, new))
+    check_moves_stay(new, old, mover)
+    numbering_shards(old, new)
     changes = tuple(describe_changes(old, new))
-    if found and "none" in (old.control, new.control):
+    old = old if mover is None else handed_over(old, new)
+    moved = tuple(moves(old, new))
+    if moved and "none" in (old.control, new.control):
         raise EditRefused(
-            f"{sum(move.buckets for move in found)} buckets would change their owner, and nobody can count their rows",
+            f"{sum(move.buckets for move in moved)} buckets would change their owner, and nobody can count their rows",
             detail="control: none: the shards carry no shardpool schema.",
             hint="Set control: required by itself, run shardpool init, and then make the change.",
         )
-    return Plan(old, new, changes, found, shards_counted=not found and not resettled(old, new))
+    return EditPlan(old, new, changes, moved, shards_counted=not moved and not resettled(old, new))
 
 
-async def plan_edit(old: Topology, new: Topology, timeout: float = 60.0) -> Plan:
+async def plan_edit(old: Topology, new: Topology, timeout: float = 60.0) -> EditPlan:
     """What the change would do, with the rows counted on the shards; raises `EditRefused`, `ScatterError`."""
     plan = first_plan(old, new)
     if old.control == "none":
@@ -157,7 +172,7 @@ async def plan_edit(old: Topology, new: Topology, timeout: float = 60.0) -> Plan
         return await counted(plan, conns)
 
 
-async def counted(plan: Plan, conns: Connections) -> Plan:
+async def counted(plan: EditPlan, conns: Connections) -> EditPlan:
     """The plan with what the shards say."""
     before = renamed(plan.old, renames(plan.old, plan.new))
 
@@ -177,20 +192,20 @@ async def counted(plan: Plan, conns: Connections) -> Plan:
     async def unplaced(name: str, conn: Conn) -> list[Lost]:
         return await _unplaced(conn, plan.new, [table for table, shards in anew.items() if name in shards], name)
 
-    found = await conns.on(losers(plan.moves), lost, "counting rows")
+    counts = await conns.on(source_shards(plan.moves), lost, "counting rows")
     placed_anew = await conns.on(conns.names, unplaced, "counting rows")
     placed_anew["reference tables"] = await _not_everywhere(plan.new, anew, conns)
     joining = [name for name in plan.new.shards if name not in before.shards]
     staying = [name for name in conns.names if name in before.shards and name in plan.new.shards]
     by_shard = await conns.on(staying if joining else (), there, "looking for tables")
     joined = [table for table in _common(plan.new) if any(table in tables for tables in by_shard.values())]
-    absent = await conns.on(dict.fromkeys([*gainers(plan.moves), *joining]), missing, "looking for tables")
-    return Plan(
+    absent = await conns.on(dict.fromkeys([*target_shards(plan.moves), *joining]), missing, "looking for tables")
+    return EditPlan(
         plan.old,
         plan.new,
         plan.changes,
         plan.moves,
-        tuple(one for several in (*found.values(), *placed_anew.values()) for one in several),
+        tuple(one for several in (*counts.values(), *placed_anew.values()) for one in several),
         tuple(one for several in absent.values() for one in several),
     )
 
@@ -206,17 +221,17 @@ def _common(topology: Topology) -> list[str]:
     return [table for table, placement in topology.placements.items() if not isinstance(placement, Single)]
 
 
-def _gained(plan: Plan, shard: str) -> list[str]:
+def _gained(plan: EditPlan, shard: str) -> list[str]:
     return list(dict.fromkeys(move.keyspace for move in plan.moves if move.target == shard))
 
 
-def given_away(found: Sequence[Move], shard: str) -> list[str]:
+def given_away(moves: Sequence[Move], shard: str) -> list[str]:
     """The keyspaces of which a shard gives keys away."""
-    return list(dict.fromkeys(move.keyspace for move in found if move.source == shard))
+    return list(dict.fromkeys(move.keyspace for move in moves if move.source == shard))
 
 
-async def _lost(conn: Conn, before: Topology, plan: Plan, name: str) -> list[Lost]:
-    found = []
+async def _lost(conn: Conn, before: Topology, plan: EditPlan, name: str) -> list[Lost]:
+    losses = []
     for space in given_away(plan.moves, name):
         old, new = before.keyspaces[space], plan.new.keyspaces[space]
         for table in old.tables:
@@ -224,19 +239,19 @@ async def _lost(conn: Conn, before: Topology, plan: Plan, name: str) -> list[Los
             if plan.new.placements.get(table) in (None, plan.old.placements[table]) and await _exists(conn, table):
                 count, buckets = await _count(conn, old, new, table, name)
                 if count:
-                    found.append(Lost(name, table, count, buckets))
-    return found
+                    losses.append(Lost(name, table, count, buckets))
+    return losses
 
 
 async def _unplaced(conn: Conn, new: Topology, tables: Sequence[str], name: str) -> list[Lost]:
-    found = []
+    losses = []
     for table in tables:
-        query = control.unplaced_rows_query(new, table, name)
+        query = unplaced_rows_query(new, table, name)
         if query is not None and await _exists(conn, table):
             count = await one(conn, query)
             if count:
-                found.append(Lost(name, table, count, 0))
-    return found
+                losses.append(Lost(name, table, count, 0))
+    return losses
 
 
 async def _not_everywhere(new: Topology, anew: Mapping[str, Sequence[str]], conns: Connections) -> list[Lost]:
@@ -258,10 +273,10 @@ async def _not_everywhere(new: Topology, anew: Mapping[str, Sequence[str]], conn
 
 async def _count(conn: Conn, old: Keyspace, new: Keyspace, table: str, name: str) -> tuple[int, int]:
     try:
-        ((count, buckets),) = await rows(conn, control.lost_rows_query(old, new, table, name))
+        ((count, buckets),) = await rows(conn, misplaced_by_change_query(old, new, table, name))
     except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
         raise EditRefused(
-            f"shard {name} carries no shardpool schema, and cannot count by bucket", hint=control.NOT_INSTALLED_HINT
+            f"shard {name} carries no shardpool schema, and cannot count by bucket", hint=NOT_INSTALLED_HINT
         ) from None
     return count, buckets
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .. import control
-from ..bucket_sql import quote_table
+from ..control.fence import fence_statement, unfence_statement
+from ..control.identity import IDENTITY_QUERY, NOT_INSTALLED_HINT, check_identity
 from ..errors import EditRefused, UnknownTable, nearest
+from ..quoting import quote_table
 from ..topology import Sharded, Topology, qualified
 from .agreement import check_owners
 from .connections import Conn, connected, one, rows
@@ -36,8 +37,8 @@ async def enforce_owners(
         keeps = on or await moved_before(conn)
         there = [table for table in names if await one(conn, _EXISTS, (quote_table(table),))]
         for table in there:
-            statement = control.fence_statement(topology, table, name, enforced=on)
-            await patiently(conn, statement if keeps else control.unfence_statement(table), table)
+            statement = fence_statement(topology, table, name, enforced=on)
+            await patiently(conn, statement if keeps else unfence_statement(table), table)
         return there
 
     async with connected(dict.fromkeys(topology.shards, topology), timeout) as conns:
@@ -46,19 +47,19 @@ async def enforce_owners(
 
 def _named(topology: Topology, tables: Iterable[str]) -> list[str]:
     sharded = [table for table, placement in topology.placements.items() if isinstance(placement, Sharded)]
-    found = [qualified(table) for table in tables]
-    for table in found:
+    names = [qualified(table) for table in tables]
+    for table in names:
         if table not in sharded:
             short, *known = [name.removeprefix("public.") for name in (table, *sharded)]
             raise UnknownTable(f'no sharded table "{short}" in the topology', hint=nearest(short, known))
-    return found or sharded
+    return names or sharded
 
 
 async def _check_shard(topology: Topology, name: str, conn: Conn) -> None:
     """The right server, with the owners of the topology, and the newest function that refuses."""
     if not await one(conn, "select pg_catalog.to_regclass('shardpool.self') is not null"):
-        raise EditRefused(f"shard {name} carries no shardpool schema", hint=control.NOT_INSTALLED_HINT)
-    problem = control.check_identity((await rows(conn, control.IDENTITY_QUERY))[0], topology, name)
+        raise EditRefused(f"shard {name} carries no shardpool schema", hint=NOT_INSTALLED_HINT)
+    problem = check_identity((await rows(conn, IDENTITY_QUERY))[0], topology, name)
     if problem is not None:
         raise EditRefused(f"shard {name} is not as the topology says", detail=problem)
     await check_owners(conn, topology, name)

@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 import psycopg
 
-from .. import control
-from ..bucket_sql import quote_table
+from ..control.fence import FENCED_QUERY, fence_statement, unfence_statement
+from ..quoting import quote_table
 from ..topology import Topology
 from .connections import Conn, one, rows
 
@@ -39,12 +39,12 @@ async def moved_before(conn: Conn) -> bool:
 
 async def draw_fences(conn: Conn, topology: Topology, shard: str, tables: Collection[str]) -> None:
     """Fence these tables of a shard as the topology says, and draw those anew that have a fence already."""
-    fenced = dict(await rows(conn, control.FENCED_QUERY))
+    fenced = dict(await rows(conn, FENCED_QUERY))
     for table in topology.placements:
         if table in fenced or (
             table in tables and await one(conn, "select pg_catalog.to_regclass(%s) is not null", (quote_table(table),))
         ):
-            statement = control.fence_statement(topology, table, shard, enforced=fenced.get(table, False))
+            statement = fence_statement(topology, table, shard, enforced=fenced.get(table, False))
             await patiently(conn, statement, table)
 
 
@@ -53,23 +53,25 @@ async def undo_fences(conn: Conn, topology: Topology, shard: str, keep: bool) ->
 
     Those that were asked for by `enforce` stay in any case.
     """
-    for table, enforced in await rows(conn, control.FENCED_QUERY):
+    for table, enforced in await rows(conn, FENCED_QUERY):
         if (keep or enforced) and shard in topology.shards and table in topology.placements:
-            await patiently(conn, control.fence_statement(topology, table, shard, enforced=enforced), table)
+            await patiently(conn, fence_statement(topology, table, shard, enforced=enforced), table)
         else:
-            await patiently(conn, control.unfence_statement(table), table)
+            await patiently(conn, unfence_statement(table), table)
 
 
-async def patiently(conn: Conn, statement: str, table: str) -> None:
+async def patiently(
+    conn: Conn, statement: str, table: str, *, lock_timeout: str = _LOCK_TIMEOUT, tries: int = _LOCK_TRIES
+) -> None:
     """A statement that locks a table: it gives way to others again and again, rather than hold up all writers."""
-    for attempt in range(_LOCK_TRIES):
+    for attempt in range(tries):
         try:
             async with conn.transaction():
-                await conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
+                await conn.execute(f"set local lock_timeout = '{lock_timeout}'")
                 await conn.execute(statement)
             return
         except psycopg.errors.LockNotAvailable as error:
-            if attempt == _LOCK_TRIES - 1:
+            if attempt == tries - 1:
                 blockers = await one(conn, _BLOCKERS, (quote_table(table),))
                 raise psycopg.errors.LockNotAvailable(
                     f"table {table.removeprefix('public.')} is held by writers: {blockers or 'they have just ended'}"

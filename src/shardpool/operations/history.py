@@ -43,7 +43,7 @@ async def edit_history(
     Raises `ScatterError` when there is no shard that tells.
     """
 
-    async def told(name: str, conn: Conn) -> list[tuple[Any, ...]]:
+    async def changes_of(name: str, conn: Conn) -> list[tuple[Any, ...]]:
         if not await one(conn, "select pg_catalog.to_regclass('shardpool.history') is not null"):
             return []
         return await rows(conn, _QUERY, (limit,))
@@ -51,15 +51,15 @@ async def edit_history(
     if topology.control == "none":
         raise EditRefused("control: none: the shards carry no shardpool schema, and keep no history")
     async with connected(dict.fromkeys(topology.shards, topology), timeout, some=True) as conns:
-        by_shard, failed = await conns.answers(conns.names, told)
+        by_shard, failed = await conns.answers(conns.names, changes_of)
         failures: dict[str, BaseException] = {**conns.missing, **failed}
     if not by_shard:
         raise ScatterError("no shard tells the history", failures=failures)
-    found: dict[tuple[int, str], dict[str, tuple[Any, ...]]] = {}
+    rows_by_edit: dict[tuple[int, str], dict[str, tuple[Any, ...]]] = {}
     for shard, changes in by_shard.items():
         for change in changes:
-            found.setdefault((change[0], change[7]), {})[shard] = change
-    merged = [_merged(by_shard_) for by_shard_ in found.values()]
+            rows_by_edit.setdefault((change[0], change[7]), {})[shard] = change
+    merged = [_merged(by_shard_) for by_shard_ in rows_by_edit.values()]
     last = sorted(merged, key=lambda change: (-change.epoch, change.begun_at))[:limit]
     return last, {shard: summary(error) for shard, error in failures.items()}
 

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING
 from .._exports import exports
 
 if TYPE_CHECKING:
+    from ..errors import BadMigration, MigrationError
     from .drift import Drift
-    from .errors import BadMigration, MigrationError
     from .files import Folder, Migration, parse, read_folder
     from .locks import Limits
     from .migrations import AsyncMigrations
-    from .plan import Plan
+    from .plan import MigrationPlan as Plan
     from .repair import Repair
-    from .report import Happened, Report, ShardReport
+    from .report import Happened, ShardReport
+    from .report import MigrationReport as Report
     from .rollout import Rollout
     from .status import Status
     from .sync import Migrations
@@ -41,13 +42,13 @@ __getattr__ = exports(
     __name__,
     {
         ".drift": "Drift",
-        ".errors": "BadMigration MigrationError",
+        "..errors": "BadMigration MigrationError",
         ".files": "Folder Migration parse read_folder",
         ".locks": "Limits",
         ".migrations": "AsyncMigrations",
-        ".plan": "Plan",
+        ".plan": "Plan=MigrationPlan",
         ".repair": "Repair",
-        ".report": "Happened Report ShardReport",
+        ".report": "Happened Report=MigrationReport ShardReport",
         ".rollout": "Rollout",
         ".status": "Status",
         ".sync": "Migrations",

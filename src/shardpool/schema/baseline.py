@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from psycopg import AsyncConnection
 
-from .errors import BadMigration, MigrationError
+from ..errors import BadMigration, MigrationError
 from .files import Folder, Migration
 from .session import one, rows_of
-
-Tool = Literal["dbmate", "alembic", "django"]
 
 # Of each tool: its table, and a query for version and name of all that it has applied.
 _HISTORIES: Mapping[str, tuple[str, str]] = {
@@ -45,17 +43,19 @@ async def history(conn: AsyncConnection[Any], shard: str, tool: str) -> tuple[tu
 
 def same(history_by_shard: Mapping[str, Sequence[tuple[str, str]]], tool: str) -> None:
     """Raise `BadMigration` when the shards are not all at the same place in that tool's history."""
-    histories = {shard: set(found) for shard, found in history_by_shard.items()}
+    histories = {shard: set(history) for shard, history in history_by_shard.items()}
     everywhere = set.union(*histories.values()) if histories else set()
-    missing = {shard: sorted(name for _, name in everywhere - found) for shard, found in histories.items()}
-    told = [f"{shard} lacks {', '.join(names[:5])}" for shard, names in missing.items() if names]
-    if told and tool == "alembic":
+    missing = {shard: sorted(name for _, name in everywhere - history) for shard, history in histories.items()}
+    complaints = [f"{shard} lacks {', '.join(names[:5])}" for shard, names in missing.items() if names]
+    if complaints and tool == "alembic":
         # Its table holds the last revision only.
-        told = [f"{shard} is at {', '.join(sorted(name for _, name in found))}" for shard, found in histories.items()]
-    if told:
+        complaints = [
+            f"{shard} is at {', '.join(sorted(name for _, name in history))}" for shard, history in histories.items()
+        ]
+    if complaints:
         raise BadMigration(
             f"the shards are not at the same place in the history of {tool}",
-            detail="; ".join(told) + ".",
+            detail="; ".join(complaints) + ".",
             hint=f"Bring them there with {tool}: shardpool migrate exec -- …",
         )
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from psycopg import AsyncConnection, sql
 
-from ..own_sql import qualified
-from .errors import MigrationError
+from ..control.own_sql import qualified
+from ..errors import MigrationError
 from .session import one, rows_of
 
 _MINE = """

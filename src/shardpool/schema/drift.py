@@ -28,7 +28,7 @@ class Thing:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ObjectDifference:
     """One object that is otherwise on one shard than where it is taken to be right."""
 
     shard: str
@@ -66,7 +66,7 @@ class Drift:
     """`digests` are of what all shards have to have alike; equal digests are equal schemas."""
 
     digests: Mapping[str, str]
-    differences: tuple[Difference, ...]
+    differences: tuple[ObjectDifference, ...]
     unreached: Mapping[str, BaseException]
 
     @property
@@ -75,13 +75,13 @@ class Drift:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        from .report import told
+        from .report import error_text
 
         return {
             "ok": self.ok,
             "digests": dict(self.digests),
             "differences": [difference.as_dict() for difference in self.differences],
-            "unreached": {shard: told(error) for shard, error in self.unreached.items()},
+            "unreached": {shard: error_text(error) for shard, error in self.unreached.items()},
         }
 
 
@@ -96,37 +96,39 @@ def things(rows: Iterable[Sequence[Any]], topology: Topology, ignore: Sequence[s
     single = {qualified(table) for table in topology.single_tables}
     # What is left by another tool of migrations is its own business.
     patterns = [pattern if "." in pattern else f"public.{pattern}" for pattern in ignore]
-    found = {}
+    thing_by_key = {}
     for kind, name, table, definition in rows:
         owner = qualified(table) if table is not None else None
         if owner in single or any(fnmatchcase(part, p) for p in patterns for part in filter(None, (name, owner))):
             continue
-        found[kind, name] = Thing(kind, name, owner, definition or "")
-    return found
+        thing_by_key[kind, name] = Thing(kind, name, owner, definition or "")
+    return thing_by_key
 
 
-def digest(found: Mapping[Key, Thing]) -> str:
+def digest(thing_by_key: Mapping[Key, Thing]) -> str:
     """The sha256 of a schema, whatever the order in which it was made."""
-    text = "\n".join(f"{kind}\0{name}\0{found[kind, name].definition}" for kind, name in sorted(found))
+    text = "\n".join(f"{kind}\0{name}\0{thing_by_key[kind, name].definition}" for kind, name in sorted(thing_by_key))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def compare(things_by_shard: Mapping[str, Mapping[Key, Thing]], reference: str | None = None) -> tuple[Difference, ...]:
+def compare(
+    things_by_shard: Mapping[str, Mapping[Key, Thing]], reference: str | None = None
+) -> tuple[ObjectDifference, ...]:
     """Each shard against the reference; without one, each object against what most shards have, in doubt the first."""
-    differences: list[Difference] = []
-    keys = sorted({key for found in things_by_shard.values() for key in found})
+    differences: list[ObjectDifference] = []
+    keys = sorted({key for thing_by_key in things_by_shard.values() for key in thing_by_key})
     for key in keys:
-        here = {shard: _definition(found, key) for shard, found in things_by_shard.items()}
+        here = {shard: _definition(thing_by_key, key) for shard, thing_by_key in things_by_shard.items()}
         right = here[reference] if reference is not None else _most(list(here.values()))
         for shard, definition in here.items():
             if definition != right and not _is_implied(key, shard, right, things_by_shard, here):
-                differences.append(Difference(shard, key[0], key[1], definition, right))
+                differences.append(ObjectDifference(shard, key[0], key[1], definition, right))
     order = list(things_by_shard)
     return tuple(sorted(differences, key=lambda d: (order.index(d.shard), d.kind != "table", d.name)))
 
 
-def _definition(found: Mapping[Key, Thing], key: Key) -> str | None:
-    thing = found.get(key)
+def _definition(thing_by_key: Mapping[Key, Thing], key: Key) -> str | None:
+    thing = thing_by_key.get(key)
     return None if thing is None else thing.definition
 
 
@@ -143,12 +145,12 @@ def _is_implied(
 ) -> bool:
     """Whether another difference says it already: of a table that is not there, or of its columns."""
     kind, _ = key
-    thing = next(found[key] for found in things_by_shard.values() if key in found)
+    thing = next(things[key] for things in things_by_shard.values() if key in things)
     if kind not in ("table", "foreign table", "view", "materialized view") and thing.table is not None:
         has_table = _has(things_by_shard[shard], thing.table)
         if has_table != any(
-            _has(found, thing.table)
-            for other, found in things_by_shard.items()
+            _has(things, thing.table)
+            for other, things in things_by_shard.items()
             if other != shard and here[other] == right
         ):
             return True
@@ -158,5 +160,5 @@ def _is_implied(
     return False
 
 
-def _has(found: Mapping[Key, Thing], table: str) -> bool:
-    return any((kind, table) in found for kind in ("table", "foreign table", "view", "materialized view"))
+def _has(thing_by_key: Mapping[Key, Thing], table: str) -> bool:
+    return any((kind, table) in thing_by_key for kind in ("table", "foreign table", "view", "materialized view"))

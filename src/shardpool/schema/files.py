@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .errors import BadMigration
+from ..errors import BadMigration
 
 Phase = Literal["expand", "contract"]
 
@@ -39,7 +39,7 @@ _KNOWN = ("phase", "lock_timeout", "statement_timeout", "only", "rows", "route")
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class MigrationBlock:
     """One direction of a file: its SQL, with the line (1-based) on which it begins, and how it is to be run.
 
     Times are in seconds; None leaves them to the caller. `line` is that of the directive.
@@ -64,8 +64,8 @@ class Migration:
     name: str
     file: str
     checksum: str
-    up: Block
-    down: Block | None = None
+    up: MigrationBlock
+    down: MigrationBlock | None = None
     phase: Phase = "expand"
     only: tuple[str, ...] = ()
     asserts: tuple[str, ...] = ()
@@ -112,9 +112,9 @@ def read_folder(path: str | Path) -> Folder:
         )
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and entry.name.endswith(".sql"))
     others = tuple(name for name in names if not FILE_NAME.fullmatch(name))
-    found = tuple(parse(name, _read(folder / name)) for name in names if name not in others)
+    migrations = tuple(parse(name, _read(folder / name)) for name in names if name not in others)
     by_version: dict[str, str] = {}
-    for migration in found:
+    for migration in migrations:
         other = by_version.setdefault(migration.version, migration.file)
         if other != migration.file:
             raise BadMigration(
@@ -122,9 +122,9 @@ def read_folder(path: str | Path) -> Folder:
             )
     summed = folder / sums.FILE
     if not summed.exists():
-        return Folder(str(folder), found, others=others)
-    problems = sums.problems(summed.read_text(encoding="utf-8"), {m.file: m.checksum for m in found})
-    return Folder(str(folder), found, True, tuple(problems), others)
+        return Folder(str(folder), migrations, others=others)
+    problems = sums.problems(summed.read_text(encoding="utf-8"), {m.file: m.checksum for m in migrations})
+    return Folder(str(folder), migrations, True, tuple(problems), others)
 
 
 def _read(path: Path) -> str:
@@ -147,21 +147,21 @@ def parse(file: str, text: str) -> Migration:
         raise BadMigration(f"{file} is not named like 20260131093000_add_status.sql")
     up, down, head = _blocks(file, text.replace("\r\n", "\n").replace("\r", "\n"))
     # The directive's own line stands between the two as an empty one.
-    told = _told(file, head + up[2], 1)
-    below = _told(file, down[2], down[1]) if down is not None else {}
+    directives = _directives(file, head + up[2], 1)
+    below = _directives(file, down[2], down[1]) if down is not None else {}
     return Migration(
         version=match["version"],
         name=match["name"].lstrip("_-"),
         file=file,
         checksum=checksum(text),
-        up=_block(up, told.get("shard", {}), {}),
-        down=_block(down, below.get("shard", {}), told.get("shard", {})) if down is not None else None,
-        phase="contract" if told.get("shard", {}).get("phase") == "contract" else "expand",
-        only=tuple(filter(None, told.get("shard", {}).get("only", "").split(","))),
-        asserts=tuple(told.get("shard-assert", {})),
-        verifies=tuple(told.get("shard-verify", {})),
-        routed="route" in told.get("shard", {}),
-        rows=told.get("shard", {}).get("rows", ""),
+        up=_block(up, directives.get("shard", {}), {}),
+        down=_block(down, below.get("shard", {}), directives.get("shard", {})) if down is not None else None,
+        phase="contract" if directives.get("shard", {}).get("phase") == "contract" else "expand",
+        only=tuple(filter(None, directives.get("shard", {}).get("only", "").split(","))),
+        asserts=tuple(directives.get("shard-assert", {})),
+        verifies=tuple(directives.get("shard-verify", {})),
+        routed="route" in directives.get("shard", {}),
+        rows=directives.get("shard", {}).get("rows", ""),
     )
 
 
@@ -195,24 +195,24 @@ def _blocks(file: str, text: str) -> tuple[_Part, _Part | None, str]:
     return (up.group(), text.count("\n", 0, up.start()) + 1, text[up.end() : end]), below, head
 
 
-def _block(part: _Part, told: Mapping[str, str], inherited: Mapping[str, str]) -> Block:
+def _block(part: _Part, directives: Mapping[str, str], inherited: Mapping[str, str]) -> MigrationBlock:
     line, number, sql = part
     options = dict(pair.split(":", 1) for pair in line.split() if pair.count(":") == 1 and "migrate:" not in pair)
-    times = {key: told.get(key, inherited.get(key)) for key in ("lock_timeout", "statement_timeout")}
-    return Block(
+    times = {key: directives.get(key, inherited.get(key)) for key in ("lock_timeout", "statement_timeout")}
+    return MigrationBlock(
         sql=sql,
         line=number,
-        transactional=options.get("transaction") != "false" and "route" not in {**told, **inherited},
+        transactional=options.get("transaction") != "false" and "route" not in {**directives, **inherited},
         **{key: None if value is None else seconds(value) for key, value in times.items()},
     )
 
 
-def _told(file: str, text: str, number: int) -> dict[str, dict[str, str]]:
+def _directives(file: str, text: str, number: int) -> dict[str, dict[str, str]]:
     """What the comments above the first statement say: of `shard` its settings, of the others queries, as keys.
 
     `number` is that of the first line of the text.
     """
-    found: dict[str, dict[str, str]] = {}
+    settings: dict[str, dict[str, str]] = {}
     for at, line in enumerate(text.split("\n"), number):
         if not _BLANK_LINE.fullmatch(line):
             break
@@ -221,10 +221,10 @@ def _told(file: str, text: str, number: int) -> dict[str, dict[str, str]]:
             continue
         kind, rest = match.groups()
         if kind == "shard":
-            found.setdefault(kind, {}).update(_settings(f"{file}:{at}", rest))
+            settings.setdefault(kind, {}).update(_settings(f"{file}:{at}", rest))
         elif rest:
-            found.setdefault(kind, {})[rest.rstrip(";")] = ""
-    return found
+            settings.setdefault(kind, {})[rest.rstrip(";")] = ""
+    return settings
 
 
 def _settings(where: str, text: str) -> Iterator[tuple[str, str]]:
@@ -249,7 +249,7 @@ def seconds(text: str) -> float:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise BadMigration(f"{text} is not a time like 500ms, 2s, 5min or 1h")
-    found = float(match[1]) * _SECONDS[match[2]]
-    if found > _LONGEST:
+    value = float(match[1]) * _SECONDS[match[2]]
+    if value > _LONGEST:
         raise BadMigration(f"{text} is longer than PostgreSQL counts, 24 days")
-    return found
+    return value

@@ -11,56 +11,55 @@ import psycopg
 from psycopg import AsyncConnection
 
 from .. import report as reports
-from ..errors import ScatterError, ShardpoolError, first_line, summary
-from ..own_sql import qualified
+from ..control.own_sql import qualified
+from ..errors import BadMigration, MigrationError, ScatterError, ShardpoolError, first_line, summary
 from . import baseline as stamping
 from . import drift as drifting
 from . import indexes, state
-from .errors import BadMigration, MigrationError
 from .files import Folder, Migration
 from .inspecting import on_each, things_of
 from .locks import Limits
 from .plan import shards_of
 from .programs import run_program
 from .reading import read_states
-from .report import Happened, Progress, Report, ShardReport
+from .records import values_of
+from .report import Happened, MigrationReport, Progress, ShardReport
 from .rollout import Rollout, roll_out
-from .runner import values_of
 from .session import ShardSession, one, who
 from .status import status
 
 if TYPE_CHECKING:
-    from .._async.router import AsyncRouter
+    from .._async.fleet.fleet import AsyncFleet
 
 Work = Callable[[ShardSession], Awaitable[None]]
 
 
 async def drift(
-    router: AsyncRouter, shards: Sequence[str], reference: str | None, ignore: Sequence[str], timeout: float
+    fleet: AsyncFleet, shards: Sequence[str], reference: str | None, ignore: Sequence[str], timeout: float
 ) -> drifting.Drift:
     """See `AsyncMigrations.drift`."""
-    found, failed = await things_of(router, shards, timeout, [*stamping.TABLES, *ignore])
-    if reference is not None and reference not in found:
+    things_by_shard, failed = await things_of(fleet, shards, timeout, [*stamping.TABLES, *ignore])
+    if reference is not None and reference not in things_by_shard:
         raise MigrationError(f"the reference shard {reference} does not answer", detail=summary(failed[reference]))
-    digests = {name: drifting.digest(things) for name, things in found.items()}
-    differences = drifting.compare(found, reference) if len(set(digests.values())) > 1 else ()
+    digests = {name: drifting.digest(things) for name, things in things_by_shard.items()}
+    differences = drifting.compare(things_by_shard, reference) if len(set(digests.values())) > 1 else ()
     return drifting.Drift(digests, differences, failed)
 
 
-async def verify(router: AsyncRouter, folder: Folder, shards: Sequence[str], timeout: float) -> reports.Report:
+async def verify(fleet: AsyncFleet, folder: Folder, shards: Sequence[str], timeout: float) -> reports.Report:
     """See `AsyncMigrations.verify`."""
-    topology = router.topology
-    states = await read_states(router, shards, timeout)
-    found = status(folder, topology, states)
-    findings = [reports.Finding("error", name, summary(error)) for name, error in found.unreached.items()]
-    findings += [reports.Finding("error", p.shard or "migrations", p.message) for p in found.problems]
-    for line in found.lines:
+    topology = fleet.topology
+    states = await read_states(fleet, shards, timeout)
+    state = status(folder, topology, states)
+    findings = [reports.Finding("error", name, summary(error)) for name, error in state.unreached.items()]
+    findings += [reports.Finding("error", p.shard or "migrations", p.message) for p in state.problems]
+    for line in state.lines:
         for name, at in line.here.items():
             if "step" in at or "failed" in at or "down" in at:
                 findings.append(reports.Finding("error", name, f"{line.label}: {at}"))
 
     async def look(shard: str, conn: AsyncConnection[Any]) -> list[reports.Finding]:
-        told = [
+        findings = [
             reports.Finding("error", shard, f"index {index.name} of {index.table} is invalid")
             for index in await indexes.invalid(conn, shard)
         ]
@@ -71,14 +70,14 @@ async def verify(router: AsyncRouter, folder: Folder, shards: Sequence[str], tim
                 continue
             for query in migration.verifies:
                 asked += 1
-                told += await _verified(conn, shard, migration, query)
+                findings += await _verified(conn, shard, migration, query)
         applied = sum(row.is_applied for row in states[shard].rows.values())
-        return told or [reports.Finding("ok", shard, f"{applied} migrations, {asked} queries, no invalid index")]
+        return findings or [reports.Finding("ok", shard, f"{applied} migrations, {asked} queries, no invalid index")]
 
-    reached = [name for name in shards if name not in found.unreached]
-    told, failed = await on_each(router, reached, timeout, look)
+    reached = [name for name in shards if name not in state.unreached]
+    findings_by_shard, failed = await on_each(fleet, reached, timeout, look)
     for name in reached:
-        findings += told.get(name, [])
+        findings += findings_by_shard.get(name, [])
     findings += [reports.Finding("error", name, summary(error)) for name, error in failed.items()]
     return reports.Report(topology.fleet, topology.epoch, tuple(findings), ())
 
@@ -93,12 +92,12 @@ async def _verified(conn: AsyncConnection[Any], shard: str, migration: Migration
     return []
 
 
-async def on_all(router: AsyncRouter, shards: Sequence[str], limits: Limits, work: Work, what: str) -> None:
+async def on_all(fleet: AsyncFleet, shards: Sequence[str], limits: Limits, work: Work, what: str) -> None:
     """`work` on all shards at once, each in a session that holds its lock; raises `ScatterError`, or the one error."""
 
     async def on(shard: str) -> Exception | None:
         try:
-            async with ShardSession(router, shard, limits, _silent) as session:
+            async with ShardSession(fleet, shard, limits, _silent) as session:
                 await work(session)
         except (ShardpoolError, psycopg.Error) as error:
             return error
@@ -114,7 +113,7 @@ async def on_all(router: AsyncRouter, shards: Sequence[str], limits: Limits, wor
 
 
 async def baseline(
-    router: AsyncRouter,
+    fleet: AsyncFleet,
     folder: Folder | None,
     shards: Sequence[str],
     tool: str | None,
@@ -127,7 +126,7 @@ async def baseline(
     imported: tuple[tuple[str, str], ...] = ()
     if tool is not None:
         histories, failed = await on_each(
-            router, shards, timeout, lambda shard, conn: stamping.history(conn, shard, tool)
+            fleet, shards, timeout, lambda shard, conn: stamping.history(conn, shard, tool)
         )
         if failed:
             raise ScatterError(
@@ -144,9 +143,9 @@ async def baseline(
         marked = stamping.stamped(folder, None, to)
 
     async def work(session: ShardSession) -> None:
-        mine = [migration for migration in marked if session.shard in shards_of(migration, router.topology)]
-        rows = [values_of(router, m.version, m.name, m.checksum, "baseline") for m in mine]
-        rows += [values_of(router, version, name, None, "baseline", origin=tool) for version, name in imported]
+        mine = [migration for migration in marked if session.shard in shards_of(migration, fleet.topology)]
+        rows = [values_of(fleet, m.version, m.name, m.checksum, "baseline") for m in mine]
+        rows += [values_of(fleet, version, name, None, "baseline", origin=tool) for version, name in imported]
         versions[session.shard] = []
         async with session.worker.transaction():
             for values in rows:
@@ -162,19 +161,19 @@ async def baseline(
                 await session.worker.execute(state.LOG, {**log, "detail": tool, "by": who()}, prepare=False)
                 versions[session.shard].append(values["version"])
 
-    await on_all(router, shards, limits, work, "baseline")
+    await on_all(fleet, shards, limits, work, "baseline")
     return {name: versions[name] for name in shards}
 
 
 async def execute(
-    router: AsyncRouter,
+    fleet: AsyncFleet,
     shards: Sequence[str],
     command: Sequence[str],
     rollout: Rollout,
     limits: Limits,
     progress: Progress,
     drain: Callable[[str], Awaitable[None]],
-) -> Report:
+) -> MigrationReport:
     """See `AsyncMigrations.execute`."""
     made = {name: ShardReport(name) for name in shards}
     begun = monotonic()
@@ -182,8 +181,8 @@ async def execute(
     async def on(shard: str) -> bool:
         report, began = made[shard], monotonic()
         try:
-            async with ShardSession(router, shard, limits, progress) as session:
-                await run_program(router, session, command, lambda line: session.tell("output", detail=line))
+            async with ShardSession(fleet, shard, limits, progress) as session:
+                await run_program(fleet, session, command, lambda line: session.tell("output", detail=line))
             report.outcome = "done"
             report.done[command[0]] = monotonic() - began
         except Exception as error:
@@ -194,7 +193,7 @@ async def execute(
         return report.error is None
 
     await roll_out(rollout, shards, on)
-    return Report("exec", made, monotonic() - begun)
+    return MigrationReport("exec", made, monotonic() - begun)
 
 
 def _silent(happened: Happened) -> None: ...

@@ -9,8 +9,8 @@ from typing import Any
 
 from psycopg import AsyncConnection, sql
 
-from ..own_sql import qualified
-from .errors import MigrationError
+from ..control.own_sql import qualified
+from ..errors import MigrationError
 from .session import ShardSession, one, rows_of
 from .steps import Step
 
@@ -98,10 +98,10 @@ async def _before_build(session: ShardSession, step: Step, begun: bool) -> bool:
     table = _quoted(step.table_schema, step.table)
     until = monotonic() + (session.limits.concurrently_timeout or 3600.0)
     while True:
-        found = await one(session.worker, _INDEX, (step.name, table))
-        if found is None:
+        index = await one(session.worker, _INDEX, (step.name, table))
+        if index is None:
             return False
-        schema, name, is_valid, oid = found
+        schema, name, is_valid, oid = index
         if is_valid:
             return begun
         busy = await rows_of(session.worker, _BUSY, (oid,))
@@ -151,8 +151,8 @@ async def drop(conn: AsyncConnection[Any], schema: str, name: str) -> None:
 
 async def invalid(conn: AsyncConnection[Any], shard: str) -> list[Invalid]:
     """The invalid indexes of a shard, those left out that somebody is at work on."""
-    found = [Invalid(shard, *row) for row in await rows_of(conn, INVALID)]
-    return [index for index in found if not await rows_of(conn, _BUSY, (index.table_oid,))]
+    indexes = [Invalid(shard, *row) for row in await rows_of(conn, INVALID)]
+    return [index for index in indexes if not await rows_of(conn, _BUSY, (index.table_oid,))]
 
 
 async def mend(conn: AsyncConnection[Any], index: Invalid) -> str:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
 
+from .._runtime.deadlines import deadline_after
 from ..errors import ShardpoolError
 from . import drift
 from .session import connect, rows_of
 
 if TYPE_CHECKING:
-    from .._async.router import AsyncRouter
+    from .._async.fleet.fleet import AsyncFleet
 
 T = TypeVar("T")
 
 
 async def on_each(
-    router: AsyncRouter,
+    fleet: AsyncFleet,
     shards: Iterable[str],
     timeout: float,
     work: Callable[[str, AsyncConnection[Any]], Awaitable[T]],
@@ -29,15 +29,10 @@ async def on_each(
     """`work(shard, conn)` on all shards at once, `timeout` seconds each: what it gave, and the errors of the others."""
 
     async def on(shard: str) -> T | BaseException:
-        deadline = monotonic() + timeout
+        deadline = deadline_after(timeout)
         try:
-            conn = await connect(router, shard, readonly=True)
-            watch = router._watchdog.watch(conn, deadline)
-            try:
+            async with fleet.dialer.until(await connect(fleet, shard, readonly=True), deadline) as conn:
                 return await work(shard, conn)
-            finally:
-                router._watchdog.release(watch)
-                await conn.close()
         except (psycopg.Error, ShardpoolError) as error:
             return error
 
@@ -48,12 +43,12 @@ async def on_each(
 
 
 async def things_of(
-    router: AsyncRouter, shards: Iterable[str], timeout: float, ignore: Sequence[str]
+    fleet: AsyncFleet, shards: Iterable[str], timeout: float, ignore: Sequence[str]
 ) -> tuple[dict[str, dict[drift.Key, drift.Thing]], dict[str, BaseException]]:
     """What each shard's schema is made of."""
 
     async def read(shard: str, conn: AsyncConnection[Any]) -> dict[drift.Key, drift.Thing]:
         await conn.execute("SET search_path = ''", prepare=False)
-        return drift.things(await rows_of(conn, drift.query()), router.topology, ignore)
+        return drift.things(await rows_of(conn, drift.query()), fleet.topology, ignore)
 
-    return await on_each(router, shards, timeout, read)
+    return await on_each(fleet, shards, timeout, read)

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..errors import BadMigration
 from ..topology import Topology
-from .errors import BadMigration
 from .files import Folder, Migration
 from .plan import shards_of
 from .rows import HINT, row_problems
@@ -56,8 +56,10 @@ def lint(folder: Folder, topology: Topology | None = None) -> Iterator[LintFindi
             continue
         yield from _warnings(migration)
         if topology is not None:
-            for found in row_problems(migration, topology, len(shards_of(migration, topology))):
-                yield LintFinding("error", migration.file, found.line, "rows-of-shards", f"{found.message}. {HINT}")
+            for row_problem in row_problems(migration, topology, len(shards_of(migration, topology))):
+                yield LintFinding(
+                    "error", migration.file, row_problem.line, "rows-of-shards", f"{row_problem.message}. {HINT}"
+                )
 
 
 def _warnings(migration: Migration) -> Iterator[LintFinding]:
@@ -92,10 +94,10 @@ def _squawk(program: str, migration: Migration) -> Iterator[LintFinding]:
     text = "\n" * (migration.up.line - 1) + migration.up.sql
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False)
     try:
-        found = json.loads(done.stdout)
+        reports = json.loads(done.stdout)
     except ValueError:
         raise BadMigration("squawk did not answer in JSON", detail=done.stderr.strip()[:200] or None) from None
-    for entry in found:
+    for entry in reports:
         if entry.get("rule_name") in _KEPT_BY_RUNNER:
             continue
         level: Literal["error", "warning"] = "error" if entry.get("level") == "Error" else "warning"

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from ..own_sql import qualified
+from ..control.own_sql import qualified
 from .steps import shortened
 
 
@@ -83,6 +83,6 @@ def blockers(rows: Iterable[Sequence[Any]]) -> tuple[Blocker, ...]:
     )
 
 
-def named(found: Sequence[Blocker]) -> str:
+def named(sessions: Sequence[Blocker]) -> str:
     """All of them in one line."""
-    return "; ".join(map(str, found)) or "who held the lock is not known"
+    return "; ".join(map(str, sessions)) or "who held the lock is not known"

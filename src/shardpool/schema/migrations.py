@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from .._async.planning import forget_catalog
-from ..errors import summary
+from ..errors import BadMigration, summary
 from ..report import Report as FleetReport
 from . import fleet
 from . import plan as planning
 from .baseline import TABLES, TOOLS
 from .drift import Drift
-from .errors import BadMigration, MigrationError
+from .execution import Execution, checked, failure
 from .files import Folder, read_folder
 from .locks import Limits
-from .plan import Plan, Problem, Stage
+from .plan import MigrationPlan, Obstacle
 from .provision import provision
 from .reading import read_states
 from .repair import Repair, repair
-from .report import Happened, Progress, Report, ShardReport
-from .rollout import Rollout, roll_out
-from .runner import Runner
+from .report import Happened, MigrationReport, Progress
+from .rollout import Rollout
+from .runner import Execute
 from .session import ShardSession
 from .state import ShardState
 from .status import Status, status
-from .steps import check
 
 if TYPE_CHECKING:
-    from .._async.router import AsyncRouter
+    from .._async.fleet.fleet import AsyncFleet
 
 DEFAULT_FOLDERS = ("migrations", "db/migrations")
 
@@ -54,8 +51,9 @@ class AsyncMigrations:
     `progress` is called with a `Happened` for each thing that happens, in the order in which it does on each shard.
     """
 
-    def __init__(self, router: AsyncRouter) -> None:
-        self._router = router
+    def __init__(self, fleet: AsyncFleet, execute: Execute) -> None:
+        self._fleet = fleet
+        self._execution = Execution(fleet, execute)
 
     def folder(self, folder: str | Path | None = None) -> Folder:
         """The files; raises `BadMigration` for one that cannot be read. Reads the disk, asks no shard."""
@@ -65,8 +63,8 @@ class AsyncMigrations:
         self, folder: str | Path | None = None, *, shards: Iterable[str] | None = None, timeout: float = 10.0
     ) -> Status:
         """Every migration on every shard; a shard that does not answer in `timeout` seconds is in `unreached`."""
-        found = self.folder(folder)
-        return status(found, self._router.topology, await self._states(shards, timeout))
+        files = self.folder(folder)
+        return status(files, self._fleet.topology, await self._states(shards, timeout))
 
     async def plan(
         self,
@@ -77,14 +75,14 @@ class AsyncMigrations:
         allow_missing: bool = False,
         expand_only: bool = False,
         timeout: float = 10.0,
-    ) -> Plan:
+    ) -> MigrationPlan:
         """What `up` would do, and what would keep it from that. Reads only."""
-        found = self.folder(folder)
+        files = self.folder(folder)
         states = await self._states(shards, timeout)
         made = planning.plan_up(
-            found, self._router.topology, states, to=to, allow_missing=allow_missing, expand_only=expand_only
+            files, self._fleet.topology, states, to=to, allow_missing=allow_missing, expand_only=expand_only
         )
-        return _with_unreached(_checked(made), states)
+        return _with_unreached(checked(made), states)
 
     async def up(
         self,
@@ -98,7 +96,7 @@ class AsyncMigrations:
         limits: Limits = Limits(),  # noqa: B008
         timeout: float = 10.0,
         progress: Progress = _silent,
-    ) -> Report:
+    ) -> MigrationReport:
         """Run what is pending, up to the migration `to`, on all shards or on those named.
 
         The canary first, then waves; a migration of the phase `contract` begins when everything earlier is on all of
@@ -108,15 +106,15 @@ class AsyncMigrations:
         Raises `BadMigration` before anything is sent, `MigrationError` with the `report` when it did not get to its end
         on every shard. A shard that cannot be reached is a failure of that shard.
         """
-        found = self.folder(folder)
+        files = self.folder(folder)
         begun = monotonic()
         names = self._names(shards)
         rollout.check(names)
         states = await self._states(names, timeout)
         made = planning.plan_up(
-            found, self._router.topology, states, to=to, allow_missing=allow_missing, expand_only=expand_only
+            files, self._fleet.topology, states, to=to, allow_missing=allow_missing, expand_only=expand_only
         )
-        return await self._run(made, states, rollout, limits, progress, begun)
+        return await self._execution.run(made, states, rollout, limits, progress, begun)
 
     async def down(
         self,
@@ -129,18 +127,18 @@ class AsyncMigrations:
         limits: Limits = Limits(),  # noqa: B008
         timeout: float = 10.0,
         progress: Progress = _silent,
-    ) -> Report:
+    ) -> MigrationReport:
         """Take back the last `count` migrations, or all that are later than `to`, each on the shards that have it.
 
         Raises as `up` does; `BadMigration` also for one without a `-- migrate:down`.
         """
-        found = self.folder(folder)
+        files = self.folder(folder)
         begun = monotonic()
         names = self._names(shards)
         rollout.check(names)
         states = await self._states(names, timeout)
-        made = planning.plan_down(found, self._router.topology, states, count=count, to=to)
-        return await self._run(made, states, rollout, limits, progress, begun)
+        made = planning.plan_down(files, self._fleet.topology, states, count=count, to=to)
+        return await self._execution.run(made, states, rollout, limits, progress, begun)
 
     async def plan_down(
         self,
@@ -150,12 +148,12 @@ class AsyncMigrations:
         to: str | None = None,
         shards: Iterable[str] | None = None,
         timeout: float = 10.0,
-    ) -> Plan:
+    ) -> MigrationPlan:
         """What `down` would do. Reads only."""
-        found = self.folder(folder)
+        files = self.folder(folder)
         states = await self._states(shards, timeout)
-        made = planning.plan_down(found, self._router.topology, states, count=count, to=to)
-        return _with_unreached(_checked(made), states)
+        made = planning.plan_down(files, self._fleet.topology, states, count=count, to=to)
+        return _with_unreached(checked(made), states)
 
     # -- the fleet -----------------------------------------------------------------------------------------------
 
@@ -172,14 +170,14 @@ class AsyncMigrations:
         Single tables are left out, and what the patterns of `ignore` match (of tables and of names, such as `tmp_*`).
         """
         if reference is not None:
-            self._router.topology.shard(reference)
-        return await fleet.drift(self._router, self._names(shards), reference, ignore, timeout)
+            self._fleet.topology.shard(reference)
+        return await fleet.drift(self._fleet, self._names(shards), reference, ignore, timeout)
 
     async def verify(
         self, folder: str | Path | None = None, *, shards: Iterable[str] | None = None, timeout: float = 30.0
     ) -> FleetReport:
         """Files against records, every `-- shard-verify:` query of what is applied, and no index that is invalid."""
-        return await fleet.verify(self._router, self.folder(folder), self._names(shards), timeout)
+        return await fleet.verify(self._fleet, self.folder(folder), self._names(shards), timeout)
 
     async def baseline(
         self,
@@ -199,8 +197,8 @@ class AsyncMigrations:
         """
         if tool is not None and tool not in TOOLS:
             raise BadMigration(f"{tool} is not known", hint=f"Known: {', '.join(TOOLS)}.")
-        found = self.folder(folder) if tool in (None, "dbmate") or to is not None else None
-        return await fleet.baseline(self._router, found, self._names(shards), tool, to, limits, timeout)
+        files = self.folder(folder) if tool in (None, "dbmate") or to is not None else None
+        return await fleet.baseline(self._fleet, files, self._names(shards), tool, to, limits, timeout)
 
     async def repair(
         self,
@@ -211,14 +209,14 @@ class AsyncMigrations:
         limits: Limits = Limits(),  # noqa: B008
     ) -> dict[str, list[str]]:
         """Put records and invalid indexes right: {shard: what was done}."""
-        found = self.folder(folder) if wanted.accept or wanted.step_done or wanted.step_again else Folder("", ())
+        files = self.folder(folder) if wanted.accept or wanted.step_done or wanted.step_again else Folder("", ())
         done: dict[str, list[str]] = {}
 
         async def work(session: ShardSession) -> None:
-            done[session.shard] = await repair(session, found, wanted)
+            done[session.shard] = await repair(session, files, wanted)
 
         names = self._names(shards)
-        await fleet.on_all(self._router, names, limits, work, "repair")
+        await fleet.on_all(self._fleet, names, limits, work, "repair")
         return {name: done[name] for name in names}
 
     async def execute(
@@ -229,7 +227,7 @@ class AsyncMigrations:
         rollout: Rollout = Rollout(),  # noqa: B008
         limits: Limits = Limits(),  # noqa: B008
         progress: Progress = _silent,
-    ) -> Report:
+    ) -> MigrationReport:
         """Run a program once for each shard, with `DATABASE_URL` set; its lines come as `output`.
 
         The shard's lock is held meanwhile. Raises `MigrationError` with the `report` when it exited with another code
@@ -237,10 +235,10 @@ class AsyncMigrations:
         """
         names = self._names(shards)
         rollout.check(names)
-        self._router._check_usable()
-        report = await fleet.execute(self._router, names, command, rollout, limits, progress, self._drain)
+        self._fleet.check_usable()
+        report = await fleet.execute(self._fleet, names, command, rollout, limits, progress, self._execution.drain)
         if not report.ok:
-            raise _failure(report)
+            raise failure(report)
         return report
 
     async def provision(
@@ -258,136 +256,34 @@ class AsyncMigrations:
         by the program `pg_dump` (default: that on the PATH), and are compared. Gives the number of rows copied.
         """
         names = self._names([shard])
-        others = [name for name in self._router.topology.shards if name != shard]
+        others = [name for name in self._fleet.topology.shards if name != shard]
         reference = like or next(iter(others), "")
         if reference not in others:
             raise BadMigration(f"no other shard {reference} to be like".replace("  ", " "))
+        self._execution.refuse_while_rows_move()
         copied = 0
 
         async def work(session: ShardSession) -> None:
             nonlocal copied
-            copied = await provision(self._router, session, reference, pg_dump, [*TABLES, *ignore])
+            copied = await provision(self._fleet, session, reference, pg_dump, [*TABLES, *ignore])
 
-        await fleet.on_all(self._router, names, limits, work, "provisioning")
-        await self._drain(shard)
+        await fleet.on_all(self._fleet, names, limits, work, "provisioning")
+        await self._execution.drain(shard)
         return copied
 
-    # -- running -------------------------------------------------------------------------------------------------
-
-    async def _run(
-        self,
-        made: Plan,
-        states: Mapping[str, ShardState],
-        rollout: Rollout,
-        limits: Limits,
-        progress: Progress,
-        begun: float,
-    ) -> Report:
-        refuse(_checked(made).problems)
-        reports = {name: ShardReport(name) for name in states}
-        busy = {shard for stage in made.stages for shard in stage.shards}
-        for name, state in states.items():
-            if state.error is not None:
-                reports[name].outcome, reports[name].error = "failed", state.error
-                progress(Happened("failed", name, detail=summary(state.error)))
-            elif name not in busy:
-                reports[name].outcome = "nothing to do"
-        unreached = any(state.error is not None for state in states.values())
-        if not (unreached and rollout.on_error == "stop"):
-            await self._stages(made, reports, rollout, limits, progress)
-        report = Report(made.direction, reports, monotonic() - begun)
-        if not report.ok:
-            raise _failure(report)
-        return report
-
-    async def _stages(
-        self, made: Plan, reports: Mapping[str, ShardReport], rollout: Rollout, limits: Limits, progress: Progress
-    ) -> None:
-        async def on(stage: Stage, shard: str) -> bool:
-            report = reports[shard]
-            if report.error is not None:
-                return False
-            began = monotonic()
-            try:
-                async with ShardSession(self._router, shard, limits, progress) as session:
-                    await Runner(session, report).run(stage.of(shard), made.direction)
-                report.outcome = "done"
-            except Exception as error:
-                report.outcome, report.error = "failed", error
-            report.seconds += monotonic() - began
-            if report.done:
-                await self._drain(shard)
-            error_told = summary(report.error) if report.error is not None else ""
-            progress(Happened("failed" if report.error else "done", shard, detail=error_told, seconds=report.seconds))
-            return report.error is None
-
-        for stage in made.stages:
-            # One that could not be asked is not the first: the others are done without it.
-            shards = [name for name in stage.shards if reports[name].error is None or name == rollout.canary]
-            well = await roll_out(rollout, shards, lambda shard, stage=stage: on(stage, shard))  # type: ignore[misc]
-            # What a shard has missed keeps what takes away from being begun anywhere.
-            if not well or any(report.error is not None for report in reports.values()):
-                break
-
-    async def _drain(self, shard: str) -> None:
-        """What this router has prepared or knows of the shard's tables is out of date."""
-        forget_catalog(self._router)
-        pools = self._router._state.pools.get(shard)
-        for pool in pools.endpoints if pools is not None else ():
-            with suppress(Exception):
-                await pool.drain()
-
     async def _states(self, shards: Iterable[str] | None, timeout: float) -> dict[str, ShardState]:
-        self._router._check_usable()
-        return await read_states(self._router, self._names(shards), timeout)
+        self._fleet.check_usable()
+        return await read_states(self._fleet, self._names(shards), timeout)
 
     def _names(self, shards: Iterable[str] | None) -> tuple[str, ...]:
         """The shards that are meant, in the order of the topology; raises `UnknownShard`."""
-        topology = self._router.topology
+        topology = self._fleet.topology
         if shards is None:
             return tuple(topology.shards)
         wanted = {topology.shard(name).name for name in shards}
         return tuple(name for name in topology.shards if name in wanted)
 
 
-def refuse(problems: Sequence[Problem]) -> None:
-    """Raise `BadMigration` with all of them, when there are any."""
-    if not problems:
-        return
-    hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
-    raise BadMigration(
-        f"{len(problems)} thing{'s' if len(problems) > 1 else ''} to be put right first; nothing was run",
-        detail="\n         ".join(map(str, problems)),
-        hint="\n       ".join(hints) or None,
-    )
-
-
-def _checked(made: Plan) -> Plan:
-    """Raises `BadMigration` for what would be run and cannot; what is applied is history, however it was done."""
-    for stage in made.stages:
-        for migration in stage.migrations:
-            check(migration)
-    return made
-
-
-def _with_unreached(made: Plan, states: Mapping[str, ShardState]) -> Plan:
-    lost = [Problem(summary(state.error), name) for name, state in states.items() if state.error is not None]
-    return Plan(made.direction, made.stages, (*made.problems, *lost))
-
-
-def _failure(report: Report) -> MigrationError:
-    failed = report.failures
-    left = [name for name, shard in report.shards.items() if shard.outcome == "not begun"]
-    parts = [f"{name}: {summary(error)}" for name, error in failed.items()]
-    if left:
-        parts.append(f"not begun: {', '.join(left)}")
-    hints = dict.fromkeys(hint for error in failed.values() if (hint := getattr(error, "hint", None)))
-    is_program = report.direction == "exec"
-    again = "it is run again on every shard." if is_program else "it goes on where it ended."
-    return MigrationError(
-        f"{'the program' if is_program else f'migrating {report.direction}'} failed on {len(failed)} of "
-        f"{len(report.shards)} shards",
-        detail="\n         ".join(parts),
-        hint="\n       ".join(hints) or f"Run it again when that is mended: {again}",
-        report=report,
-    )
+def _with_unreached(made: MigrationPlan, states: Mapping[str, ShardState]) -> MigrationPlan:
+    unreached = [Obstacle(summary(state.error), name) for name, state in states.items() if state.error is not None]
+    return MigrationPlan(made.direction, made.stages, (*made.problems, *unreached))

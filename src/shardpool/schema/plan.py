@@ -10,12 +10,12 @@ from ..errors import UnknownTable
 from ..topology import Single, Topology
 from . import rows
 from .files import Folder, Migration
-from .state import Direction, Row, ShardState
+from .state import Direction, MigrationRow, ShardState
 from .steps import prefix_digest, steps
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Obstacle:
     """Why nothing may be done before somebody has looked; of one shard, or of all when `shard` is empty."""
 
     message: str
@@ -43,12 +43,12 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MigrationPlan:
     """Stages in order, and the problems that keep them from being run."""
 
     direction: Direction
     stages: tuple[Stage, ...] = ()
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[Obstacle, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -59,8 +59,8 @@ def shards_of(migration: Migration, topology: Topology) -> tuple[str, ...]:
     """The shards that a migration is for; none for one whose shards are not in the topology any more."""
     if not migration.only:
         return tuple(topology.shards)
-    found = {shard for pattern in migration.only for shard in _matched(pattern, topology)}
-    return tuple(name for name in topology.shards if name in found)
+    names = {shard for pattern in migration.only for shard in _matched(pattern, topology)}
+    return tuple(name for name in topology.shards if name in names)
 
 
 _KNOWN = "It is the name of a shard, a pattern such as s*, keyspace:NAME or table:NAME."
@@ -87,7 +87,7 @@ def plan_up(
     to: str | None = None,
     allow_missing: bool = False,
     expand_only: bool = False,
-) -> Plan:
+) -> MigrationPlan:
     """What is pending on the shards that `states` names, up to the migration `to`."""
     wanted = _up_to(folder, to)
     places = _places(folder)
@@ -106,7 +106,7 @@ def plan_up(
     if expand_only:
         pending = _before_contract(wanted, pending)
     problems.extend(_row_problems([m for m in wanted if m.version in pending], topology, states))
-    return Plan("up", tuple(_stages([m for m in wanted if m.version in pending], pending)), tuple(problems))
+    return MigrationPlan("up", tuple(_stages([m for m in wanted if m.version in pending], pending)), tuple(problems))
 
 
 def _places(folder: Folder) -> dict[str, int]:
@@ -151,37 +151,39 @@ def _is_applied(state: ShardState, version: str) -> bool:
     return row is not None and row.is_applied
 
 
-def _sum_problems(folder: Folder) -> Iterable[Problem]:
+def _sum_problems(folder: Folder) -> Iterable[Obstacle]:
     for problem in folder.sum_problems:
-        yield Problem(
+        yield Obstacle(
             f"migrations.sum: {problem}", hint="Look at what was changed, then: shardpool migrate lint --write-sum"
         )
 
 
 def _only_problems(
     folder: Folder, places: Mapping[str, int], topology: Topology, states: Mapping[str, ShardState]
-) -> Iterable[Problem]:
+) -> Iterable[Obstacle]:
     """Patterns of new migrations that mean no shard. In an old one it may be a shard that has been removed."""
     applied = {version for state in states.values() for version, row in state.rows.items() if row.is_applied}
     newest = max((places[version] for version in applied if version in places), default=-1)
     for migration in folder.migrations[newest + 1 :]:
         for pattern in migration.only:
             if not _matched(pattern, topology):
-                yield Problem(
+                yield Obstacle(
                     f"{migration.file}: only={pattern} means no shard", version=migration.version, hint=_KNOWN
                 )
 
 
 def _row_problems(
     migrations: Sequence[Migration], topology: Topology, states: Mapping[str, ShardState]
-) -> Iterable[Problem]:
+) -> Iterable[Obstacle]:
     """Rows that every shard would write anew; and files that the router runs, without all of their shards."""
     for migration in migrations:
         shards = shards_of(migration, topology)
-        for found in rows.row_problems(migration, topology, len(shards)):
-            yield Problem(f"{migration.file}:{found.line}: {found.message}", version=migration.version, hint=rows.HINT)
+        for problem in rows.row_problems(migration, topology, len(shards)):
+            yield Obstacle(
+                f"{migration.file}:{problem.line}: {problem.message}", version=migration.version, hint=rows.HINT
+            )
         if migration.routed and (migration.only or not set(shards) <= states.keys()):
-            yield Problem(
+            yield Obstacle(
                 f"{migration.file} is run by the router, which takes all shards",
                 version=migration.version,
                 hint="Leave out --shards, and only= in the file.",
@@ -195,7 +197,7 @@ def _state_problems(
     state: ShardState,
     wanted: Sequence[Migration],
     allow_missing: bool,
-) -> Iterable[Problem]:
+) -> Iterable[Obstacle]:
     for row in state.rows.values():
         yield from row_problems(state.shard, row, _at(folder, places, row.version))
     applied = [row.version for row in state.rows.values() if row.is_applied and row.version in places]
@@ -205,7 +207,7 @@ def _state_problems(
     for migration in wanted:
         late = places[migration.version] < newest and migration.version not in state.rows
         if late and state.shard in shards_of(migration, topology):
-            yield Problem(
+            yield Obstacle(
                 f"{migration.label} is not applied, and {folder.migrations[newest].label}, which is later, is",
                 state.shard,
                 migration.version,
@@ -213,19 +215,19 @@ def _state_problems(
             )
 
 
-def row_problems(shard: str, row: Row, migration: Migration | None) -> Iterable[Problem]:
+def row_problems(shard: str, row: MigrationRow, migration: Migration | None) -> Iterable[Obstacle]:
     """In what a row does not fit its file."""
     if row.origin is not None:
         return
     if migration is None:
         what = f"{row.version}_{row.name} is {row.describe} here, and its file is not in the folder"
-        yield Problem(what, shard, row.version, hint="Bring the file back, or: shardpool migrate repair --forget")
+        yield Obstacle(what, shard, row.version, hint="Bring the file back, or: shardpool migrate repair --forget")
     elif row.direction == "down" and not row.is_applied:
         what = f"{migration.label} was being taken back: {row.describe}"
-        yield Problem(what, shard, row.version, hint="Run `shardpool migrate down` again: it goes on.")
+        yield Obstacle(what, shard, row.version, hint="Run `shardpool migrate down` again: it goes on.")
     elif row.checksum is not None and row.checksum != migration.checksum and not may_differ(row, migration):
         what = f"{migration.label} was changed after it was {'applied' if row.is_applied else 'begun'}"
-        yield Problem(
+        yield Obstacle(
             what,
             shard,
             row.version,
@@ -233,7 +235,7 @@ def row_problems(shard: str, row: Row, migration: Migration | None) -> Iterable[
         )
 
 
-def may_differ(row: Row, migration: Migration) -> bool:
+def may_differ(row: MigrationRow, migration: Migration) -> bool:
     """Whether a file that was not finished may have been mended: not in the steps that are done."""
     if row.is_applied:
         return False
@@ -251,7 +253,7 @@ def plan_down(
     *,
     count: int = 1,
     to: str | None = None,
-) -> Plan:
+) -> MigrationPlan:
     """Taking back the last `count` migrations of the fleet, or all that are later than `to`, the newest first."""
     begun = {
         version
@@ -276,9 +278,9 @@ def plan_down(
     ]
     for migration in there:
         if migration.down is None or not statements_in(migration):
-            problems.append(Problem(f"{migration.label} has no `-- migrate:down`", version=migration.version))
+            problems.append(Obstacle(f"{migration.label} has no `-- migrate:down`", version=migration.version))
         problems.extend(
-            Problem(f"{migration.label} is not whole: {row.describe}", name, hint="Run `shardpool migrate up` first.")
+            Obstacle(f"{migration.label} is not whole: {row.describe}", name, hint="Run `shardpool migrate up` first.")
             for name, state in states.items()
             if (row := state.rows.get(migration.version)) is not None
             and not row.is_applied
@@ -294,7 +296,7 @@ def plan_down(
         for migration in there
     }
     stages = tuple(Stage({m.version: shards[m.version]}, (m,)) for m in there)
-    return Plan("down", stages, tuple(problems))
+    return MigrationPlan("down", stages, tuple(problems))
 
 
 def statements_in(migration: Migration) -> bool:

@@ -12,10 +12,10 @@ from urllib.parse import quote, urlencode
 
 from psycopg import AsyncConnection
 
-from .errors import MigrationError
+from ..errors import MigrationError
 
 if TYPE_CHECKING:
-    from .._async.router import AsyncRouter
+    from .._async.fleet.fleet import AsyncFleet
     from .session import ShardSession
 
 _VARIABLES = {
@@ -56,13 +56,10 @@ _LAST_LINES = 5
 _END = 5.0
 
 
-async def environment(router: AsyncRouter, shard: str, conn: AsyncConnection[Any]) -> tuple[dict[str, str], str | None]:
+async def environment(fleet: AsyncFleet, shard: str, conn: AsyncConnection[Any]) -> tuple[dict[str, str], str | None]:
     """The variables for a program that is to reach the shard as `conn` has, and the password that is among them."""
-    from .._async.connector import AsyncConnector
-
-    endpoint = router.topology.shard(shard).writable
-    connector = AsyncConnector(router.topology, shard, endpoint, router._options, router._watchdog)
-    given = await connector._kwargs()
+    endpoint = fleet.topology.shard(shard).writable
+    given = await fleet.dialer.parameters(fleet.topology, shard)
     params = {key: str(value) for key, value in given.items() if key in dict(endpoint.params) or key in _IN_URL}
     params |= _reached(params, conn)
     variables = {name: params[key] for key, name in _VARIABLES.items() if key in params}
@@ -74,10 +71,10 @@ def _reached(params: Mapping[str, str], conn: AsyncConnection[Any]) -> dict[str,
 
     libpq tries both. Drivers in Go do not, and demand TLS of a server that may have none.
     """
-    found = {"host": conn.info.host, "port": str(conn.info.port)}
+    address = {"host": conn.info.host, "port": str(conn.info.port)}
     if params.get("sslmode", "prefer") in ("allow", "prefer"):
-        found["sslmode"] = "require" if conn.pgconn.ssl_in_use else "disable"
-    return found
+        address["sslmode"] = "require" if conn.pgconn.ssl_in_use else "disable"
+    return address
 
 
 def url(params: Mapping[str, str]) -> str:
@@ -97,14 +94,14 @@ def url(params: Mapping[str, str]) -> str:
 
 
 async def run_program(
-    router: AsyncRouter, session: ShardSession, command: Sequence[str], line: Callable[[str], None]
+    fleet: AsyncFleet, session: ShardSession, command: Sequence[str], line: Callable[[str], None]
 ) -> None:
     """Run it and give each line that it prints; raises `MigrationError` unless it exits with 0.
 
     It is ended when the caller is interrupted. The password is not shown, should it be printed.
     """
     shard = session.shard
-    variables, password = await environment(router, shard, session.worker)
+    variables, password = await environment(fleet, shard, session.worker)
     try:
         process = await asyncio.create_subprocess_exec(
             *command,

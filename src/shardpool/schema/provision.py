@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import AsyncConnection
 
-from .. import control
-from ..own_sql import OWN_SESSION
+from ..control.fence import FENCED_QUERY, fence_statement
+from ..control.own_sql import OWN_SESSION
+from ..errors import BadMigration, MigrationError
 from ..topology import Topology
 from . import contents, drift, state
 from .baseline import TABLES
 from .contents import quoted
-from .errors import BadMigration, MigrationError
 from .programs import end, environment
 from .session import ShardSession, connect, one, rows_of, while_answering, who
 
 if TYPE_CHECKING:
-    from .._async.router import AsyncRouter
+    from .._async.fleet.fleet import AsyncFleet
 
 # What psql reads and the server does not.
 _FOR_PSQL = re.compile(r"^\\(?:un)?restrict\b.*$", re.MULTILINE)
@@ -35,21 +35,21 @@ _BIND = "SHARDPOOL_PG_BINDIR"
 
 
 async def provision(
-    router: AsyncRouter, session: ShardSession, like: str, pg_dump: str | None, ignore: Sequence[str]
+    fleet: AsyncFleet, session: ShardSession, like: str, pg_dump: str | None, ignore: Sequence[str]
 ) -> int:
     """Make the shard of the session like `like`, all or nothing; gives how many rows of reference tables were copied.
 
     Raises `BadMigration` for a shard that has a schema of its own, `MigrationError` when the two are not equal at the
     end, or the other one does not answer any more.
     """
-    return await while_answering(router, like, _provision(router, session, like, pg_dump, ignore))
+    return await while_answering(fleet, like, _provision(fleet, session, like, pg_dump, ignore))
 
 
 async def _provision(
-    router: AsyncRouter, session: ShardSession, like: str, pg_dump: str | None, ignore: Sequence[str]
+    fleet: AsyncFleet, session: ShardSession, like: str, pg_dump: str | None, ignore: Sequence[str]
 ) -> int:
     target = session.worker
-    source = await connect(router, like, readonly=True)
+    source = await connect(fleet, like, readonly=True)
     try:
         # Other tools find theirs by the search_path of the role. Where nothing was ever migrated there is none.
         histories = await contents.known(source, ("shardpool.migrations", *TABLES))
@@ -59,27 +59,27 @@ async def _provision(
         await source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         # All that is read of the other shard is of this moment.
         snapshot = (await one(source, "SELECT pg_catalog.pg_export_snapshot()"))[0]
-        await _refuse_unless_empty(router, session, ignore)
+        await _refuse_unless_empty(fleet, session, ignore)
         # Rows that the role is not let see are an error, and not left out.
         await source.execute("SET row_security = off")
-        left_out = await contents.sequences_of(source, router.topology.single_tables)
-        left_out += [quoted(table) for table in router.topology.single_tables]
-        before = await _dumped(router, like, source, "pre-data", snapshot, pg_dump, left_out)
-        after = await _dumped(router, like, source, "post-data", snapshot, pg_dump, left_out)
+        left_out = await contents.sequences_of(source, fleet.topology.single_tables)
+        left_out += [quoted(table) for table in fleet.topology.single_tables]
+        before = await _dumped(fleet, like, source, "pre-data", snapshot, pg_dump, left_out)
+        after = await _dumped(fleet, like, source, "post-data", snapshot, pg_dump, left_out)
         async with target.transaction():
             await target.execute(_known(before, target), prepare=False)
             rows = 0
-            for table in router.topology.reference_tables:
+            for table in fleet.topology.reference_tables:
                 rows += await contents.copy(source, target, table)
             await target.execute(_known(after, target), prepare=False)
-            await _draw_fences(router.topology, session.shard, target)
+            await _draw_fences(fleet.topology, session.shard, target)
             await contents.set_sequences(source, target)
             await contents.fill_views(source, target)
             for table in histories:
                 await contents.copy(source, target, table)
             values = {"version": "-", "event": "provisioned", "step": None, "seconds": None, "detail": f"like {like}"}
             await target.execute(state.LOG, {**values, "by": who()}, prepare=False)
-            await _compare(router, session.shard, target, like, source, ignore)
+            await _compare(fleet, session.shard, target, like, source, ignore)
         return rows
     finally:
         await source.close()
@@ -91,13 +91,13 @@ def _known(dumped: str, target: AsyncConnection[Any]) -> str:
 
 async def _draw_fences(topology: Topology, shard: str, target: AsyncConnection[Any]) -> None:
     """The fences that have come with the tables let in what the other shard has: here they let in what this one has."""
-    for table, enforced in await rows_of(target, control.FENCED_QUERY):
-        await target.execute(control.fence_statement(topology, table, shard, enforced=enforced), prepare=False)
+    for table, enforced in await rows_of(target, FENCED_QUERY):
+        await target.execute(fence_statement(topology, table, shard, enforced=enforced), prepare=False)
 
 
-async def _refuse_unless_empty(router: AsyncRouter, session: ShardSession, ignore: Sequence[str]) -> None:
-    found = await _things(router, session.worker, ignore)
-    there = [name for kind, name in found if kind not in ("schema", "extension")]
+async def _refuse_unless_empty(fleet: AsyncFleet, session: ShardSession, ignore: Sequence[str]) -> None:
+    things = await _things(fleet, session.worker, ignore)
+    there = [name for kind, name in things if kind not in ("schema", "extension")]
     if there:
         raise BadMigration(
             f"shard {session.shard} is not empty",
@@ -106,37 +106,35 @@ async def _refuse_unless_empty(router: AsyncRouter, session: ShardSession, ignor
         )
 
 
-async def _things(
-    router: AsyncRouter, conn: AsyncConnection[Any], ignore: Sequence[str]
-) -> dict[drift.Key, drift.Thing]:
+async def _things(fleet: AsyncFleet, conn: AsyncConnection[Any], ignore: Sequence[str]) -> dict[drift.Key, drift.Thing]:
     async with conn.transaction():
         await conn.execute("SET LOCAL search_path = ''", prepare=False)
-        found = drift.things(await rows_of(conn, drift.query()), router.topology, ignore)
+        thing_by_key = drift.things(await rows_of(conn, drift.query()), fleet.topology, ignore)
         await conn.execute("RESET search_path", prepare=False)
-    return found
+    return thing_by_key
 
 
 async def _compare(
-    router: AsyncRouter,
+    fleet: AsyncFleet,
     shard: str,
     target: AsyncConnection[Any],
     like: str,
     source: AsyncConnection[Any],
     ignore: Sequence[str],
 ) -> None:
-    both = {like: await _things(router, source, ignore), shard: await _things(router, target, ignore)}
+    both = {like: await _things(fleet, source, ignore), shard: await _things(fleet, target, ignore)}
     differences = drift.compare(both, like)
     if differences:
         raise MigrationError(
             f"shard {shard} is not like {like}; nothing was kept", detail="; ".join(map(str, differences[:10]))
         )
-    for table in router.topology.reference_tables:
+    for table in fleet.topology.reference_tables:
         if await contents.digest(source, table) != await contents.digest(target, table):
             raise MigrationError(f"the rows of {table} on shard {shard} are not those of {like}; nothing was kept")
 
 
 async def _dumped(
-    router: AsyncRouter,
+    fleet: AsyncFleet,
     shard: str,
     conn: AsyncConnection[Any],
     section: str,
@@ -145,7 +143,7 @@ async def _dumped(
     left_out: Sequence[str],
 ) -> str:
     """The SQL of one section of the schema."""
-    variables, _ = await environment(router, shard, conn)
+    variables, _ = await environment(fleet, shard, conn)
     command = [
         program or find_pg_dump(),
         "--schema-only",

@@ -4,40 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import psycopg
 
+from .._runtime.deadlines import deadline_after
 from ..errors import ShardError
 from . import state
 from .session import connect, one, rows_of
-from .state import Runner, ShardState, rows_by_version
+from .state import LockHolder, ShardState, rows_by_version
 
 if TYPE_CHECKING:
-    from .._async.router import AsyncRouter
+    from .._async.fleet.fleet import AsyncFleet
 
 
-async def read_states(router: AsyncRouter, shards: Iterable[str], timeout: float) -> dict[str, ShardState]:
+async def read_states(fleet: AsyncFleet, shards: Iterable[str], timeout: float) -> dict[str, ShardState]:
     """Every shard's rows, or the error for which it said nothing, within `timeout` seconds."""
     names = list(shards)
-    found = await asyncio.gather(*(_read(router, name, timeout) for name in names))
-    return dict(zip(names, found, strict=True))
+    states = await asyncio.gather(*(_read(fleet, name, timeout) for name in names))
+    return dict(zip(names, states, strict=True))
 
 
-async def _read(router: AsyncRouter, shard: str, timeout: float) -> ShardState:
-    deadline = monotonic() + timeout
+async def _read(fleet: AsyncFleet, shard: str, timeout: float) -> ShardState:
+    deadline = deadline_after(timeout)
     try:
-        conn = await connect(router, shard, readonly=True)
-        watch = router._watchdog.watch(conn, deadline)
-        try:
+        async with fleet.dialer.until(await connect(fleet, shard, readonly=True), deadline) as conn:
             installed, *runner = await one(conn, state.INSTALLED_AND_RUNNING)
             if not installed:
                 return ShardState(shard, {}, installed=False)
             rows = await rows_of(conn, state.READ)
-            return ShardState(shard, rows_by_version(rows), True, Runner(*runner) if runner[0] is not None else None)
-        finally:
-            router._watchdog.release(watch)
-            await conn.close()
+            return ShardState(
+                shard, rows_by_version(rows), True, LockHolder(*runner) if runner[0] is not None else None
+            )
     except (psycopg.Error, ShardError) as error:
         return ShardState(shard, {}, installed=False, error=error)

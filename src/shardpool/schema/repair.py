@@ -8,9 +8,9 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from ..own_sql import qualified
+from ..control.own_sql import qualified
+from ..errors import BadMigration
 from . import indexes, state
-from .errors import BadMigration
 from .files import Folder
 from .session import ShardSession, one, who
 from .steps import prefix_digest, steps

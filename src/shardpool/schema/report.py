@@ -63,12 +63,12 @@ class ShardReport:
             "outcome": self.outcome,
             "done": [{"version": version, "seconds": round(took, 4)} for version, took in self.done.items()],
             "seconds": round(self.seconds, 4),
-            "error": told(self.error) if self.error is not None else None,
+            "error": error_text(self.error) if self.error is not None else None,
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class MigrationReport:
     """What a run has done on every shard; `ok` when it got to its end everywhere."""
 
     direction: Direction | str
@@ -98,7 +98,7 @@ class Report:
         }
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """An error in one line, with the hint where there is one."""
     text = summary(error) if isinstance(error, ShardpoolError) else first_line(error)
     hint = error.hint if isinstance(error, ShardpoolError) else None

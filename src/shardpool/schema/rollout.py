@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..errors import check_choice, nearest
-from .errors import BadMigration
+from ..errors import BadMigration, check_choice, nearest
 
 OnError = Literal["stop", "continue"]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..query.purity import names_a_time
-from ..query.statement import inner, kind, strings, walk
+from ..query.analysis.purity import names_a_time
+from ..query.text.statement import inner, kind, strings, walk
 from ..topology import Placement, Reference, Sharded, Topology, qualified
-from .files import Block, Migration
+from .files import Migration, MigrationBlock
 from .steps import parsed, statements
 
 HINT = (
@@ -42,26 +42,26 @@ def row_problems(migration: Migration, topology: Topology, shards: int) -> Itera
         yield from _of_block(block, topology)
 
 
-def _of_block(block: Block, topology: Topology) -> Iterator[RowProblem]:
+def _of_block(block: MigrationBlock, topology: Topology) -> Iterator[RowProblem]:
     for text, line in statements(block):
         tree = parsed(text)
-        for found in walk(tree) if tree is not None else ():
-            message = _problem(found, topology)
+        for part in walk(tree) if tree is not None else ():
+            message = _problem(part, topology)
             if message is not None:
                 yield RowProblem(line, message)
 
 
-def _problem(found: Any, topology: Topology) -> str | None:
-    match kind(found):
+def _problem(part: Any, topology: Topology) -> str | None:
+    match kind(part):
         case "InsertStmt":
-            return _insert_problem(found, topology)
+            return _insert_problem(part, topology)
         case "UpdateStmt" | "DeleteStmt" | "MergeStmt":
-            return _reference_problem(found, topology)
-        case "AlterTableStmt" if isinstance(_placement(found.relation, topology), Reference):
-            added = (cmd.alter_table_cmd for cmd in found.cmds if cmd.alter_table_cmd.subtype == _ADD_COLUMN)
+            return _reference_problem(part, topology)
+        case "AlterTableStmt" if isinstance(_placement(part.relation, topology), Reference):
+            added = (cmd.alter_table_cmd for cmd in part.cmds if cmd.alter_table_cmd.subtype == _ADD_COLUMN)
             own = next(filter(None, (_own_default(getattr(cmd, "def").column_def) for cmd in added)), None)
             if own is not None:
-                return f"a column of the reference table {_name(found.relation)} with {own} is another on each shard"
+                return f"a column of the reference table {_name(part.relation)} with {own} is another on each shard"
     return None
 
 
@@ -81,7 +81,7 @@ def _reference_problem(statement: Any, topology: Topology) -> str | None:
 
 def _reads_sharded(tree: Any, topology: Topology) -> bool:
     """Whether the rows are made of those of the shard itself."""
-    tables = [found for found in walk(tree) if kind(found) == "RangeVar"]
+    tables = [part for part in walk(tree) if kind(part) == "RangeVar"]
     return any(isinstance(_placement(table, topology), Sharded) for table in tables)
 
 
@@ -99,13 +99,13 @@ def _own_default(column: Any) -> str | None:
 
 def _own_value(tree: Any) -> str | None:
     """What in a tree each server, or each moment, has a value of its own for."""
-    for found in walk(tree):
-        if kind(found) == "FuncCall" and strings(found.funcname)[-1] in _VOLATILE:
-            return f"{strings(found.funcname)[-1]}()"
-        if kind(found) == "SQLValueFunction":
+    for part in walk(tree):
+        if kind(part) == "FuncCall" and strings(part.funcname)[-1] in _VOLATILE:
+            return f"{strings(part.funcname)[-1]}()"
+        if kind(part) == "SQLValueFunction":
             return "the time or the user"
-        if kind(found) == "TypeCast" and kind(inner(found.arg)) == "A_Const":
-            text = inner(found.arg).sval.sval
+        if kind(part) == "TypeCast" and kind(inner(part.arg)) == "A_Const":
+            text = inner(part.arg).sval.sval
             if names_a_time(text.encode()):
                 return f"'{text}'"
     return None

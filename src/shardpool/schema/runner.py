@@ -5,28 +5,27 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
-from .. import __version__ as _version
-from ..errors import ScatterError, ShardError, ShardpoolError, first_line, summary
-from ..own_sql import qualified
+from ..control.own_sql import qualified
+from ..errors import MigrationError, ScatterError, ShardError, ShardpoolError, first_line, summary
 from . import indexes, state
-from .errors import MigrationError
-from .files import Block, Migration
+from .files import Migration, MigrationBlock
 from .locks import RETRIED, Limits, named, pause, settings
+from .records import Records
 from .report import ShardReport
-from .session import ShardSession, one, rows_of, who
-from .state import Direction, Row, rows_by_version
+from .session import ShardSession, one, rows_of
+from .state import Direction, MigrationRow, rows_by_version
 from .steps import Step, prefix_digest, statements, steps
 
 if TYPE_CHECKING:
-    from .._async.router import AsyncRouter
+    pass
 
 # Of a statement that PostgreSQL runs in no transaction: it was refused before it did anything, or was rolled back.
 _NOT_IN_TRANSACTION = (psycopg.errors.ActiveSqlTransaction, psycopg.errors.InvalidTransactionTermination)
@@ -34,25 +33,32 @@ _NOT_IN_TRANSACTION = (psycopg.errors.ActiveSqlTransaction, psycopg.errors.Inval
 _ROLE = re.compile(r"\b(?:role|authorization)\b", re.IGNORECASE)
 # What the router may take for a statement where no limit is set.
 _ROUTED_SECONDS = 3600.0
-_AS_ITSELF = "SET LOCAL SESSION AUTHORIZATION DEFAULT; SET LOCAL ROLE NONE"
+
+
+class Execute(Protocol):
+    """A statement that goes wherever its rows are, as `AsyncRouter.execute` sends it."""
+
+    async def __call__(self, query: Any, params: None = None, *, timeout: float | None = None) -> Any:
+        """Run it within `timeout` seconds."""
 
 
 class Runner:
     """The migrations of one shard, one after another, in a session that holds its lock."""
 
-    def __init__(self, session: ShardSession, report: ShardReport) -> None:
-        self._session = session
+    def __init__(self, session: ShardSession, report: ShardReport, execute: Execute) -> None:
+        self.session = session
+        self.execute = execute
         self._report = report
-        self._limits: Limits = session.limits
-        self._rows: dict[str, Row] = {}
-        self._sets_role = False
+        self.limits: Limits = session.limits
+        self._rows: dict[str, MigrationRow] = {}
+        self.records = Records(session)
         # The statement that runs now, and where in its file it begins.
-        self._statement, self._line = "", 0
+        self.statement, self.line = "", 0
 
     async def run(self, migrations: tuple[Migration, ...], direction: Direction) -> None:
         """Run them in this order; those that the shard has done meanwhile are passed over."""
         # Read under the lock: what was planned may have been done by another runner since.
-        self._rows = rows_by_version(await rows_of(self._session.worker, state.READ))
+        self._rows = rows_by_version(await rows_of(self.session.worker, state.READ))
         for migration in migrations:
             block = migration.up if direction == "up" else migration.down
             row = self._rows.get(migration.version)
@@ -60,15 +66,17 @@ class Runner:
                 continue
             await self._run(migration, block, direction, row)
 
-    async def _run(self, migration: Migration, block: Block, direction: Direction, row: Row | None) -> None:
-        session = self._session
+    async def _run(
+        self, migration: Migration, block: MigrationBlock, direction: Direction, row: MigrationRow | None
+    ) -> None:
+        session = self.session
         session.at(migration.version, migration.label)
         session.tell("begin")
         begun = monotonic()
-        self._sets_role = _ROLE.search(block.sql) is not None
+        self.records.sets_role = _ROLE.search(block.sql) is not None
         try:
             if direction == "up":
-                await self._ask(migration.asserts, "assert")
+                await self.ask(migration.asserts, "assert")
             if block.transactional:
                 await self._in_one(migration, block, direction, begun)
             else:
@@ -82,28 +90,28 @@ class Runner:
 
     # -- one transaction -----------------------------------------------------------------------------------------
 
-    async def _in_one(self, migration: Migration, block: Block, direction: Direction, begun: float) -> None:
-        conn = self._session.worker
+    async def _in_one(self, migration: Migration, block: MigrationBlock, direction: Direction, begun: float) -> None:
+        conn = self.session.worker
 
         async def work() -> None:
-            self._session.at(migration.version, migration.label, 1, 1)
-            self._session.tell("step")
-            for self._statement, self._line in statements(block):
-                await conn.execute(self._statement, prepare=False)
-            self._line = 0
+            self.session.at(migration.version, migration.label, 1, 1)
+            self.session.tell("step")
+            for self.statement, self.line in statements(block):
+                await conn.execute(self.statement, prepare=False)
+            self.line = 0
             if direction == "up":
-                await self._ask(migration.verifies, "verify")
-            await self.finish(migration, direction, 1, begun)
-            self._session.tell("commit")
+                await self.ask(migration.verifies, "verify")
+            await self.records.finish(migration, direction, 1, begun)
+            self.session.tell("commit")
 
         await self.in_transaction(work, block)
 
-    async def in_transaction(self, work: Callable[[], Awaitable[None]], block: Block) -> None:
+    async def in_transaction(self, work: Callable[[], Awaitable[None]], block: MigrationBlock) -> None:
         """`work` in a transaction that waits for no lock for long, tried again from its beginning when it did."""
-        session = self._session
-        lock_timeout = self._limits.lock_timeout if block.lock_timeout is None else block.lock_timeout
-        timeout = self._limits.statement_timeout if block.statement_timeout is None else block.statement_timeout
-        for attempt in range(1, self._limits.lock_retries + 2):
+        session = self.session
+        lock_timeout = self.limits.lock_timeout if block.lock_timeout is None else block.lock_timeout
+        timeout = self.limits.statement_timeout if block.statement_timeout is None else block.statement_timeout
+        for attempt in range(1, self.limits.lock_retries + 2):
             session.forget_blockers()
             try:
                 async with session.worker.transaction():
@@ -115,8 +123,8 @@ class Runner:
 
     async def wait_or_give_up(self, error: psycopg.Error, attempt: int) -> None:
         """After an attempt that did not get its locks: the pause before the next one, or who was in the way."""
-        session = self._session
-        if attempt > self._limits.lock_retries:
+        session = self.session
+        if attempt > self.limits.lock_retries:
             raise MigrationError(
                 f"the locks were not to be had on shard {session.shard} in {attempt} attempts",
                 detail=f"{first_line(error)}; in the way: {named(session.blockers)}.",
@@ -126,151 +134,74 @@ class Runner:
         session.tell("retry", seconds=seconds, detail=f"{first_line(error)}: {named(session.blockers)}")
         await asyncio.sleep(seconds)
 
-    # -- records -------------------------------------------------------------------------------------------------
-
-    async def finish(self, migration: Migration, direction: Direction, count: int, begun: float) -> None:
-        """Record that all of it is done; in the transaction of its last step where that is one."""
-        took = monotonic() - begun
-        if direction == "down":
-            await self._record(state.REMOVE, {"version": migration.version})
-        else:
-            await self.write(migration, "applied", direction, count, count, seconds=took)
-        await self.log(migration.version, "applied" if direction == "up" else "reverted", seconds=took)
-
-    async def write(
-        self,
-        migration: Migration,
-        status: str,
-        direction: Direction,
-        count: int,
-        done: int,
-        *,
-        begun: bool = False,
-        digest: str | None = None,
-        seconds: float | None = None,
-        error: str | None = None,
-    ) -> None:
-        """The migration's row, as it is from now on."""
-        values = values_of(
-            self._session.router, migration.version, migration.name, migration.checksum, status, direction=direction
-        )
-        values |= {"steps": count, "steps_done": done, "step_begun": begun, "done_digest": digest}
-        values |= {"seconds": seconds, "error": error}
-        await self._record(state.WRITE, values)
-
-    async def log(
-        self,
-        version: str,
-        event: str,
-        *,
-        step: int | None = None,
-        seconds: float | None = None,
-        detail: str | None = None,
-    ) -> None:
-        """One more line of the history."""
-        values = {"version": version, "event": event, "step": step, "seconds": seconds, "detail": detail, "by": who()}
-        await self._record(state.LOG, values)
-
-    async def _record(self, query: str, values: Mapping[str, Any]) -> None:
-        conn = self._session.worker
-        if not self._sets_role:
-            await conn.execute(query, values, prepare=False)
-            return
-        async with conn.transaction():
-            await conn.execute(_AS_ITSELF, prepare=False)
-            await conn.execute(query, values, prepare=False)
-
     async def _failed(
-        self, migration: Migration, block: Block, direction: Direction, error: psycopg.Error | MigrationError
+        self, migration: Migration, block: MigrationBlock, direction: Direction, error: psycopg.Error | MigrationError
     ) -> BaseException:
         """Write down why, where that can be done; gives the error to be raised."""
-        conn = self._session.worker
+        conn = self.session.worker
         if conn.closed or conn.broken:
-            return self._session.explain(error)
+            return self.session.explain(error)
         text = summary(error)
         if block.transactional:
             async with conn.transaction():
                 if direction == "up":
-                    await self.write(migration, "failed", direction, 1, 0, error=text)
-                await self.log(migration.version, "failed", detail=text)
+                    await self.records.write(migration, "failed", direction, 1, 0, error=text)
+                await self.records.log(migration.version, "failed", detail=text)
         if isinstance(error, MigrationError):
             return error
         place = f"{migration.file}{self._place(error)}"
         hint = error.diag.message_hint if error.diag else None
         detail = "; ".join(filter(None, (text, error.diag.message_detail if error.diag else None)))
-        return MigrationError(f"{place} failed on shard {self._session.shard}", detail=detail, hint=hint)
+        return MigrationError(f"{place} failed on shard {self.session.shard}", detail=detail, hint=hint)
 
     def _place(self, error: psycopg.Error) -> str:
         """`:12`, the line of the file at which it failed; empty when it was not at a statement of the file."""
-        if not self._line:
+        if not self.line:
             return ""
         position = int(error.diag.statement_position or 1)
-        return f":{self._line + self._statement.count(chr(10), 0, position - 1)}"
+        return f":{self.line + self.statement.count(chr(10), 0, position - 1)}"
 
-    async def _ask(self, queries: tuple[str, ...], what: str) -> None:
+    async def ask(self, queries: tuple[str, ...], what: str) -> None:
         """Each query has to give true."""
         for query in queries:
-            cursor = self._session.worker.cursor(row_factory=tuple_row)
+            cursor = self.session.worker.cursor(row_factory=tuple_row)
             await cursor.execute(query, prepare=False)
             row = await cursor.fetchone() if cursor.description else None
             if row is None or row[0] is not True:
                 said = "no row" if row is None else repr(row[0])
                 raise MigrationError(
-                    f"shard-{what} is not true on shard {self._session.shard}",
+                    f"shard-{what} is not true on shard {self.session.shard}",
                     detail=f"{query} gives {said}.",
                     hint="Nothing was changed." if what == "assert" else "It was taken back, where that can be done.",
                 )
 
     async def _reset(self) -> None:
         """The next migration finds the session as this one did."""
-        conn = self._session.worker
+        conn = self.session.worker
         await conn.execute("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL", prepare=False)
-        configure = self._session.router._options.configure
+        configure = self.session.fleet.options.configure
         if configure is not None:
             await configure(conn)
             await conn.set_autocommit(True)
-        await self._session.take_time()
-
-
-def values_of(
-    router: AsyncRouter,
-    version: str,
-    name: str,
-    checksum: str | None,
-    status: str,
-    *,
-    direction: Direction = "up",
-    origin: str | None = None,
-) -> dict[str, Any]:
-    """The parameters of `state.WRITE` for a row that is whole."""
-    return {
-        "version": version,
-        "name": name,
-        "checksum": checksum,
-        "status": status,
-        "direction": direction,
-        "steps": 1,
-        "steps_done": 1,
-        "step_begun": False,
-        "done_digest": None,
-        "seconds": None,
-        "applied_by": who(),
-        "tool": f"shardpool {_version}",
-        "epoch": router.topology.epoch,
-        "origin": origin,
-        "error": None,
-    }
+        await self.session.take_time()
 
 
 class _Steps:
     """A migration that is not one transaction: step by step, each recorded with what it does, or before and after."""
 
     def __init__(
-        self, runner: Runner, migration: Migration, block: Block, direction: Direction, row: Row | None, begun: float
+        self,
+        runner: Runner,
+        migration: Migration,
+        block: MigrationBlock,
+        direction: Direction,
+        row: MigrationRow | None,
+        begun: float,
     ) -> None:
         self._runner = runner
-        self._session = runner._session
-        self._limits = runner._limits
+        self._session = runner.session
+        self._records = runner.records
+        self._limits = runner.limits
         self._migration = migration
         self._block = block
         self._direction: Direction = direction
@@ -281,8 +212,8 @@ class _Steps:
         self._was_begun = bool(row is not None and is_resumed and row.step_begun)
 
     async def run(self) -> None:
-        if self._migration.routed and self._session.shard != next(iter(self._session.router.topology.shards)):
-            # The first shard has them run by the router, for all.
+        if self._migration.routed and self._session.shard != next(iter(self._session.fleet.topology.shards)):
+            # The first shard has them run by the fleet, for all.
             self._steps = ()
         if not self._done and not self._was_begun:
             await self._write(0)
@@ -292,19 +223,19 @@ class _Steps:
         for step in self._steps[self._done :]:
             self._session.at(self._migration.version, self._migration.label, step.number, len(self._steps))
             self._session.tell("step", detail=step.summary)
-            self._runner._statement, self._runner._line = step.sql, step.line
+            self._runner.statement, self._runner.line = step.sql, step.line
             try:
                 await self._run(step, self._was_begun)
             except (psycopg.Error, MigrationError) as error:
                 await self._note(step, error)
                 raise
             self._was_begun = False
-            self._runner._line = 0
+            self._runner.line = 0
             self._session.tell("stepped")
         if self._direction == "up":
-            await self._runner._ask(self._migration.verifies, "verify")
+            await self._runner.ask(self._migration.verifies, "verify")
         async with self._session.worker.transaction():
-            await self._runner.finish(self._migration, self._direction, len(self._steps), self._begun)
+            await self._records.finish(self._migration, self._direction, len(self._steps), self._begun)
             self._session.tell("commit")
 
     async def _run(self, step: Step, was_begun: bool) -> None:
@@ -328,13 +259,13 @@ class _Steps:
         await self._runner.in_transaction(work, self._block)
 
     async def _routed(self, step: Step, was_begun: bool) -> None:
-        """By the router, wherever the rows are. What was cut in its midst may be done: that is for people to see."""
+        """By the fleet, wherever the rows are. What was cut in its midst may be done: that is for people to see."""
         if was_begun:
             raise self._nobody_knows(step)
         await self._write(step.number - 1, begun=True)
         timeout = self._block.statement_timeout or self._limits.statement_timeout or _ROUTED_SECONDS
         try:
-            await self._session.router.execute(step.sql, timeout=timeout)
+            await self._runner.execute(step.sql, timeout=timeout)
         except (ShardpoolError, psycopg.Error) as error:
             if not isinstance(error, ShardError | ScatterError):
                 await self._write(step.number - 1)
@@ -380,7 +311,7 @@ class _Steps:
         digest = prefix_digest(self._steps, done + begun)
         status = "failed" if error else "partial"
         count = len(self._steps)
-        await self._runner.write(
+        await self._records.write(
             self._migration, status, self._direction, count, done, begun=begun, digest=digest, error=error
         )
 
@@ -397,7 +328,7 @@ class _Steps:
         stays_begun = bool(row and row[0]) and step.kind in ("atomic", "unsure")
         async with conn.transaction():
             await self._write(step.number - 1, begun=stays_begun, error=first_line(error))
-            await self._runner.log(self._migration.version, "failed", step=step.number, detail=first_line(error))
+            await self._records.log(self._migration.version, "failed", step=step.number, detail=first_line(error))
 
     def _nobody_knows(self, step: Step) -> MigrationError:
         version = self._migration.version

@@ -13,7 +13,6 @@ import os
 import socket
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,22 +20,21 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
-from .._async.connector import AsyncConnector
-from .._sockets import shut
-from ..errors import ShardError, ShardUnavailable, first_line
-from ..own_sql import qualified
+from .._runtime.deadlines import deadline_after
+from .._runtime.sockets import shut
+from ..control.own_sql import qualified
+from ..errors import MigrationError, ShardUnavailable, first_line
 from . import state
-from .errors import MigrationError
 from .locks import BLOCKERS, Blocker, Limits, blockers
 from .report import Happened, Happening, Progress
 
 if TYPE_CHECKING:
-    from .._async.router import AsyncRouter
+    from .._async.fleet.fleet import AsyncFleet
 
 T = TypeVar("T")
 
-# Seconds between two looks at who holds up the statement, and between two tries to get a lock.
-_LOOK = 0.25
+# Seconds between two checks at who holds up the statement, and between two tries to get a lock.
+_PERIOD = 0.25
 _POLL = 0.1
 # What a server may take to answer a question that waits for nothing before the shard counts as lost.
 _SILENCE = 30.0
@@ -62,9 +60,9 @@ def who() -> str:
 class ShardSession:
     """`async with`: the shard's lock is held, and `worker` is a connection in autocommit for the statements."""
 
-    def __init__(self, router: AsyncRouter, shard: str, limits: Limits, progress: Progress) -> None:
+    def __init__(self, fleet: AsyncFleet, shard: str, limits: Limits, progress: Progress) -> None:
         self.shard = shard
-        self.router = router
+        self.fleet = fleet
         self.limits = limits
         self.blockers: tuple[Blocker, ...] = ()
         self.lost: str | None = None
@@ -106,14 +104,14 @@ class ShardSession:
 
     async def _open(self) -> None:
         self.tell("connect")
-        self._monitor = await connect(self.router, self.shard)
+        self._monitor = await connect(self.fleet, self.shard)
         await self._install()
         await self._lock(self._monitor, state.RUNNER_LOCK, self.limits.wait)
-        self._worker = await connect(self.router, self.shard)
+        self._worker = await connect(self.fleet, self.shard)
         self._worker.add_notice_handler(self._noticed)
         await self._lock(self._worker, state.WORKER_LOCK, _LEFT_OVER)
         await self.take_time()
-        self._looking = asyncio.create_task(self._look())
+        self._looking = asyncio.create_task(self._find_blockers())
         self.tell("locked")
 
     async def _close(self) -> None:
@@ -144,12 +142,12 @@ class ShardSession:
                     await self.monitor.execute(state.INSTALL)
 
     def _answering(self, conn: AsyncConnection[Any]) -> AbstractContextManager[None]:
-        return answering(self.router, self.shard, conn)
+        return answering(self.fleet, self.shard, conn)
 
     async def _lock(self, conn: AsyncConnection[Any], number: int, seconds: float) -> None:
         """Have the lock within so many seconds."""
         until = monotonic() + seconds
-        told = False
+        has_told = False
         while True:
             with self._answering(conn):
                 if (await one(conn, state.try_lock(number)))[0]:
@@ -162,8 +160,8 @@ class ShardSession:
                     detail=f"{holder} holds its lock, and still did after {seconds:g} s.",
                     hint="Wait for it, or end it: the lock ends with its process.",
                 )
-            if not told:
-                told = True
+            if not has_told:
+                has_told = True
                 self.tell("wait", seconds=seconds, detail=holder)
             await asyncio.sleep(_POLL)
 
@@ -173,14 +171,14 @@ class ShardSession:
 
     # -- looking on ----------------------------------------------------------------------------------------------
 
-    async def _look(self) -> None:
+    async def _find_blockers(self) -> None:
         """Who holds up the statement; and the statements end when the lock's session does."""
         pid = self.worker.info.backend_pid
         while True:
-            await asyncio.sleep(min(_LOOK, max(self.limits.lock_timeout / 3, 0.02)))
+            await asyncio.sleep(min(_PERIOD, max(self.limits.lock_timeout / 3, 0.02)))
             try:
                 with self._answering(self.monitor):
-                    found = blockers(await rows_of(self.monitor, BLOCKERS, (pid,)))
+                    in_the_way = blockers(await rows_of(self.monitor, BLOCKERS, (pid,)))
             except MigrationError as error:
                 self.lost = error.detail
                 shut(self.worker)
@@ -189,10 +187,10 @@ class ShardSession:
                 self.lost = first_line(error)
                 shut(self.worker)
                 return
-            if found:
-                if [blocker.pid for blocker in found] != [blocker.pid for blocker in self.blockers]:
-                    self.tell("blocked", detail="; ".join(map(str, found)))
-                self.blockers = found
+            if in_the_way:
+                if [blocker.pid for blocker in in_the_way] != [blocker.pid for blocker in self.blockers]:
+                    self.tell("blocked", detail="; ".join(map(str, in_the_way)))
+                self.blockers = in_the_way
 
     def forget_blockers(self) -> None:
         """A new attempt: nobody holds it up yet."""
@@ -210,29 +208,29 @@ class ShardSession:
 
 
 @contextmanager
-def answering(router: AsyncRouter, shard: str, conn: AsyncConnection[Any]) -> Iterator[None]:
+def answering(fleet: AsyncFleet, shard: str, conn: AsyncConnection[Any]) -> Iterator[None]:
     """What is asked inside is answered within `_SILENCE` seconds, or `MigrationError` says that the shard was lost."""
-    watch = router._watchdog.watch(conn, monotonic() + _SILENCE)
+    watch = fleet.watchdog.watch(conn, deadline_after(_SILENCE))
     try:
         yield
     except psycopg.Error as error:
-        if router._watchdog.release(watch):
+        if fleet.watchdog.release(watch):
             raise
         raise MigrationError(
             f"shard {shard} was lost", detail=f"It has not answered for {_SILENCE:g} s.", hint=_LOST_HINT
         ) from error
     finally:
-        router._watchdog.release(watch)
+        fleet.watchdog.release(watch)
 
 
-async def while_answering(router: AsyncRouter, shard: str, work: Coroutine[Any, Any, T]) -> T:
+async def while_answering(fleet: AsyncFleet, shard: str, work: Coroutine[Any, Any, T]) -> T:
     """What `work` gives, which is broken off when the shard does not answer any more: see `answering`."""
     doing = asyncio.ensure_future(work)
     try:
-        conn = await connect(router, shard, readonly=True)
+        conn = await connect(fleet, shard, readonly=True)
         try:
-            while not (await asyncio.wait({doing}, timeout=_LOOK))[0]:
-                with answering(router, shard, conn):
+            while not (await asyncio.wait({doing}, timeout=_PERIOD))[0]:
+                with answering(fleet, shard, conn):
                     await one(conn, "SELECT 1")
         finally:
             await conn.close()
@@ -242,12 +240,12 @@ async def while_answering(router: AsyncRouter, shard: str, work: Coroutine[Any, 
         await asyncio.gather(doing, return_exceptions=True)
 
 
-async def connect(router: AsyncRouter, shard: str, *, readonly: bool = False) -> AsyncConnection[Any]:
+async def connect(fleet: AsyncFleet, shard: str, *, readonly: bool = False) -> AsyncConnection[Any]:
     """A connection of no pool to the shard's primary, checked to be that and in autocommit.
 
-    Pools are bounded for the application, and a migration may take long. Raises `ShardUnavailable`.
+    Pools are bounded for the application, and a migration may take long. Raises `ShardError`.
     """
-    topology = router.topology
+    topology = fleet.topology
     endpoint = topology.shard(shard).writable
     if endpoint.pooler == "transaction" and not readonly:
         raise ShardUnavailable(
@@ -258,22 +256,7 @@ async def connect(router: AsyncRouter, shard: str, *, readonly: bool = False) ->
             detail=f"{endpoint.address}: locks and settings of a session do not hold behind it.",
             hint="Use a topology file that names the servers themselves.",
         )
-    options = replace(router._options, kwargs={**router._options.kwargs, "application_name": f"shardpool {who()}"[:63]})
-    connector = AsyncConnector(topology, shard, endpoint, options, router._watchdog)
-    try:
-        conn = await connector.connect()
-    except ShardError:
-        raise
-    except psycopg.Error as error:
-        raise ShardUnavailable(
-            f"shard {shard} cannot be reached",
-            shard=shard,
-            endpoint=endpoint.name,
-            phase="connect",
-            detail=f"{endpoint.address}: {first_line(error)}",
-        ) from error
-    await conn.set_autocommit(True)
-    return conn
+    return await fleet.dialer.dial_checked(topology, shard, f"shardpool {who()}"[:63])
 
 
 async def one(conn: AsyncConnection[Any], query: str, params: Sequence[Any] | None = None) -> Any:

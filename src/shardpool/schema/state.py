@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from ..control import LOCK_CLASS
-from ..own_sql import qualified
+from ..control.locks import LOCK_CLASS
+from ..control.own_sql import qualified
 
 RUNNER_LOCK = -2
 """Held by the runner of a shard, on a connection of its own, from before its first look to its end."""
@@ -126,7 +126,7 @@ def try_lock(number: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MigrationRow:
     """One migration on one shard. `origin` is the tool from whose history it was taken over."""
 
     version: str
@@ -162,7 +162,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Runner:
+class LockHolder:
     """Who migrates a shard now."""
 
     pid: int
@@ -175,12 +175,12 @@ class ShardState:
     """What one shard said: its rows by version, and who migrates it now. `error` is why it said nothing."""
 
     shard: str
-    rows: Mapping[str, Row]
+    rows: Mapping[str, MigrationRow]
     installed: bool = True
-    running: Runner | None = None
+    running: LockHolder | None = None
     error: BaseException | None = None
 
 
-def rows_by_version(rows: Iterable[Sequence[Any]]) -> dict[str, Row]:
+def rows_by_version(rows: Iterable[Sequence[Any]]) -> dict[str, MigrationRow]:
     """The rows of `READ`."""
-    return {row[0]: Row(*row) for row in rows}
+    return {row[0]: MigrationRow(*row) for row in rows}

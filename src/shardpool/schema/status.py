@@ -8,9 +8,9 @@ from typing import Any
 
 from ..topology import Topology
 from .files import Folder, Migration
-from .plan import Problem, row_problems, shards_of
-from .report import told
-from .state import Row, Runner, ShardState
+from .plan import Obstacle, row_problems, shards_of
+from .report import error_text
+from .state import LockHolder, MigrationRow, ShardState
 
 PENDING, NOT_FOR_IT, UNKNOWN = "pending", "-", "?"
 
@@ -42,9 +42,9 @@ class Status:
     fleet: str
     shards: tuple[str, ...]
     lines: tuple[Line, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[Obstacle, ...]
     unreached: Mapping[str, BaseException]
-    running: Mapping[str, Runner]
+    running: Mapping[str, LockHolder]
 
     @property
     def deviations(self) -> tuple[Line, ...]:
@@ -76,7 +76,7 @@ class Status:
                 {"shard": p.shard or None, "version": p.version or None, "problem": p.message, "hint": p.hint or None}
                 for p in self.problems
             ],
-            "unreached": {shard: told(error) for shard, error in self.unreached.items()},
+            "unreached": {shard: error_text(error) for shard, error in self.unreached.items()},
             "running": {shard: {"pid": r.pid, "by": r.application} for shard, r in self.running.items()},
             "migrations": [
                 {"version": line.version, "name": line.label, "phase": line.phase, "shards": dict(line.here)}
@@ -89,12 +89,12 @@ def status(folder: Folder, topology: Topology, states: Mapping[str, ShardState])
     """The matrix of files, and of what the shards know beyond them."""
     lines = [_line(migration, topology, states) for migration in folder.migrations]
     known = {migration.version for migration in folder.migrations}
-    beyond: dict[str, Row] = {}
+    beyond: dict[str, MigrationRow] = {}
     for state in states.values():
         beyond.update({version: row for version, row in state.rows.items() if version not in known})
     lines += [_line_beyond(version, row, states) for version, row in sorted(beyond.items())]
     by_version = {migration.version: migration for migration in folder.migrations}
-    problems = [Problem(f"migrations.sum: {problem}") for problem in folder.sum_problems]
+    problems = [Obstacle(f"migrations.sum: {problem}") for problem in folder.sum_problems]
     for state in states.values():
         for row in state.rows.values():
             problems.extend(row_problems(state.shard, row, by_version.get(row.version)))
@@ -117,14 +117,14 @@ def _line(migration: Migration, topology: Topology, states: Mapping[str, ShardSt
     return Line(migration.version, migration.label, here, migration.phase)
 
 
-def _line_beyond(version: str, row: Row, states: Mapping[str, ShardState]) -> Line:
+def _line_beyond(version: str, row: MigrationRow, states: Mapping[str, ShardState]) -> Line:
     here = {name: _here(state, state.rows.get(version), NOT_FOR_IT) for name, state in states.items()}
     if row.origin is None:
         here = {name: at if at in (NOT_FOR_IT, UNKNOWN) else f"{at}, no file" for name, at in here.items()}
     return Line(version, f"{version}_{row.name}" if row.origin is None else f"{row.origin}: {row.name}", here)
 
 
-def _here(state: ShardState, row: Row | None, absent: str = PENDING) -> str:
+def _here(state: ShardState, row: MigrationRow | None, absent: str = PENDING) -> str:
     if state.error is not None:
         return UNKNOWN
     return absent if row is None else row.describe

@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 import psycopg
 
-from ..errors import UnsupportedQuery
-from ..query.scanner import Scanner, split
-from .errors import BadMigration
-from .files import Block, Migration
+from ..errors import BadMigration, UnsupportedQuery
+from ..query.text.scanner import Scanner, split
+from .files import Migration, MigrationBlock
 
 Kind = Literal["atomic", "create index", "drop index", "reindex", "detach", "again", "set", "unsure"]
 """How a step is run, and what is done when it is not known how it ended.
@@ -69,9 +68,9 @@ def shortened(text: str, width: int = 80) -> str:
 def check(migration: Migration) -> None:
     """Raise `BadMigration` for a block that cannot be run as it is meant."""
     for block in filter(None, (migration.up, migration.down)):
-        found = list(statements(block))
-        _check_end(migration, found)
-        for statement, line in found:
+        listed = list(statements(block))
+        _check_end(migration, listed)
+        for statement, line in listed:
             _check_text(f"{migration.file}:{line}", statement)
             if block.transactional:
                 _check_transactional(f"{migration.file}:{line}", statement)
@@ -81,11 +80,11 @@ def check(migration: Migration) -> None:
             steps(migration.file, block)
 
 
-def _check_end(migration: Migration, found: Sequence[tuple[str, int]]) -> None:
+def _check_end(migration: Migration, listed: Sequence[tuple[str, int]]) -> None:
     """What is not closed goes on to the end, so that it is in the last statement."""
-    if not found:
+    if not listed:
         return
-    statement, line = found[-1]
+    statement, line = listed[-1]
     scanner = Scanner()
     for _ in scanner.feed(statement + "\n"):
         pass
@@ -107,7 +106,7 @@ def _check_text(where: str, statement: str) -> None:
 
 
 def _is_of_client(statement: str) -> bool:
-    from ..query.statement import kind
+    from ..query.text.statement import kind
 
     tree = parsed(statement)
     return tree is not None and kind(tree) == "CopyStmt" and not tree.filename and not tree.is_program
@@ -128,7 +127,7 @@ def _check_transactional(where: str, statement: str) -> None:
 
 
 def _check_routed(where: str, statement: str) -> None:
-    from ..query.statement import kind, verb
+    from ..query.text.statement import kind, verb
 
     tree = parsed(statement)
     if tree is None or kind(tree) not in _ROUTED:
@@ -147,9 +146,9 @@ def _is_bare(statement: str) -> bool:
 
 
 @lru_cache(maxsize=512)
-def steps(file: str, block: Block) -> tuple[Step, ...]:
+def steps(file: str, block: MigrationBlock) -> tuple[Step, ...]:
     """The steps of a block that is not one transaction."""
-    found: list[Step] = []
+    made: list[Step] = []
     for sql, line, is_group in _grouped(file, block):
         facts: tuple[Any, ...] = ("atomic", "", "", "", "") if is_group else _classified(sql)
         kind, schema, name, table_schema, table = facts
@@ -158,8 +157,8 @@ def steps(file: str, block: Block) -> tuple[Step, ...]:
                 f"{file}:{line}: an index that is built CONCURRENTLY needs a name",
                 detail="What a killed build leaves is found by its name.",
             )
-        found.append(Step(len(found) + 1, sql, line, kind, schema, name, table, table_schema))
-    return tuple(found)
+        made.append(Step(len(made) + 1, sql, line, kind, schema, name, table, table_schema))
+    return tuple(made)
 
 
 def prefix_digest(parts: Sequence[Step], count: int) -> str:
@@ -168,7 +167,7 @@ def prefix_digest(parts: Sequence[Step], count: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _grouped(file: str, block: Block) -> Iterator[tuple[str, int, bool]]:
+def _grouped(file: str, block: MigrationBlock) -> Iterator[tuple[str, int, bool]]:
     group: list[str] | None = None
     begun = 0
     for statement, line in statements(block):
@@ -189,7 +188,7 @@ def _grouped(file: str, block: Block) -> Iterator[tuple[str, int, bool]]:
         raise BadMigration(f"{file}:{begun}: BEGIN without COMMIT")
 
 
-def statements(block: Block) -> Iterator[tuple[str, int]]:
+def statements(block: MigrationBlock) -> Iterator[tuple[str, int]]:
     """Each statement, without the comments above it, with the line of the file on which it begins."""
     scanner = Scanner()
     begun = block.line
@@ -213,7 +212,7 @@ def _first_word(statement: str) -> str:
 @lru_cache(maxsize=512)
 def _classified(statement: str) -> tuple[Kind, str, str, str, str]:
     """Kind, schema and name of the index or partition, schema and name of its table."""
-    from ..query.statement import kind
+    from ..query.text.statement import kind
 
     tree = parsed(statement)
     if tree is None:
@@ -245,7 +244,7 @@ def _classified(statement: str) -> tuple[Kind, str, str, str, str]:
 
 def parsed(statement: str) -> Any:
     """The statement as PostgreSQL's parser reads it; None for syntax that it does not know."""
-    from ..query.statement import parse
+    from ..query.text.statement import parse
 
     try:
         trees = parse(statement)
@@ -269,6 +268,6 @@ def _unparsed(statement: str) -> tuple[Kind, str, str, str, str]:
     return ("unsure" if _first_word(statement) in ("call", "do") else "atomic"), "", "", "", ""
 
 
-def statement_count(block: Block) -> int:
+def statement_count(block: MigrationBlock) -> int:
     """How many statements a block has."""
     return len(split(block.sql))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import secrets
 import subprocess
@@ -14,7 +15,6 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from shardpool import Router
-from shardpool.load import CsvFile
 from shardpool.testing import Fleet, Params, _create, _drop, _topology
 
 from .schema import DDL, INDEXES, LAYOUTS, TABLES
@@ -70,10 +70,10 @@ def sharded(fleet: Fleet, folder: Path, layout: str, files: dict[str, Path]) -> 
         with Router(path) as router:
             router.init()
             router.scatter(DDL)
-            for table, rows in files.items():
-                file = CsvFile(rows)
-                columns = file.columns()
-                router.copy_into(table, file.rows(), columns=columns, binary=False)
+            for table, path in files.items():
+                with path.open(encoding="utf-8", newline="") as file:
+                    rows = csv.reader(file)
+                    router.copy_into(table, rows, columns=next(rows), binary=False)
             router.scatter(INDEXES, timeout=LOAD_TIMEOUT)
             router.scatter("vacuum analyze", timeout=LOAD_TIMEOUT)
             yield router

@@ -47,7 +47,9 @@ def wanted(plain: psycopg.Connection) -> dict[str, Expected]:
     return {query.name: expected(plain, query, data.scale()) for query in QUERIES}
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(f"tpch {name}")) for name in LAYOUTS]
+)
 def layout(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -8,9 +8,9 @@ In every keyspace the shard of a key can be told by looking at it:
 - `events` (date): before 2024 on s0, 2024 on s1, 2025 on s2, from 2026 on s3
 - `words` (text): below "g" on s0, below "n" on s1, below "t" on s2, the others on s3
 
-`built_in.json` lists the functions of PostgreSQL 18 itself, one a line, as `catalog.BUILT_IN_QUERY` asks for them:
+`built_in.json` lists the functions of PostgreSQL 18 itself, one a line, as the query of `control.catalog` asks:
 
-    python -c 'from shardpool.query.catalog import *; print(BUILT_IN_QUERY)' | psql -XAt \
+    python -c 'from shardpool.control.catalog import *; print(BUILT_IN_QUERY)' | psql -XAt \
         | jq -c sort | sed 's/\],\[/],\n[/g' > tests/unit/query/built_in.json
 """
 
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from shardpool.partitioning import Hash, Partitioning, Range
-from shardpool.query.catalog import Catalog, make_catalog, with_singles
+from shardpool.query.analysis.catalog import Catalog
+from shardpool.query.analysis.catalog_reading import make_catalog, with_bodies, with_singles
 from shardpool.topology import Endpoint, Keyspace, Shard, Topology, owner_ranges
 
 SHARDS = ("s0", "s1", "s2", "s3")
@@ -139,6 +140,11 @@ _FUNCTIONS = [
     ["gen_random_uuid", "f", "v", False, "c", True],
     ["mood", "t", "i", False, "internal", None],
 ]
+_BODIES = [
+    ["spent", "sql", "select sum(qty) from orders", "s"],
+    ["noticed", "plpgsql", "begin raise notice '%', $1; return $1; end", "v"],
+    ["gen_random_uuid", "c", "pg_random_uuid", "v"],
+]
 _OPERATORS = [["<%>", "s", "sql", None], ["<#>", "i", "sql", None], ["^", "s", "c", ["text", "text"]]]
 _SETTINGS = {"TimeZone": "UTC", "server_encoding": "UTF8", "client_encoding": "UTF8", "search_path": '"$user", public'}
 _DATABASE = {"datcollate": "en_US.UTF-8", "datctype": "en_US.UTF-8", "datlocprovider": "c", "datlocale": None}
@@ -160,7 +166,8 @@ def catalog() -> Catalog:
     """What the shards have told, s0 and s1 of their single tables too."""
     built_in = json.loads((Path(__file__).parent / "built_in.json").read_text(encoding="utf-8"))
     fleet = topology()
-    return with_singles(make_catalog("s0", _told(), built_in, fleet), "s1", _told(), fleet)
+    found = with_singles(make_catalog("s0", _told(), built_in, fleet), "s1", _told(), fleet)
+    return with_bodies(found, {name for name, *_ in _BODIES}, _BODIES)
 
 
 def _told() -> dict[str, Any]:

@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from shardpool.query.bound import Bound, Incomplete, bind
-from shardpool.query.planner import completed, plan
+from shardpool.query.plans.bound import Bound, Incomplete, bind
+from shardpool.query.plans.planner import completed, plan
 
 from .catalog import catalog, topology
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shardpool.query.alike import Difference, touched
-from shardpool.query.statement import parse
+from shardpool.query.analysis.alike import Difference, touched
+from shardpool.query.text.statement import parse
 
 from .catalog import catalog
 

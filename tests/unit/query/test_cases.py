@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import psycopg
 import pytest
 
 from shardpool.errors import ShardpoolError
-from shardpool.query.bound import Bound
-from shardpool.query.statement import parse, without_places
+from shardpool.query.plans.bound import Bound
+from shardpool.query.text.statement import parse
+from shardpool.query.text.tree import without_places
 
 from .catalog import SHARDS
 from .golden import SUBJECTS, bound, cases
@@ -68,5 +70,5 @@ def _told(found: Bound, name: str) -> Any:
     return lines[0] if name in ("add", "cut") else _read(lines[0])
 
 
-def _read(sql: str) -> bytes:
-    return b"".join(map(without_places, parse(sql)))
+def _read(sql: str) -> list[Hashable]:
+    return list(map(without_places, parse(sql)))

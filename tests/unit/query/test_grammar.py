@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from shardpool.query.statement import parse
+from shardpool.query.text.statement import parse
 
 
 @pytest.mark.parametrize(

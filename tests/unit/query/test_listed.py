@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shardpool.query.listed import listed
-from shardpool.query.plan import Plan, Split
-from shardpool.query.planner import plan
-from shardpool.query.remembered import LONG
-from shardpool.query.statement import inner, parse, without_places
+from shardpool.query.analysis.listed import listed
+from shardpool.query.plans.plan import Plan, Split
+from shardpool.query.plans.planner import plan
+from shardpool.query.text.remembered import LONG
+from shardpool.query.text.statement import inner, parse
+from shardpool.query.text.tree import without_places
 
 from .catalog import catalog, topology
 
@@ -67,7 +68,15 @@ def told(sql: str) -> Any:
     """Everything that a plan says, or the error that it is refused with."""
     try:
         found = plan(sql, topology(), catalog())
-        return (found.verb, found.uses, found.writes, str(found.refusal), found.loose, found.kept, *divided(found))
+        return (
+            found.verb,
+            found.uses,
+            found.writes,
+            str(found.refusal),
+            found.loose,
+            found.key_assignments,
+            *divided(found),
+        )
     except Exception as error:
         return type(error), str(error)
 
@@ -84,7 +93,7 @@ def divided(found: Plan) -> list[Any]:
     return [scattered.keys, scattered.timed is None, *((read(sql), numbers) for sql, numbers in parts)]
 
 
-def read(sql: str) -> bytes:
+def read(sql: str) -> Hashable:
     return without_places(parse(sql)[0])
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardpool.query.merging import NotHere, added, bound_value, merged_order
-from shardpool.query.pins import Const
-from shardpool.query.plan import SortKey
+from shardpool.query.analysis.pins import Const
+from shardpool.query.merge.merging import NotHere, added, bound_value, merged_order, row_keys
+from shardpool.query.plans.plan import SortKey
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 SMALL = st.integers(-3, 3)
@@ -123,18 +123,26 @@ def _oids(case: Case) -> list[int]:
 
 
 @settings(max_examples=400)
-@given(cases())
-def test_merging_a_split_gives_the_whole_in_order(case: Case) -> None:
+@given(cases(), st.sampled_from([1, 2, 1000]))
+def test_merging_a_split_gives_the_whole_in_order(case: Case, block: int) -> None:
     order = _order(case)
     parts = [[row for row, at in zip(case.rows, case.shards, strict=True) if at == shard] for shard in range(4)]
     parts = [sorted(part, key=order) for part in parts]
     answers = [FakeResult([_sent(case, row) for row in part], len(case.kinds), _oids(case)) for part in parts]
-    merged = [parts[shard][row] for shard, row in merged_order(answers, case.keys, case.binary)]
+    merged = [parts[shard][row] for shard, row in merged_order(answers, case.keys, case.binary, block=block)]
     whole = sorted(case.rows, key=order)
     # Rows that ORDER BY does not tell apart may come in any order.
     for (_, one), (_, other) in zip(groupby(merged, key=order), groupby(whole, key=order), strict=True):
         assert sorted(one, key=repr) == sorted(other, key=repr)
     assert len(merged) == len(whole)
+
+
+@given(cases())
+def test_integers_of_rows_compare_as_those_that_were_sent(case: Case) -> None:
+    answer = FakeResult([_sent(case, row) for row in case.rows], len(case.kinds), _oids(case))
+    parts = [(answer, range(len(case.rows) // 2)), (answer, range(len(case.rows) // 2, len(case.rows)))]
+    sent = row_keys(parts, case.keys, case.binary)
+    assert row_keys(parts, case.keys, case.binary, case.rows) == sent
 
 
 @settings(max_examples=200)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from shardpool.errors import KeyNotCovered
 from shardpool.partitioning import Hash, List, Partitioning, Range
-from shardpool.query.pins import NOTHING, UNKNOWN, Const, buckets, key_value
-from shardpool.query.planner import plan
+from shardpool.query.analysis.pins import NOTHING, UNKNOWN, Const, buckets, key_value
+from shardpool.query.plans.planner import plan
 
 from .catalog import PARTITIONINGS, catalog, topology
 
@@ -312,7 +312,8 @@ A_UUID = UUID("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11")
         (str(A_UUID), "text", "uuid", UNKNOWN),
         (b"\x00", "", "bytea", b"\x00"),
         ("\\x00", "", "bytea", b"\x00"),
-        ("\\000", "", "bytea", UNKNOWN),
+        ("\\000", "", "bytea", b"\x00"),
+        ("\\8", "", "bytea", UNKNOWN),
         (date(2024, 1, 1), "", "date", date(2024, 1, 1)),
         ("2024-01-01", "date", "date", date(2024, 1, 1)),
         ("2024-02-30", "", "date", UNKNOWN),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg._queries import _query2pg  # psycopg's own conversion, to compare with
 
-from shardpool.query.placeholders import convert
+from shardpool.query.text.placeholders import convert
 
 _PIECES = st.sampled_from(["select ", "%s", "%b", "%t", "%%", "%(a)s", "%(b)s", "%(a)b", " x ", "'%%'", "é", "$1", "%"])
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shardpool.query.plan import Shipped
-from shardpool.query.planner import completed
+from shardpool.query.plans.plan import Transferred
+from shardpool.query.plans.planner import completed
 
 from .catalog import catalog, topology
 
@@ -30,6 +30,6 @@ from .catalog import catalog, topology
 )
 def test_those_by_which_a_subquery_looks_up_its_rows(sql: str, expected: dict[str, tuple[str, ...]]) -> None:
     plan = completed(sql, topology(), catalog(), strategy="pull").scattered
-    assert isinstance(plan, Shipped)
-    found = {ship.subject: ship.probed for ship in plan.ships}
+    assert isinstance(plan, Transferred)
+    found = {transfer.subject: transfer.probed for transfer in plan.transfers}
     assert found == (expected or dict.fromkeys(found, ()))

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from shardpool import UnsupportedQuery
-from shardpool.query.reading import as_read, depends_on
+from shardpool.query.text.reading import as_read, depends_on
 
 OFF = {"standard_conforming_strings": "off"}
 NULLS = {"transform_null_equals": "on"}

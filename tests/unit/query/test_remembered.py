@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardpool.query.remembered import LONG, remembered
+from shardpool.query.text.remembered import LONG, remembered
 
 
 def test_a_function_is_called_once_for_a_text_that_is_remembered() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shardpool.query.rows import taken_apart
+from shardpool.query.text.rows import taken_apart
 
 
 @pytest.mark.parametrize(

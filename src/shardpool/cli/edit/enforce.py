@@ -39,6 +39,6 @@ def enforce(
     if as_json:
         print_json({"fleet": topology.fleet, "enforce": state == "on", "tables_by_shard": done})
         return
-    for shard, found in done.items():
-        names = ", ".join(table.removeprefix("public.") for table in found)
+    for shard, fenced in done.items():
+        names = ", ".join(table.removeprefix("public.") for table in fenced)
         click.echo(f"{shard}: {state} for {names or 'no table: none is there'}")

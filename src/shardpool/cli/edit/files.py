@@ -14,7 +14,7 @@ from .running import edit, run
 from .telling import print_changes, show
 
 if TYPE_CHECKING:
-    from ...config import Snapshot
+    from ...config import FileSnapshot
     from ...topology import Topology
 
 
@@ -75,7 +75,7 @@ def apply(ctx: click.Context, /, new: str, topology_file: str | None, **options:
         raise click.UsageError("NEW is the topology file itself: change a copy of it, and apply that")
     given = read_text(new)
 
-    def text_of(current: Snapshot, topology: Topology, epoch: int) -> str | None:
+    def text_of(current: FileSnapshot, topology: Topology, epoch: int) -> str | None:
         wanted = parse_topology(given, file=new, folder=Path(path).parent)
         if wanted.epoch < topology.epoch and _with_epoch(given, topology.epoch) == current.text:
             return None
@@ -99,6 +99,6 @@ def _check_epoch(wanted: Topology, new: str, topology: Topology, path: str) -> N
 
 def _with_epoch(text: str, epoch: int) -> str:
     from ...config import edit_text
-    from ...edits import Put
+    from ...patches import Put
 
     return edit_text(text, [Put(("epoch",), epoch)])

@@ -20,15 +20,15 @@ def history(ctx: click.Context, /, limit: int, topology_file: str | None, as_jso
     from ...operations import edit_history
 
     topology = load_topology(topology_path(ctx, topology_file))
-    found, unreached = run(edit_history(topology, limit))
+    edits, unreached = run(edit_history(topology, limit))
     if as_json:
-        changes = [change.as_dict() for change in found]
+        changes = [change.as_dict() for change in edits]
         print_json({"fleet": topology.fleet, "changes": changes, "unreached": unreached})
         return
     for shard, why in unreached.items():
         click.echo(f"shard {shard} is not asked: {why}", err=True)
     rows = []
-    for change in found:
+    for change in edits:
         outcome = change.outcome
         if change.unfinished and len(change.unfinished) < len(change.shards):
             outcome = f"unfinished on {', '.join(change.unfinished)}"

@@ -37,8 +37,8 @@ def edit_options(command: F) -> F:
             default=8.0,
             show_default=True,
             metavar="SECONDS",
-            help="When buckets change their owner: how long running routers get to take the file over, before the "
-            "shards refuse those that have not. They look every 5 s unless told otherwise.",
+            help="When buckets change their owner: for how long running routers are waited for at most, before the "
+            "shards refuse those that work by the older topology. They look every 5 s unless told otherwise.",
         ),
         click.option(
             "--take-over",

@@ -13,11 +13,12 @@ import click
 
 from ..options import topology_path
 from .options import How, how
-from .telling import nothing, show, told
+from .telling import nothing, print_edit, show
 
 if TYPE_CHECKING:
-    from ...config import LockedFile, Snapshot
-    from ...edits import Operation
+    from ...config import FileSnapshot, LockedFile
+    from ...operations.barrier import Straggler
+    from ...patches import Operation
     from ...topology import Topology
 
 
@@ -30,20 +31,21 @@ _SAID = {
     "prepare": "preparing the shards",
     "fence": "fencing what is given away",
     "file": "replacing the file",
-    "settle": "letting running routers take the file over",
+    "numbers": "carrying the numbers of sequences over to another shard",
+    "settle": "letting running routers take it over",
     "finish": "finishing on every shard",
 }
 
 
-TextOf = Callable[["Snapshot", "Topology", int], "str | None"]
+TextOf = Callable[["FileSnapshot", "Topology", int], "str | None"]
 
 
 def in_place(ctx: click.Context, topology_file: str | None, change: str, options: dict[str, Any], make: Any) -> None:
     """An edit of the file in place: `make(data, topology)` gives its operations."""
     from ...config import edit_text, file_data
-    from ...edits import Put, applied
+    from ...patches import Put, applied
 
-    def text_of(current: Snapshot, topology: Topology, epoch: int) -> str | None:
+    def text_of(current: FileSnapshot, topology: Topology, epoch: int) -> str | None:
         data = file_data(current.text)
         operations: Sequence[Operation] = make(data, topology)
         if applied(data, operations) == data:
@@ -77,7 +79,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
-async def _dry_run(path: str, current: Snapshot, how: How, text_of: TextOf) -> None:
+async def _dry_run(path: str, current: FileSnapshot, how: How, text_of: TextOf) -> None:
     from ...config import text_diff
     from ...operations import plan_edit
 
@@ -95,7 +97,7 @@ async def _apply(file: LockedFile, path: str, change: str, how: How, text_of: Te
     from ...changes import describe_changes
     from ...config import text_diff
     from ...operations.edit import Edit, apply_edit
-    from ...operations.unfinished import next_epoch, take_up
+    from ...operations.unfinished_edits import next_epoch, resume
 
     def say(step: str) -> None:
         made.append(step)
@@ -104,7 +106,7 @@ async def _apply(file: LockedFile, path: str, change: str, how: How, text_of: Te
 
     current = file.read()
     old = _parsed(current.text, path)
-    finished = await take_up(current.digest, old, settle=how.settle, timeout=how.timeout, say=say)
+    finished = await resume(current.digest, old, settle=how.settle, timeout=how.timeout, say=say)
     if finished is not None:
         click.echo(
             f"epoch {old.epoch} was begun and not finished: it is finished now ({first(finished.change)})", err=True
@@ -113,8 +115,9 @@ async def _apply(file: LockedFile, path: str, change: str, how: How, text_of: Te
             click.echo(
                 f"shard {shard} left the fleet by it and cannot be told: its own record stays unfinished", err=True
             )
+        _warn(finished.behind)
         if first(finished.change) == change:
-            told(old, None, True, how.as_json)
+            print_edit(old, None, True, how.as_json)
             return
     epoch = await next_epoch(old, how.timeout) if how.take_over else old.epoch + 1
     text = text_of(current, old, epoch)
@@ -128,7 +131,13 @@ async def _apply(file: LockedFile, path: str, change: str, how: How, text_of: Te
     author = how.author or f"{_user()}@{socket.gethostname()}"
     edit = Edit(current, text, old, new, "\n".join([change, *lines])[:4000], author)
     done = await apply_edit(file, edit, settle=how.settle, take_over=how.take_over, timeout=how.timeout, say=say)
-    told(new, done.plan, done.resumed, how.as_json)
+    _warn(done.behind)
+    print_edit(new, done.plan, done.resumed, how.as_json)
+
+
+def _warn(behind: Sequence[Straggler]) -> None:
+    for session in behind:
+        click.echo(f"not waited for any longer: {session}", err=True)
 
 
 def _user() -> str:

@@ -20,10 +20,10 @@ def nothing(topology: Topology, as_json: bool) -> None:
         click.echo(f"nothing to change: fleet {topology.fleet} is so already, at epoch {topology.epoch}")
 
 
-def told(topology: Topology, plan: Plan | None, resumed: bool, as_json: bool) -> None:
+def print_edit(topology: Topology, plan: Plan | None, resumed: bool, as_json: bool) -> None:
     if as_json:
-        told = plan.as_dict() if plan is not None else {}
-        print_json({"fleet": topology.fleet, **told, "epoch": topology.epoch, "resumed": resumed})
+        data = plan.as_dict() if plan is not None else {}
+        print_json({"fleet": topology.fleet, **data, "epoch": topology.epoch, "resumed": resumed})
         return
     if plan is not None:
         print_changes(plan)

@@ -17,7 +17,7 @@ from .running import in_place
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from ...edits import Operation
+    from ...patches import Operation
     from ...topology import Topology
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -69,11 +69,11 @@ def lint(ctx: click.Context, folder: str | None, write_sum: bool, squawk: bool |
     from ...schema.sums import FILE, sum_text
 
     place = Path(folder) if folder else default_folder()
-    found = read_folder(place)
+    files = read_folder(place)
     if write_sum:
-        (place / FILE).write_text(sum_text({m.file: m.checksum for m in found.migrations}), encoding="utf-8")
-        found = read_folder(place)
-    findings = [*lint_folder(found, _topology(ctx)), *squawk_findings(found, squawk)]
+        (place / FILE).write_text(sum_text({m.file: m.checksum for m in files.migrations}), encoding="utf-8")
+        files = read_folder(place)
+    findings = [*lint_folder(files, _topology(ctx)), *squawk_findings(files, squawk)]
     findings.sort(key=lambda finding: (finding.file, finding.line))
     errors = sum(finding.level == "error" for finding in findings)
     if as_json:
@@ -81,7 +81,7 @@ def lint(ctx: click.Context, folder: str | None, write_sum: bool, squawk: bool |
     else:
         for finding in findings:
             click.echo(str(finding))
-        click.echo(f"{len(found.migrations)} migrations: {errors} errors, {len(findings) - errors} warnings")
+        click.echo(f"{len(files.migrations)} migrations: {errors} errors, {len(findings) - errors} warnings")
     ctx.exit(FAILURE if errors else 0)
 
 

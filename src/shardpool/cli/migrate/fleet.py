@@ -87,18 +87,20 @@ def drift(
 
     Single tables are left out. Exits with 1 when there is a difference, or a shard does not answer.
     """
-    found = run(ctx, topology_file, lambda m: m.drift(reference=reference, shards=shard_names or None, ignore=ignore))
+    differences = run(
+        ctx, topology_file, lambda m: m.drift(reference=reference, shards=shard_names or None, ignore=ignore)
+    )
     if as_json:
-        print_json(found.as_dict())
+        print_json(differences.as_dict())
     else:
-        for shard, error in found.unreached.items():
+        for shard, error in differences.unreached.items():
             click.echo(f"{shard}: {error}")
-        for difference in found.differences:
+        for difference in differences.differences:
             click.echo(str(difference))
-        alike = len(set(found.digests.values()))
-        what = "alike" if alike == 1 else f"of {alike} kinds, {len(found.differences)} differences"
-        click.echo(f"{len(found.digests)} schemas, {what}")
-    ctx.exit(0 if found.ok else FAILURE)
+        alike = len(set(differences.digests.values()))
+        what = "alike" if alike == 1 else f"of {alike} kinds, {len(differences.differences)} differences"
+        click.echo(f"{len(differences.digests)} schemas, {what}")
+    ctx.exit(0 if differences.ok else FAILURE)
 
 
 @click.command()
@@ -169,7 +171,8 @@ def provision(
 
 def _embedded() -> str | None:
     """The program that comes with the extra `local`, when that is installed: it is of the newest version."""
-    from ...local.binaries import LocalError, find_binaries
+    from ...errors import LocalError
+    from ...local.binaries import find_binaries
 
     try:
         return find_binaries().program("pg_dump")

@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-def print_status(found: Status, show_all: bool) -> None:
+def print_status(status: Status, show_all: bool) -> None:
     """What deviates, what is pending, and on request the rest; last, one line of sums."""
-    for shard, error in found.unreached.items():
+    for shard, error in status.unreached.items():
         click.echo(click.style(f"{shard}: {_first(error)}", fg="red"))
-    for problem in found.problems:
+    for problem in status.problems:
         click.echo(click.style(str(problem), fg="red") + (f"\n    HINT:  {problem.hint}" if problem.hint else ""))
-    for shard, runner in found.running.items():
+    for shard, runner in status.running.items():
         click.echo(click.style(f"{shard}: is being migrated now by {runner.application}", fg="yellow"))
-    deviating = found.deviations
-    pending = [line for line in found.pending if line not in deviating]
-    rest = [line for line in found.lines if line not in deviating and line not in pending] if show_all else []
+    deviating = status.deviations
+    pending = [line for line in status.pending if line not in deviating]
+    rest = [line for line in status.lines if line not in deviating and line not in pending] if show_all else []
     lines = [*deviating, *pending, *rest]
     if lines:
-        _matrix(found.shards, lines)
-    applied = len(found.lines) - len(found.pending)
+        _matrix(status.shards, lines)
+    applied = len(status.lines) - len(status.pending)
     click.echo(
-        f"{len(found.lines)} migrations on {len(found.shards)} shards: {applied} applied everywhere, "
+        f"{len(status.lines)} migrations on {len(status.shards)} shards: {applied} applied everywhere, "
         f"{len(pending)} pending, {len(deviating)} deviating"
     )
 
@@ -79,11 +79,11 @@ def print_plan(made: Plan, as_json: bool) -> None:
             notes += [migration.phase] if migration.phase == "contract" else []
             more = f"  ({', '.join(notes)})" if notes else ""
             click.echo(f"  {migration.label}{more}: {', '.join(stage.shards_by_version[migration.version])}")
-            told = statements(made, migration)
-            for statement in told[:_SHOWN]:
+            sql = statements(made, migration)
+            for statement in sql[:_SHOWN]:
                 click.echo(f"      {statement}")
-            if len(told) > _SHOWN:
-                click.echo(f"      … and {len(told) - _SHOWN:,} more")
+            if len(sql) > _SHOWN:
+                click.echo(f"      … and {len(sql) - _SHOWN:,} more")
     for problem in made.problems:
         click.echo(click.style(str(problem), fg="red") + (f"\n    HINT:  {problem.hint}" if problem.hint else ""))
     if made.is_empty and not made.problems:
@@ -150,7 +150,7 @@ def _first(error: BaseException) -> str:
     return summary(error)
 
 
-_TOLD = {
+_STATUS_WORDS = {
     "wait": "waits for {detail}",
     "begin": "{label}",
     "blocked": "{label} waits for {detail}",
@@ -166,7 +166,7 @@ _TOLD = {
 
 def sentence(happened: Happened) -> str:
     """What happened in words; empty for what is not worth a line."""
-    text = _TOLD.get(happened.what, "")
+    text = _STATUS_WORDS.get(happened.what, "")
     return text.format(
         label=happened.label,
         detail=happened.detail,

@@ -38,12 +38,12 @@ def status(
     Exits with 0 when every migration is on every shard, 3 when some are only not run yet, 1 when something has to be
     looked at: shards differ, a migration has failed or was changed, or a shard does not answer.
     """
-    found = run(ctx, topology_file, lambda m: m.status(folder, shards=shard_names or None, timeout=timeout))
+    answer = run(ctx, topology_file, lambda m: m.status(folder, shards=shard_names or None, timeout=timeout))
     if as_json:
-        print_json(found.as_dict())
+        print_json(answer.as_dict())
     else:
-        print_status(found, show_all)
-    ctx.exit(FAILURE if found.needs_looking_at else PENDING if found.pending else 0)
+        print_status(answer, show_all)
+    ctx.exit(FAILURE if answer.needs_looking_at else PENDING if answer.pending else 0)
 
 
 @click.command()

@@ -20,7 +20,7 @@ from ..options import (
 from ..statements import entries
 
 if TYPE_CHECKING:
-    from ...query.bound import Fanout
+    from ...query.choices import Fanout
 
 
 @click.command()
@@ -53,7 +53,8 @@ def shell(
     The prompt needs prompt_toolkit: pip install 'shardpool[shell]'
     """
     from ... import Router
-    from .session import Leave, Session
+    from .commands import run_command
+    from .session import Leave, ShellSession
 
     at_prompt = not commands and sys.stdin.isatty() and sys.stdout.isatty()
     if at_prompt:
@@ -61,7 +62,7 @@ def shell(
 
         require_prompt_toolkit()
     with Router(topology_path(ctx, topology_file)) as router:
-        session = Session(router, Printer(as_json, as_csv), timeout, readonly, fanout)
+        session = ShellSession(router, Printer(as_json, as_csv), run_command, timeout, readonly, fanout)
         if at_prompt:
             converse(session)
             return

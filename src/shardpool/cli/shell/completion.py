@@ -20,8 +20,8 @@ def candidates(topology: Topology, before: str) -> tuple[str, list[str]]:
     """The word before the cursor, and what may stand instead of it."""
     from .commands import COMMANDS
 
-    found = _WORD.search(before)
-    word = found.group() if found else ""
+    match = _WORD.search(before)
+    word = match.group() if match else ""
     line = before.rpartition("\n")[2].lstrip()
     names: Iterable[str]
     if word.startswith("\\"):

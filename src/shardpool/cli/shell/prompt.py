@@ -15,7 +15,7 @@ from ..statements import entries, is_complete
 from ..wording import say_at_prompt
 from .completion import candidates
 from .history import history_file, may_be_saved
-from .session import Leave, Session
+from .session import Leave, ShellSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +38,7 @@ def require_prompt_toolkit() -> None:
         )
 
 
-def converse(session: Session) -> None:
+def converse(session: ShellSession) -> None:
     """Ask for statements and run them until the user leaves."""
     from ... import __version__
 
@@ -73,12 +73,12 @@ def _command(text: str) -> str:
     return _WORDS.get(text.strip().rstrip(";").rstrip().lower(), text)
 
 
-def _name(session: Session) -> str:
+def _name(session: ShellSession) -> str:
     fleet = session.router.topology.fleet
     return fleet if session.shard is None else f"{fleet}/{session.shard}"
 
 
-def _prompt_session(session: Session) -> PromptSession[str]:
+def _prompt_session(session: ShellSession) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
 
     return PromptSession(
@@ -125,13 +125,13 @@ def _history() -> History:
         return InMemoryHistory()
 
 
-def _completer(session: Session) -> Completer:
+def _completer(session: ShellSession) -> Completer:
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
 
     class Names(Completer):
         def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
-            word, found = candidates(session.router.topology, document.text_before_cursor)
-            return (Completion(name, -len(word)) for name in found)
+            word, names = candidates(session.router.topology, document.text_before_cursor)
+            return (Completion(name, -len(word)) for name in names)
 
     return Names()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import UnsupportedQuery
-from ...query.scanner import first_word
+from ...query.text.scanner import first_word
 from ..answers import Printer, execute
 from ..statements import Entry
 from ..wording import say_at_prompt
 
 if TYPE_CHECKING:
     from ... import Router
-    from ...query.bound import Fanout
+    from ...query.choices import Fanout
     from ...result import Result
 
 _TRANSACTION = frozenset("begin start commit end rollback abort savepoint release prepare".split())
@@ -29,11 +29,15 @@ class Leave(Exception):
 
 
 @dataclass
-class Session:
-    """One shell: where statements go, and how answers are shown. `shard` is the one that `\\shard` has chosen."""
+class ShellSession:
+    """One shell: where statements go, and how answers are shown.
+
+    `run_command` runs a line that begins with a backslash. `shard` is the one that `\\shard` has chosen.
+    """
 
     router: Router
     printer: Printer
+    run_command: Callable[[ShellSession, str], None]
     timeout: float | None = None
     readonly: bool = False
     fanout: Fanout | None = None
@@ -42,9 +46,9 @@ class Session:
     shows_plan: bool = False
     depth: int = 0  # of files that are read by files
 
-    def run(self, found: Iterable[Entry], source: str | None = None) -> None:
+    def run(self, entries: Iterable[Entry], source: str | None = None) -> None:
         """Run statements and commands one after another; the first error ends that, and names its line in `source`."""
-        for entry in found:
+        for entry in entries:
             try:
                 self._run_one(entry)
             except Leave:
@@ -57,9 +61,7 @@ class Session:
 
     def _run_one(self, entry: Entry) -> None:
         if entry.is_command:
-            from .commands import run_command
-
-            run_command(self, entry.text)
+            self.run_command(self, entry.text)
             return
         with self.timed():
             result = self._execute(entry.text)

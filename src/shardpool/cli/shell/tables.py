@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..._concurrency import run_all
+from ..._runtime.tasks import run_all
 from ...errors import ShardError, UnknownTable, summary
 from ...topology import Keyspace, Sharded, Single, Topology, qualified
 
 if TYPE_CHECKING:
-    from .session import Session
+    from .session import ShellSession
 
 # Seconds that a shard has to answer to `\shards`, at most.
 _PATIENCE = 5.0
@@ -31,14 +31,14 @@ _COLUMNS = """
 """
 
 
-def list_tables(session: Session) -> None:
+def list_tables(session: ShellSession) -> None:
     """Every table of the topology: its keyspace, its key, and where its rows are."""
     topology = session.router.topology
     rows = [(_short(table), *_placed(topology, table)) for table in topology.placements]
     session.printer.rows(["table", "keyspace", "key", "rows"], rows, count=True)
 
 
-def describe_table(session: Session, name: str) -> None:
+def describe_table(session: ShellSession, name: str) -> None:
     """The columns of a table as a shard has them, its key, and where its rows are."""
     topology = session.router.topology
     table = _folded(name)
@@ -64,8 +64,8 @@ def _folded(name: str) -> str:
 def _placed(topology: Topology, table: str) -> tuple[str, str, str]:
     match topology.placement(table):
         case Sharded(keyspace, columns):
-            found = topology.keyspaces[keyspace]
-            return keyspace, ", ".join(columns), f"{_way(found)} on {_names(found.shard_names())}"
+            space = topology.keyspaces[keyspace]
+            return keyspace, ", ".join(columns), f"{_way(space)} on {_names(space.shard_names())}"
         case Single(shard):
             return "", "", f"single: on {shard} alone"
         case _:
@@ -86,7 +86,7 @@ def _part_of_key(column: str, key: tuple[str, ...]) -> str:
     return "key" if len(key) == 1 else f"key, part {key.index(column) + 1}"
 
 
-def _columns(session: Session, table: str) -> tuple[str, list[Any]]:
+def _columns(session: ShellSession, table: str) -> tuple[str, list[Any]]:
     """Asks the first shard that answers, of those that have the table."""
     topology = session.router.topology
     match topology.placement(table):
@@ -110,20 +110,20 @@ def _columns(session: Session, table: str) -> tuple[str, list[Any]]:
     raise AssertionError("a table is on one shard at least")
 
 
-def list_shards(session: Session) -> None:
+def list_shards(session: ShellSession) -> None:
     """Every shard, and whether its primary answers now."""
     names = session.router.shards
     outcomes = run_all([partial(_answer, session, name) for name in names])
     rows = []
-    for name, (told, error) in zip(names, outcomes, strict=True):
+    for name, (version, error) in zip(names, outcomes, strict=True):
         if error is not None and not isinstance(error, Exception):
             raise error
-        answer = told if error is None else ("no", None, "", summary(error))
+        answer = version if error is None else ("no", None, "", summary(error))
         rows.append((name, session.router.topology.shards[name].primary.address, *answer))
     session.printer.rows(["shard", "address", "answers", "ms", "PostgreSQL", "error"], rows)
 
 
-def _answer(session: Session, name: str) -> tuple[str, float, str, str]:
+def _answer(session: ShellSession, name: str) -> tuple[str, float, str, str]:
     begun = monotonic()
     limit = min(_PATIENCE, session.timeout or session.router.topology.timeout)
     version = session.router.shard(name).execute("show server_version", timeout=limit).rows[0][0]

@@ -46,11 +46,11 @@ def top(
     with 1 when an endpoint did not answer.
     """
     from ... import Router
-    from .samples import Fleet
+    from .samples import Samples
     from .screen import print_rows, watch
 
     with Router(topology_path(ctx, topology_file), kwargs={"application_name": "shardpool top"}) as router:
-        fleet = Fleet(router, interval, timeout)
+        fleet = Samples(router, interval, timeout)
         fleet.start()
         try:
             if not once and not as_json and sys.stdout.isatty() and sys.stdin.isatty():

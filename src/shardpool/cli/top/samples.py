@@ -10,7 +10,7 @@ from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..._sync.sampling import Sample, sample
+from ..._sync.admin.samples import Sample, sample
 
 if TYPE_CHECKING:
     from ... import Router
@@ -22,7 +22,7 @@ _GRACE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EndpointSample:
     """One endpoint at one moment. Times in seconds; None is not known."""
 
     shard: str
@@ -63,7 +63,7 @@ class Watched:
         return self.samples[-1] if self.samples else None
 
 
-class Fleet:
+class Samples:
     """Every endpoint of a router, looked at once an interval by a thread of its own."""
 
     def __init__(self, router: Router, interval: float, timeout: float) -> None:
@@ -81,16 +81,16 @@ class Fleet:
         for watched in self._watched:
             name = f"shardpool-top-{watched.shard}"
             # A daemon: leaving waits for nobody who does not answer.
-            threading.Thread(target=self._look, args=(watched,), name=name, daemon=True).start()
+            threading.Thread(target=self._sample, args=(watched,), name=name, daemon=True).start()
 
     def stop(self) -> None:
         """Look no more; does not wait."""
         self._stopped.set()
 
-    def _look(self, watched: Watched) -> None:
+    def _sample(self, watched: Watched) -> None:
         while not self._stopped.is_set():
             watched.begun = begun = monotonic()
-            watched.samples.append(sample(self._router, watched.shard, watched.endpoint.name, self._timeout))
+            watched.samples.append(sample(self._router._fleet, watched.shard, watched.endpoint.name, self._timeout))
             watched.begun = None
             watched.rounds += 1
             self._stopped.wait(max(0.0, begun + self._interval - monotonic()))
@@ -105,24 +105,26 @@ class Fleet:
         while monotonic() < until and any(watched.rounds < wanted[id(watched)] for watched in self._watched):
             self._stopped.wait(0.02)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[EndpointSample]:
         """What is known now, in the order of the topology; no I/O."""
         now = monotonic()
         primaries = {watched.shard: watched for watched in self._watched if watched.is_primary}
         return [self._row(watched, primaries.get(watched.shard), now) for watched in self._watched]
 
-    def _row(self, watched: Watched, primary: Watched | None, now: float) -> Row:
+    def _row(self, watched: Watched, primary: Watched | None, now: float) -> EndpointSample:
         samples = list(watched.samples)
         where = (watched.shard, watched.endpoint.name, watched.endpoint.address)
         silent = watched.begun is not None and now - watched.begun > self._timeout + _GRACE
         if not samples or silent:
-            return Row(*where, "silent" if silent else "…", watched.endpoint.role)
+            return EndpointSample(*where, "silent" if silent else "…", watched.endpoint.role)
         last = samples[-1]
         if last.error is not None:
-            return Row(*where, "silent" if last.is_silent else "down", watched.endpoint.role, error=last.error)
+            return EndpointSample(
+                *where, "silent" if last.is_silent else "down", watched.endpoint.role, error=last.error
+            )
         written = [] if primary is None or primary is watched else list(primary.samples)
-        pings = sorted(seen.ping for seen in samples if seen.ping is not None)
-        return Row(
+        pings = sorted(sample.ping for sample in samples if sample.ping is not None)
+        return EndpointSample(
             *where,
             "ok" if last.role == watched.endpoint.role else "other role",
             last.role or "",
@@ -136,7 +138,7 @@ class Fleet:
             ping_p99=quantile(pings, 0.99),
         )
 
-    def as_dict(self, rows: Iterable[Row]) -> dict[str, Any]:
+    def as_dict(self, rows: Iterable[EndpointSample]) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "fleet": self.topology.fleet,
@@ -147,7 +149,7 @@ class Fleet:
 
 def rate(samples: Sequence[Sample]) -> float | None:
     """Transactions a second between the last two looks, or None; those of the looks themselves are among them."""
-    known = [seen for seen in samples if seen.transactions is not None][-2:]
+    known = [sample for sample in samples if sample.transactions is not None][-2:]
     if len(known) < 2 or known[1].at <= known[0].at:
         return None
     before, after = known[0].transactions or 0, known[1].transactions or 0
@@ -160,11 +162,11 @@ def lag(replica: Sequence[Sample], primary: Sequence[Sample], now: float) -> flo
     It has everything up to the newest moment of which it has replayed what the primary had written by then. While that
     is the newest look at the primary, it is not behind.
     """
-    written = [seen for seen in primary if seen.wal is not None]
-    replayed = max((seen.wal for seen in replica if seen.wal is not None), default=None)
+    written = [sample for sample in primary if sample.wal is not None]
+    replayed = max((sample.wal for sample in replica if sample.wal is not None), default=None)
     if replayed is None or not written:
         return None
-    complete = [seen.at for seen in written if (seen.wal or 0) <= replayed]
+    complete = [sample.at for sample in written if (sample.wal or 0) <= replayed]
     if not complete:
         return None
     return 0.0 if complete[-1] == written[-1].at and primary[-1].error is None else now - complete[-1]

@@ -17,7 +17,7 @@ from ..output import print_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .samples import Fleet, Row
+    from .samples import EndpointSample, Samples
 
 # Seconds between two drawings, and so how long a key may take to be seen at most.
 _REDRAW = 0.25
@@ -43,7 +43,7 @@ _NUMERIC = (False,) * 4 + (True,) * 7 + (False,)
 _COLOURS = {"ok": "green", "down": "bold red", "silent": "bold red", "other role": "yellow"}
 
 
-def print_rows(rows: Sequence[Row]) -> None:
+def print_rows(rows: Sequence[EndpointSample]) -> None:
     """One plain table, with the reasons of what is down below it."""
     print_table(_COLUMNS, [_cells(row) for row in rows], numeric=_NUMERIC)
     for row in rows:
@@ -51,7 +51,7 @@ def print_rows(rows: Sequence[Row]) -> None:
             print(f"{row.shard}/{row.endpoint}: {row.error}")
 
 
-def watch(fleet: Fleet) -> None:
+def watch(fleet: Samples) -> None:
     """Draw until q is typed."""
     from rich.console import Console
     from rich.live import Live
@@ -90,12 +90,12 @@ class _Pressed:
         return os.read(self._descriptor, 1).decode(errors="replace") or "q"
 
 
-def _title(fleet: Fleet) -> str:
+def _title(fleet: Samples) -> str:
     topology = fleet.topology
     return f"fleet {topology.fleet}, epoch {topology.epoch}"
 
 
-def table(rows: Sequence[Row], title: str, width: int) -> Table:
+def table(rows: Sequence[EndpointSample], title: str, width: int) -> Table:
     """What is drawn: the columns that a terminal of that width has room for, each in full."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
@@ -136,7 +136,7 @@ def fitting(rows: Sequence[Sequence[str]], width: int) -> list[int]:
     return shown
 
 
-def _cells(row: Row) -> tuple[str | int | None, ...]:
+def _cells(row: EndpointSample) -> tuple[str | int | None, ...]:
     return (
         row.shard,
         row.endpoint,

@@ -1,0 +1,1 @@
+"""What is asked of and done to the fleet itself."""

@@ -1,0 +1,1 @@
+"""Many rows or many items at once."""

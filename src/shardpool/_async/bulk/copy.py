@@ -1,0 +1,170 @@
+"""`copy_into`: rows split by key into one COPY per shard, all at once, and an exact account when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from ..._runtime.deadlines import NEVER, Deadline
+from ..._runtime.tasks import async_run_all
+from ...errors import LoadError, MissingKey
+from ...query.analysis.catalog import Table
+from ...query.analysis.timing import moments as moment_defaults
+from ...query.plans.copies import loaded
+from ...query.plans.numbered import drawn_columns, is_number
+from ...topology import Placement, Reference, Sharded, Single, Topology, qualified
+from ..plans.planner import AsyncPlanner
+from ..work.participants import AsyncParticipants, has_moved
+from ..work.two_phase import obstacle
+from . import copies
+from .copy_endings import commit, waited
+from .copy_load import AsyncLoad
+from .copy_stream import AsyncStream
+
+if TYPE_CHECKING:
+    from ..fleet.fleet import AsyncFleet
+    from ..work.session import AsyncSession
+
+
+async def copy_into(
+    fleet: AsyncFleet,
+    planner: AsyncPlanner,
+    table: str,
+    rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
+    *,
+    columns: Sequence[str],
+    binary: bool | None,
+    until: Deadline | None,
+    progress: Callable[[int], None] | None,
+    atomic: bool,
+    within: AsyncSession | None = None,
+) -> dict[str, int]:
+    """See `AsyncRouter.copy_into`; `until` is in monotonic seconds; `within` is the transaction that it is part of."""
+    topology = fleet.topology
+    placement = topology.placement(table)
+    if isinstance(placement, Sharded):
+        fleet.newer_maps.check(placement.keyspace, topology)
+    names = _shards_of(topology, table)
+    defaults: dict[str, str] = {}
+    soon = min(fleet.deadline(None), until or NEVER)
+    await planner.refuse_effects_of_load(qualified(table), columns, soon)
+    catalog = await planner.schema.current(soon)
+    facts = catalog.tables.get(qualified(table))
+    numbered = _numbered(facts, placement, columns)
+    positions = _key_positions(topology, table, [*columns, *numbered])
+    if len(names) > 1:
+        made = loaded(facts, columns, catalog) if facts is not None and isinstance(placement, Reference) else None
+        if made is not None:
+            return await copies.copy_into(fleet, made, rows, columns, until, progress, atomic=atomic, within=within)
+        defaults = moment_defaults(facts, catalog) if facts is not None else {}
+        defaults = {name: default for name, default in defaults.items() if name not in columns}
+    participants = await AsyncParticipants.take(
+        fleet, names, min(fleet.deadline(None), until or NEVER), readonly=False, within=within
+    )
+    if has_moved(fleet.topology, topology):
+        # By another one the rows would go elsewhere, and none was read.
+        await participants.end()
+        options: dict[str, Any] = {"columns": columns, "binary": binary, "until": until, "progress": progress}
+        return await copy_into(fleet, planner, table, rows, **options, atomic=atomic, within=within)
+    is_part = within is not None
+    streams = [
+        AsyncStream(name, checkout, until or NEVER, is_part=is_part)
+        for name, checkout in participants.checkouts.items()
+    ]
+    defaults = {name: default for name, default in defaults.items() if name not in numbered}
+
+    async def draw(count: int) -> list[list[int]]:
+        """The numbers of so many rows, by column."""
+        until_now = min(fleet.deadline(None), until or NEVER)
+        return [await planner.schema.numbers.take(name, count, until_now) for name in numbered.values()]
+
+    load = AsyncLoad(
+        topology, table, [*columns, *numbered], positions, streams, defaults, progress, draw if numbered else None
+    )
+    if within is not None:
+        return await _part(within, load, streams, rows, binary)
+    try:
+        as_one = atomic and len(streams) > 1
+        if as_one and (refusal := obstacle(participants.pools)) is not None:
+            raise refusal
+        try:
+            counts = await load.run(rows, binary)
+        except LoadError as error:
+            if any(isinstance(failure, psycopg.errors.LockNotAvailable) for failure in error.failures.values()):
+                raise await waited(fleet, streams, error) from error
+            raise
+        await commit(fleet, participants, table, counts, until or NEVER, as_one=as_one)
+        return counts
+    finally:
+        for stream in streams:
+            await stream.checkout.unwatch()
+        await participants.end(partial(_aborted, streams, load.failure))
+
+
+async def _part(
+    within: AsyncSession,
+    load: AsyncLoad,
+    streams: Sequence[AsyncStream],
+    rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
+    binary: bool | None,
+) -> dict[str, int]:
+    """The load as part of a transaction, which ends it."""
+    with within.going_on("copy_into()"):
+        try:
+            counts = await load.run(rows, binary)
+        except BaseException as error:
+            await _aborted(streams, error)
+            if isinstance(error, LoadError):
+                error.failures = {name: within.waiting.meant(failure) for name, failure in error.failures.items()}
+            raise
+        finally:
+            for stream in streams:
+                stream.checkout.watch_until(within.until)
+        within.will_write([name for name, count in counts.items() if count])
+    return counts
+
+
+async def _aborted(streams: Sequence[AsyncStream], failure: BaseException | None) -> None:
+    """Undo what has failed; not before its error is known, for an interrupt may come meanwhile."""
+    if failure is not None:
+        await async_run_all([partial(stream.abort, failure) for stream in streams])
+
+
+def _numbered(table: Table | None, placement: Placement, columns: Sequence[str]) -> dict[str, str]:
+    """The columns that the rows leave to sequences, by their names, with the sequence that numbers each."""
+    if table is None or not isinstance(placement, Sharded):
+        return {}
+    return {
+        name: column.sequence.name
+        for name, column in drawn_columns(table, placement.key_columns).items()
+        if name not in columns and column.sequence is not None and is_number(column)
+    }
+
+
+def _shards_of(topology: Topology, table: str) -> list[str]:
+    match topology.placement(table):
+        case Sharded(keyspace, _):
+            owners = set(topology.keyspaces[keyspace].shard_names())
+            return [name for name in topology.shards if name in owners]
+        case Reference():
+            return list(topology.shards)
+        case Single(shard):
+            return [shard]
+
+
+def _key_positions(topology: Topology, table: str, columns: Sequence[str]) -> tuple[int, ...]:
+    """Where in a row the parts of its key are; empty when the table has no key."""
+    placement = topology.placement(table)
+    if not isinstance(placement, Sharded):
+        return ()
+    missing = [column for column in placement.key_columns if column not in columns]
+    if missing:
+        raise MissingKey(
+            f"the rows of {table} cannot be placed without {', '.join(missing)}",
+            detail=f"columns given: {', '.join(columns)}",
+            hint=f"{table} is placed by {', '.join(placement.key_columns)}: add it to columns=[…] and to each row.",
+        )
+    return tuple(list(columns).index(column) for column in placement.key_columns)

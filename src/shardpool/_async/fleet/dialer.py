@@ -1,0 +1,98 @@
+"""Connections of no pool: for what looks after the fleet, and takes longer than a pool can spare one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from ..._runtime.deadlines import Deadline
+from ..._runtime.watchdog import AsyncWatchdog
+from ...errors import ShardError, ShardUnavailable, first_line
+from ...topology import Endpoint, Topology
+from .connector import AsyncConnector
+from .options import AsyncConnectOptions
+
+
+class AsyncDialer:
+    """Makes them with the options that a router was given, and cuts off what is not done by its deadline.
+
+    Deadlines are in monotonic seconds. Where no endpoint is named, the one is meant at which the shard takes writes.
+    """
+
+    def __init__(self, options: AsyncConnectOptions, watchdog: AsyncWatchdog) -> None:
+        self._options = options
+        self._watchdog = watchdog
+
+    async def parameters(self, topology: Topology, shard: str) -> dict[str, Any]:
+        """What libpq is given for a connection to the shard, its password too."""
+        return await self._connector(topology, shard).parameters()
+
+    async def dial(
+        self, topology: Topology, shard: str, deadline: Deadline, endpoint: Endpoint | None = None
+    ) -> AsyncConnection[Any]:
+        """A connection in autocommit to whatever server is there, for shardpool's own queries.
+
+        It is not asked who it is: that may be what is to be found out. Raises `ShardUnavailable`.
+        """
+        connector = self._connector(topology, shard, endpoint)
+        try:
+            return await connector.connect_unchecked(deadline)
+        except ShardError:
+            raise
+        except psycopg.Error as error:
+            raise _unreachable(connector, error) from error
+
+    async def dial_checked(
+        self, topology: Topology, shard: str, application_name: str | None = None
+    ) -> AsyncConnection[Any]:
+        """A connection in autocommit to the shard as the pools make theirs. Raises `ShardError`."""
+        connector = self._connector(topology, shard, application_name=application_name)
+        try:
+            conn = await connector.connect()
+        except ShardError:
+            raise
+        except psycopg.Error as error:
+            raise _unreachable(connector, error) from error
+        await conn.set_autocommit(True)
+        return conn
+
+    @asynccontextmanager
+    async def dialed(
+        self, topology: Topology, shard: str, deadline: Deadline, endpoint: Endpoint | None = None
+    ) -> AsyncIterator[AsyncConnection[Any]]:
+        """`dial`, for a block; what is not done by the deadline is cut off."""
+        async with self.until(await self.dial(topology, shard, deadline, endpoint), deadline) as conn:
+            yield conn
+
+    @asynccontextmanager
+    async def until(self, conn: AsyncConnection[Any], deadline: Deadline) -> AsyncIterator[AsyncConnection[Any]]:
+        """A connection for a block, which is cut off at the deadline, and closed behind it."""
+        watch = self._watchdog.watch(conn, deadline)
+        try:
+            yield conn
+        finally:
+            self._watchdog.release(watch)
+            await conn.close()
+
+    def _connector(
+        self, topology: Topology, shard: str, endpoint: Endpoint | None = None, application_name: str | None = None
+    ) -> AsyncConnector:
+        options = self._options
+        if application_name is not None:
+            options = replace(options, kwargs={**options.kwargs, "application_name": application_name})
+        return AsyncConnector(topology, shard, endpoint or topology.shard(shard).writable, options, self._watchdog)
+
+
+def _unreachable(connector: AsyncConnector, error: psycopg.Error) -> ShardUnavailable:
+    return ShardUnavailable(
+        f"shard {connector.shard} cannot be reached",
+        shard=connector.shard,
+        endpoint=connector.endpoint.name,
+        phase="connect",
+        detail=f"{connector.endpoint.address}: {first_line(error)}",
+    )

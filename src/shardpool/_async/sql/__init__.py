@@ -1,0 +1,1 @@
+"""The ways to answer SQL without a key: one file for each."""

@@ -1,0 +1,425 @@
+"""`router.transaction()`: SQL and connections within one transaction over the shards that it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from math import inf
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, get_args
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import RowFactory
+
+from ..._call import Call, Params
+from ..._runtime.deadlines import NEVER, Deadline
+from ..._runtime.drivers import async_drive
+from ..._runtime.tasks import async_run_all
+from ..._wire.request import Request
+from ...errors import MissingKey, RouterMisuse, UnsupportedQuery, check_choice
+from ...query.choices import Fanout, SnapshotCut, Strategy, check_options
+from ...query.plans.bound import Bound, check_fanout
+from ...query.plans.plan import Gathered, Made
+from ...query.plans.planned import Planned
+from ...query.text.calls import is_ddl
+from ...result import ByShard, Result
+from ...topology import Reference
+from ..work.commit import FAILED
+from ..work.cut import AsyncCut
+from ..work.instant import AsyncInstant
+from ..work.outcomes import all_or_raise
+from ..work.participants import Moved
+from ..work.session import AsyncSession, Isolation
+from ..work.statements import Statements
+from . import alone, dispatch, made, numbered, sequences, streamed
+
+if TYPE_CHECKING:
+    from ..fleet.fleet import AsyncFleet
+    from ..plans.planner import AsyncPlanner
+    from ..routes import AsyncRoutes
+
+
+_CUTS: dict[SnapshotCut, type[AsyncCut]] = {"atomic": AsyncCut, "strict": AsyncInstant}
+# Each statement has a snapshot of its own.
+_FRESH = "read committed"
+
+
+class AsyncFleetTransaction:
+    """A transaction over the shards that its statements come to: see `AsyncRouter.transaction`.
+
+    It is for one caller: its statements come one after another. A statement that a server refuses leaves it failed, as
+    in PostgreSQL: all that can be done then is to end it, or to go back to a savepoint.
+    """
+
+    def __init__(
+        self,
+        fleet: AsyncFleet,
+        routes: AsyncRoutes,
+        planner: AsyncPlanner,
+        *,
+        timeout: float | None,
+        until: Deadline | None,
+        isolation: Isolation | None,
+        readonly: bool,
+        fanout: Fanout,
+        load: Callable[..., Awaitable[dict[str, int]]],
+        cut: SnapshotCut | None = None,
+    ) -> None:
+        if cut is not None:
+            check_choice("cut", cut, get_args(SnapshotCut))
+        if isolation is not None:
+            check_choice("isolation", isolation, (None, *get_args(Isolation)))
+        self._fleet = fleet
+        self._routes = routes
+        self._planner = planner
+        self._timeout = timeout
+        self._readonly = readonly
+        self._fanout: Fanout = fanout
+        self._load = load
+        # A snapshot: on all shards from the beginning, where rows may be brought together, and rolled back in the end.
+        self._cut = None if cut is None else _CUTS[cut](fleet, until=until, isolation=isolation, readonly=False)
+        self._session = self._cut or AsyncSession(fleet, until=until, isolation=isolation, readonly=readonly)
+
+    # -- statements ----------------------------------------------------------------------------------------------
+
+    async def execute(
+        self,
+        query: Any,
+        params: Params | None = None,
+        *,
+        key: Any = None,
+        keyspace: str | None = None,
+        table: str | None = None,
+        timeout: float | None = None,
+        binary: bool = False,
+        row_factory: RowFactory[Any] | None = None,
+        fanout: Fanout | None = None,
+        strategy: Strategy | None = None,
+    ) -> Result:
+        """Run one statement as `router.execute` does, as part of the transaction, whose own writes it sees.
+
+        Raises `UnsupportedQuery` for a write on a second shard where the shards cannot commit as one, and
+        `psycopg.errors.InFailedSqlTransaction` after a statement that has failed. The rest is as `AsyncRouter.execute`
+        has it.
+        """
+        if fanout is not None or strategy is not None:
+            check_options(fanout, strategy)
+        self._session.check_usable()
+        deadline = self._session.deadline(self._timeout if timeout is None else timeout)
+        call = Call(
+            query,
+            params,
+            deadline,
+            binary=binary,
+            row_factory=row_factory,
+            fanout=fanout or self._fanout,
+            strategy=strategy,
+            within=self._session,
+        )
+        if key is not None:
+            name = self._routes.of_key(key, keyspace, table).shard
+            return await alone.execute(self._session, call, name, query, writes=self._fleet.schema.may_write(query))
+        return await self._executed(call)
+
+    async def _executed(self, call: Call) -> Result:
+        """Run it; planned again when tables or a reload have changed before it was sent."""
+        if type(call.query) is not str:
+            call = replace(call, query=await self._planner.as_text(call.query, call.deadline))
+        while True:
+            planned = await self._planner.plan(call.query, call.params, call.deadline, call.strategy, call.new)
+            if planned.plan.numbers is not None:
+                self._check_only_reads(planned)
+                call = await numbered.filled(self._planner, call, planned)
+                continue
+            if planned.plan.setting is not None:
+                self._check_only_reads(planned)
+                call = await sequences.set_value(self._fleet, self._planner, call, planned, self._executed)
+                continue
+            route = dispatch.routed(planned, call.params, self._routes.table) if planned.keyspace is not None else None
+            if route is not None:
+                is_due = self._planner.schema.is_due(route.shard, False)
+                if is_due and not await self._planner.schema.is_fresh((route.shard,), call.deadline, readonly=False):
+                    continue
+                with suppress(Moved):
+                    return await self._one(call, planned, route.shard)
+                continue
+            bound = await self._planner.bind(planned, call.params, call.deadline, call.strategy)
+            if not await self._planner.schema.is_fresh(bound.shards, call.deadline, readonly=False):
+                continue
+            if isinstance(bound.scattered, Made):
+                self._check_only_reads(planned)
+                self._fleet.calls.took("make")
+                with suppress(Moved):
+                    numbers = self._planner.schema.numbers
+                    call = await made.finished(self._fleet, numbers, call, planned, bound.scattered, self._executed)
+                continue
+            check_fanout(bound, call.fanout)
+            try:
+                if bound.strategy == "one":
+                    # Any shard will do where none is named: one that has joined, if there is one.
+                    names = bound.shards or [*self._session.names, *self._fleet.in_turn()]
+                    return await self._one(call, planned, names[0])
+                if bound.plan.writes:
+                    self._check_only_reads(planned)
+                    self._check_copies(bound)
+                    await self._session.join(bound.shards, call.deadline, planned.topology)
+                    self._session.will_write(bound.shards)
+                if not await self._planner.schema.are_alike(bound, call.deadline, partial=False):
+                    continue
+                return await self._several(call, planned, bound)
+            except Moved:
+                continue
+
+    def _check_only_reads(self, planned: Planned) -> None:
+        if self._readonly and planned.plan.writes:
+            raise UnsupportedQuery(
+                f"{planned.plan.verb} in a transaction that only reads", hint="Begin it without readonly=True."
+            )
+
+    def _check_copies(self, bound: Bound) -> None:
+        plan = bound.scattered
+        if isinstance(plan, Gathered) and plan.copies is not None:
+            self._check_fresh(bound.plan.verb)
+
+    def _check_fresh(self, verb: str) -> None:
+        """Refuse the write of a reference table where it would not see what others have written."""
+        if self._session.isolation not in (None, _FRESH):
+            raise UnsupportedQuery(
+                f"{verb} of a reference table in a transaction with one snapshot",
+                detail="It has to see on each shard what those have done who wrote the table before.",
+                hint=f'Begin the transaction with isolation="{_FRESH}", or write the table outside of it.',
+            )
+
+    async def _several(self, call: Call, planned: Planned, bound: Bound) -> Result:
+        self._fleet.calls.took(bound.strategy)
+        try:
+            return await dispatch.scattered(self._fleet, self._planner, call, planned, bound)
+        except Moved:
+            raise
+        except UnsupportedQuery:
+            if bound.plan.writes:
+                self._session.fail()
+            raise
+        except BaseException as error:
+            self._session.fail()
+            meant = self._session.waiting.meant(error)
+            if meant is not error:
+                raise meant from error
+            raise
+
+    async def _one(self, call: Call, planned: Planned, name: str) -> Result:
+        """The statement as it stands on the one shard that it concerns."""
+        self._check_only_reads(planned)
+        check, sent = planned.plan.check, call.query
+        if check is not None:
+            sent = check.added(call.query, planned.topology, name, has_params=call.params is not None)
+        try:
+            result = await alone.execute(self._session, call, name, sent, writes=planned.plan.writes, planned=planned)
+        except psycopg.DatabaseError as error:
+            refused = check.failure(error, planned.plan.verb) if check is not None else None
+            if refused is not None:
+                raise refused from error
+            raise
+        self._fleet.calls.took("one")
+        result._planned = planned.plan
+        if check is not None:
+            result.hide_check(check.returning)
+        return result
+
+    def stream(
+        self,
+        query: Any,
+        params: Params | None = None,
+        *,
+        size: int = 1000,
+        timeout: float | None = None,
+        binary: bool = False,
+        row_factory: RowFactory[Any] | None = None,
+        fanout: Fanout | None = None,
+        strategy: Strategy | None = None,
+    ) -> AsyncGenerator[Any, None]:
+        """The rows of a SELECT as they come, as `AsyncRouter.stream` gives them, with what the transaction has written.
+
+        Until its end nothing else can be done in the transaction (`RouterMisuse`). When it is closed before, what it
+        has locked is let go.
+        """
+        check_options(fanout, strategy)
+        call = Call(
+            query,
+            params,
+            NEVER,
+            binary=binary,
+            row_factory=row_factory,
+            fanout=fanout or self._fanout,
+            strategy=strategy,
+            within=self._session,
+        )
+        return streamed.stream(self._fleet, self._planner, call, size=size, timeout=timeout)
+
+    async def copy_into(
+        self,
+        table: str,
+        rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
+        *,
+        columns: Sequence[str],
+        binary: bool | None = None,
+        timeout: float | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> dict[str, int]:
+        """COPY rows into a table as `AsyncRouter.copy_into` does, as part of the transaction: {shard: rows copied}.
+
+        Deferred constraints wait for the end of the transaction. While `rows` are read nothing else can be done in it
+        (`RouterMisuse`). After a `LoadError` it has failed, as after a statement that a server has refused.
+        """
+        self._session.check_usable()
+        if self._readonly:
+            raise UnsupportedQuery("COPY in a transaction that only reads", hint="Begin it without readonly=True.")
+        if isinstance(self._fleet.topology.placement(table), Reference):
+            self._check_fresh("COPY")
+        until = self._session.deadline(timeout) if timeout is not None else self._session.until
+        return await self._load(
+            self._fleet,
+            self._planner,
+            table,
+            rows,
+            columns=columns,
+            binary=binary,
+            until=None if until == inf else until,
+            progress=progress,
+            atomic=True,
+            within=self._session,
+        )
+
+    async def scatter(
+        self,
+        query: Any,
+        params: Params | None = None,
+        *,
+        shards: Iterable[str] | None = None,
+        keys: Iterable[Any] | None = None,
+        keyspace: str | None = None,
+        table: str | None = None,
+        timeout: float | None = None,
+        binary: bool = False,
+        row_factory: RowFactory[Any] | None = None,
+    ) -> ByShard:
+        """Run the same statement, or `query(conn)` when it is a function, on many shards at once: {shard: result}.
+
+        The shards are all, those named, or those that own one of the `keys`. Raises `ScatterError` with every shard's
+        failure, upon which the transaction has failed.
+        """
+        deadline = self._session.deadline(self._timeout if timeout is None else timeout)
+        names = self._routes.shards(shards, keys, keyspace, table)
+        if callable(query):
+            return ByShard(await self._called(names, query, deadline), None)
+        joined = await self._session.join(names, deadline)
+        if self._fleet.schema.may_write(query):
+            self._session.will_write(names)
+        statements = Statements(query, params, binary)
+        requests: list[Request] = [joined.request(name, statements.on(conn)) for name, conn in joined.conns.items()]
+        await async_drive(((request.pgconn.socket, request.step()) for request in requests), deadline)
+        await joined.close_busy()
+        failures = joined.failures(requests, may_be_applied=False)
+        results = {
+            request.shard: Result(request.pgresult, request.conn, (request.shard,), row_factory)
+            for request in requests
+            if request.error is None
+        }
+        if failures:
+            self._session.fail()
+        if any(is_ddl(request.pgresult.command_status) for request in requests if request.error is None):
+            self._session.changes_schema = True
+        return ByShard(all_or_raise(names, results, failures, None), None)
+
+    async def _called(
+        self, names: list[str], function: Callable[[AsyncConnection[Any]], Awaitable[Any]], deadline: Deadline
+    ) -> dict[str, Any]:
+        await self._session.join(names, deadline)
+        conns = {name: await self._session.lend(name, deadline) for name in names}
+        outcomes = await async_run_all([partial(function, conns[name]) for name in names])
+        results = {name: value for name, (value, error) in zip(names, outcomes, strict=True) if error is None}
+        failures = {name: error for name, (_, error) in zip(names, outcomes, strict=True) if error is not None}
+        if failures:
+            self._session.fail()
+        return all_or_raise(names, results, failures, None)
+
+    async def connection(
+        self,
+        key: Any = None,
+        *,
+        keyspace: str | None = None,
+        table: str | None = None,
+        shard: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncConnection[Any]:
+        """The psycopg connection of the shard of `key`, or of the one named, for statements of your own within it.
+
+        It is lent for the time of the transaction: `commit()` and `rollback()` on it are errors.
+        """
+        if (key is None) == (shard is None):
+            raise MissingKey("a connection of a transaction needs either a key or a shard", hint="Give key or shard=….")
+        if shard is None:
+            shard = self._routes.of_key(key, keyspace, table).shard
+        self._fleet.topology.shard(shard)
+        return await self._session.lend(shard, self._session.deadline(self._timeout if timeout is None else timeout))
+
+    async def connections(self, names: Sequence[str]) -> dict[str, AsyncConnection[Any]]:
+        """The psycopg connections of these shards, which have to be able to commit as one (`UnsupportedQuery`)."""
+        deadline = self._session.deadline(self._timeout)
+        await self._session.join(names, deadline)
+        self._session.check_atomic(names)
+        return {name: await self._session.lend(name, deadline) for name in names}
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """A block that is undone by itself when it ends with an error, on all shards; the transaction goes on then."""
+        name = await self._session.savepoint()
+        try:
+            yield
+            if self._session.is_failed:
+                raise psycopg.errors.InFailedSqlTransaction(FAILED)
+        except BaseException:
+            await self._session.roll_back_to(name)
+            raise
+        await self._session.release(name)
+
+    @property
+    def id(self) -> str | None:
+        """The id under which it commits over several shards; None until then, and when one shard has all its writes."""
+        return None if self._session.id is None else str(self._session.id)
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The names of the shards that it has come to, in that order."""
+        return tuple(self._session.names)
+
+    # -- the block -----------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> AsyncFleetTransaction:
+        self._fleet.check_usable()
+        if self._session.is_over or self._session.names:
+            raise RouterMisuse("a transaction is begun once", hint="Begin another one: router.transaction().")
+        if self._cut is not None:
+            try:
+                await self._cut.open_together(self._session.deadline(self._timeout))
+            except BaseException:
+                await self._session.end()
+                raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if exc is None and self._cut is None:
+                await self._session.commit()
+        finally:
+            await self._session.end()
+            if self._session.changes_schema:
+                self._fleet.schema.changed()
+        if exc is not None and (meant := self._session.waiting.meant(exc)) is not exc:
+            # On a connection that was lent.
+            raise meant from exc

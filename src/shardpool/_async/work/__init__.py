@@ -1,0 +1,1 @@
+"""Units of work: where each one begins and ends."""

@@ -1,0 +1,103 @@
+"""While rows are handed over the shards say who owns them: a unit of work asks first, and goes where they say."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Collection, Mapping, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from ..._endpoint import refusals
+from ..._runtime.deadlines import Deadline
+from ..._runtime.tasks import async_sleep
+from ...errors import DeadlineExceeded, first_line
+from ...topology import RunningMove
+from ..fleet import redirects, sessions
+from ..fleet.pools import AsyncEndpointPool
+
+if TYPE_CHECKING:
+    from ..fleet.fleet import AsyncFleet
+    from ..fleet.snapshot import AsyncSnapshot
+
+# The buckets whose rows a unit of work may touch, by keyspace.
+Buckets = Mapping[str, Collection[int]]
+
+# Seconds before a shard is asked again that is to get the rows, and has not got them yet.
+_SOONEST, _LATEST = 0.001, 0.004
+# What `shardpool.check_token` says: the move, and who has its token since when.
+_MOVE = re.compile(r"what move (\d+) moves")
+_OWNER = re.compile(r"(.+) (\d+)", re.DOTALL)
+
+
+def moves_touched(snapshot: AsyncSnapshot, shard: str, buckets: Buckets | None) -> list[RunningMove]:
+    """The moves that hand over rows of the shard which a unit of work may touch."""
+    return [move for move in snapshot.guarded.get(shard, ()) if buckets is None or _touches(move, buckets)]
+
+
+def _touches(move: RunningMove, buckets: Buckets) -> bool:
+    if move.keyspace is None:
+        return True
+    touched = buckets.get(move.keyspace, ())
+    return any(first <= bucket <= last for first, last in move.buckets for bucket in touched)
+
+
+async def is_admitted(
+    fleet: AsyncFleet,
+    pool: AsyncEndpointPool,
+    conn: AsyncConnection[Any],
+    moves: Sequence[RunningMove],
+    deadline: Deadline,
+    *,
+    at_once: bool,
+) -> bool:
+    """Whether the shard owns what the moves move; until the connection is given back, or `at_once` for now.
+
+    False when it is to be routed anew, by what the shard has said, and after a pause where that was no news. Raises
+    `DeadlineExceeded`.
+    """
+    watch = pool.health.watchdog.watch(conn, deadline, pool.health)
+    try:
+        await sessions.guard(conn, [move.number for move in moves], at_once=at_once)
+        return True
+    except psycopg.errors.SerializationFailure:
+        # The token was given away while it was waited for.
+        return False
+    except psycopg.Error as error:
+        refusal = error
+    finally:
+        if not pool.health.watchdog.release(watch):
+            await conn.close()
+    if monotonic() >= deadline:
+        raise _overdue(pool, refusal)
+    if conn.closed:
+        pool.health.was_lost(refusal)
+        raise refusals.unavailable(pool.shard, pool.endpoint, refusal)
+    if not redirects.is_redirect(refusal):
+        raise refusal
+    await _heed(fleet, refusal, deadline)
+    return False
+
+
+async def _heed(fleet: AsyncFleet, refusal: psycopg.Error, deadline: Deadline) -> None:
+    move = _MOVE.search(refusal.diag.message_primary or "")
+    owner_match = _OWNER.fullmatch(refusal.diag.message_detail or "")
+    if move is not None and owner_match is not None and fleet.learn(int(move[1]), owner_match[1], int(owner_match[2])):
+        return
+    # The topology may be of another epoch by now.
+    redirects.tell(fleet, refusal)
+    await async_sleep(min(random.uniform(_SOONEST, _LATEST), max(0.0, deadline - monotonic())))
+
+
+def _overdue(pool: AsyncEndpointPool, refusal: BaseException) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"rows of shard {pool.shard} were being handed over to another until the deadline",
+        shard=pool.shard,
+        endpoint=pool.endpoint.name,
+        phase="wait",
+        detail=first_line(refusal),
+        hint="Nothing was done. How far the move is says: shardpool move status",
+    )

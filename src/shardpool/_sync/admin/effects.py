@@ -1,0 +1,39 @@
+# Generated from _async/admin/effects.py by tools/unasync.py: edit that one, then run `make sync`.
+"""What `check` tells of writes that are refused for what they set off, as one shard's catalog says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import tuple_row
+
+from ...control.catalog import BODIES_QUERY, BUILT_IN_QUERY, CATALOG_QUERY, facts, further
+from ...query.analysis.catalog import NeedsBodies
+from ...query.analysis.catalog_reading import make_catalog, with_bodies
+from ...query.plans.effects import effect_findings
+from ...report import Finding
+from ...topology import Topology
+
+
+def effects(conn: Connection[Any], topology: Topology, name: str) -> list[Finding]:
+    """The findings on the tables of a shard, which are the same on all that have the same triggers."""
+    tables = list(topology.placements)
+    catalog_facts = _asked(conn, CATALOG_QUERY, [tables])
+    answers = {key: _asked(conn, *asked) for key, asked in further(catalog_facts, tables).items()}
+    catalog = make_catalog(name, facts(catalog_facts, answers), _asked(conn, BUILT_IN_QUERY, None), topology)
+    while True:
+        try:
+            return list(effect_findings(topology, catalog))
+        except NeedsBodies as needed:
+            rows = _asked(conn, BODIES_QUERY, [sorted(needed.names)])
+            catalog = with_bodies(catalog, needed.names, rows)
+
+
+def _asked(conn: Connection[Any], query: str, params: Sequence[Any] | None) -> Any:
+    cursor = conn.cursor(row_factory=tuple_row)
+    cursor.execute(query, params)
+    (value,) = cursor.fetchone() or (None,)
+    return json.loads(value or "null")

@@ -1,0 +1,1 @@
+"""libpq on sockets, as generators that a driver runs."""

@@ -1,0 +1,1 @@
+"""The SQL that the shards carry, and what shardpool asks of them for itself. Pure: SQL text out, rows in."""

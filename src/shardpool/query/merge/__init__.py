@@ -1,0 +1,1 @@
+"""Rows of several shards put together without a server."""

@@ -1,0 +1,1 @@
+"""SQL text and its tree: the only room that knows the parser."""
