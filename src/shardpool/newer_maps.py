@@ -28,6 +28,11 @@ class NewerMaps:
         if newer:
             self.told = {**self.told, **newer}
 
+    def check_all(self, topology: Topology) -> None:
+        """As `check`, of whatever has been told."""
+        for keyspace in [*self.told]:
+            self.check(keyspace, topology)
+
     def check(self, keyspace: str, topology: Topology) -> None:
         """Raise `OtherMap` when the topology in force is older than what a shard has told of the keyspace."""
         newer = self.told.get(keyspace)

@@ -11,12 +11,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from shardpool import ShardpoolError
+from shardpool import Router, ShardpoolError, ShardUnavailable
 from tests.timing import SLACK, in_time, not_after
 
 from .calls import Calls
 from .fleet import FaultFleet
-from .processes import FAULTS
+from .processes import FAULTS, network
+from .proxy import Cut
 from .workload import Workload
 
 SICK = "s1"
@@ -203,3 +204,20 @@ def test_a_pool_that_has_lost_its_connections_is_made_anew(fleet: FaultFleet, op
 async def _taken_behind(calls: Calls, pool: Any) -> Any:
     found = pool.getconn()
     return await found if hasattr(found, "__await__") else found
+
+
+def test_an_answer_shows_that_an_endpoint_is_well_though_the_last_connection_to_it_failed(fleet: FaultFleet) -> None:
+    """What reads its state must not hear for good of a connection that nobody has needed since."""
+    (key,) = fleet.keys(1)[SICK]
+    with Router(fleet.topology(timeout=SLACK)) as router:
+
+        def last_error() -> Any:
+            return router.stats()["shards"][SICK]["primary"]["last_error"]
+
+        route = router.for_key(key)
+        with route.connection() as conn:
+            with network(Cut(b"shardpool.", times=2))(fleet, SICK), pytest.raises(ShardUnavailable):
+                route.execute("select 1")
+            assert last_error() is not None
+            conn.execute("select 1")
+        assert last_error() is None

@@ -51,9 +51,13 @@ async def _scattered(calls: Calls, sql: str, **options: Any) -> list[Any]:
 def _wait_until_well(calls: Calls) -> None:
     """A connection that is made meanwhile may have been the one that was cut: it is made again after a pause."""
     end = monotonic() + SLOW
-    while calls.router.stats()["shards"][SICK]["primary"]["last_error"] is not None:
-        not_after(end)
-        calls.go(calls.pause(0.01))
+    while True:
+        try:
+            calls.go(calls.scatter("select 1"))
+            return
+        except ScatterError:
+            not_after(end)
+            calls.go(calls.pause(0.01))
 
 
 ASKED: list[tuple[Callable[..., Coroutine[Any, Any, list[Any]]], str, list[Any]]] = [
@@ -75,6 +79,19 @@ def test_lost_connections_cost_a_select_on_several_shards_nothing(
                 assert calls.go(verb(calls, sql)) == rows, (verb, sql)
                 assert fleet.proxies[SICK].cuts == 1 or "join" in sql, (verb, sql)
             _wait_until_well(calls)
+
+
+def test_a_connection_that_is_cut_while_it_is_made_is_made_once_more(
+    fleet: FaultFleet, open_calls: Callable[..., Calls]
+) -> None:
+    (key,) = fleet.keys(1)[SICK]
+    for number, wanted in enumerate(([(1,)], [(1,), (1,)])):
+        calls = open_calls(fleet.topology(timeout=10))
+        with network(Cut(b"shardpool.", times=1))(fleet, SICK):
+            calls.go(calls.execute(key, "insert into ledger values (%s, 1)", (key,)))
+            assert fleet.proxies[SICK].cuts == 1, number
+        assert calls.go(calls.execute(key, "select id from ledger")) == wanted
+        assert calls.router.stats()["shards"][SICK]["primary"]["connect_failures"] == 1
 
 
 def test_a_select_whose_sessions_are_ended_is_run_once_more(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,10 @@ from typing import Any
 import pytest
 
 from shardpool import OtherMap, Router, ScatterError, ShardUnavailable, StaleTopology, load_topology
-from shardpool.events import ReloadFailed
+from shardpool.events import NewerEpochSeen, ReloadFailed
 from shardpool.topology import owner_ranges
 from tests.integration.test_reload_file import Told, until
+from tests.timing import SLOW
 
 # Each changes where some keys are, and none needs a table or a row to be elsewhere for the file to be valid.
 CHANGES = {
@@ -318,3 +322,58 @@ def test_calls_wait_for_the_file_when_one_connection_is_told_of_a_newer_map(topo
         for conn in lent:
             router.shard("s1").putconn(conn)
         assert router.execute("select note from orders where tenant_id = 17").rows == [("there",)]
+
+
+def test_every_call_of_a_router_that_knows_itself_behind_waits_until_it_is_not(topology_path: str) -> None:
+    """Also those that look up keys before they take a connection, and a transaction that is begun again."""
+
+    sql = "select note from orders where note <> ''"
+
+    def in_a_transaction(tx: Any) -> list[Any]:
+        return [tx.execute("select count(*) from countries").one(), *tx.execute(sql).rows]
+
+    def by_key_in_a_transaction(router: Router) -> list[Any]:
+        with router.transaction() as tx:
+            return list(tx.execute(sql, key=17, table="orders").rows)
+
+    def on_a_connection(router: Router) -> list[Any]:
+        with router.transaction() as tx:
+            return tx.connection(17, table="orders").execute(sql).fetchall()
+
+    def of_tenant_17(conn: Any, key: int) -> Any:
+        return conn.execute(sql).fetchone()
+
+    there: list[Any] = [("there",)]
+    orders: dict[str, Any] = {"key": lambda key: key, "table": "orders"}
+    calls: list[tuple[Callable[[Router], Any], Any]] = [
+        (lambda router: router.run(in_a_transaction), [(0,), *there]),
+        (by_key_in_a_transaction, there),
+        (on_a_connection, there),
+        (lambda router: list(router.stream(sql)), there),
+        (lambda router: router.scatter(sql, keys=[17], table="orders")["s2"].rows, there),
+        (lambda router: router.map(of_tenant_17, [17], **orders), there),
+        (lambda router: router.map(of_tenant_17, [17], per="shard", **orders), there),
+        (lambda router: router.map(of_tenant_17, [17], per="all", **orders), there),
+        (lambda router: router.copy_into("orders", [(17, 2, "")], columns=["tenant_id", "n", "note"])["s2"], 1),
+    ]
+    path = Path(topology_path)
+    path.write_text(f"{path.read_text(encoding='utf-8')}topology: file\n", encoding="utf-8")
+    with ExitStack() as stack:
+        routers = [stack.enter_context(Router(topology_path, reload_interval=60)) for _ in calls]
+        for router in routers:
+            router.scatter("select 1")
+        newer = replace_pin(routers[0].topology, 6)
+        with Router(newer) as installer:
+            installer.init()
+            installer.for_key(17, table="orders").execute("insert into orders values (17, 1, 'there')")
+        for router in routers:
+            # As each new connection tells it.
+            router._fleet.observers.observe(
+                NewerEpochSeen(shard="s1", endpoint="primary", epoch=6, keyspaces=("tenants",))
+            )
+        with ThreadPoolExecutor(len(calls)) as threads:
+            going_on = [threads.submit(call, router) for (call, _), router in zip(calls, routers, strict=True)]
+            assert not wait(going_on, 0.3).done
+            changed(topology_path, "a pin", Path(topology_path), epoch=6)
+            for future, (_, expected) in zip(going_on, calls, strict=True):
+                assert future.result(SLOW) == expected

@@ -26,6 +26,7 @@ from ..events import Observer
 from ..query.choices import Fanout, SnapshotCut, Strategy, check_options
 from ..result import ByShard, Result
 from ..topology import Topology
+from .fleet import redirects
 from .fleet.follower import state_of
 from .parts import assembled
 from .routes import Route
@@ -379,6 +380,8 @@ class Router:
         with self._fleet.calls.begin("scatter", query) as record:
             deadline = self._fleet.deadline(timeout)
             shards, keys = None if shards is None else [*shards], None if keys is None else [*keys]
+            if keys is not None:
+                redirects.until_caught_up(self._fleet, deadline)
             if atomic:
                 names = self._routes.shards(shards, keys, keyspace, table)
                 if partial:
@@ -606,9 +609,9 @@ class Router:
     ) -> T:
         """Call `function(tx)` in one `transaction()` and give what it returns.
 
-        On a serialization failure or a deadlock (40001, 40P01), and when a shard has just given keys away (RS001), it
-        is rolled back and the function called again, until `timeout` seconds (default: the topology's) are over: it
-        must have no effect but by the transaction. After `CommitUnknown` nothing is repeated.
+        On a serialization failure or a deadlock (40001, 40P01), and when keys have just gone to another shard (RS001,
+        `OtherMap`), it is rolled back and the function called again, until `timeout` seconds (default: the topology's)
+        are over: it must have no effect but by the transaction. After `CommitUnknown` nothing is repeated.
         """
         until = self._fleet.deadline(timeout)
         begin = partial(self._transaction, timeout, until, isolation, readonly)

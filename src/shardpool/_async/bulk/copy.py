@@ -16,6 +16,7 @@ from ...query.analysis.timing import moments as moment_defaults
 from ...query.plans.copies import loaded
 from ...query.plans.numbered import drawn_columns, is_number
 from ...topology import Placement, Reference, Sharded, Single, Topology, qualified
+from ..fleet import redirects
 from ..plans.planner import AsyncPlanner
 from ..work.participants import AsyncParticipants, has_moved
 from ..work.two_phase import obstacle
@@ -43,13 +44,15 @@ async def copy_into(
     within: AsyncSession | None = None,
 ) -> dict[str, int]:
     """See `AsyncRouter.copy_into`; `until` is in monotonic seconds; `within` is the transaction that it is part of."""
+    soon = min(fleet.deadline(None), until or NEVER)
+    if within is None:
+        await redirects.until_caught_up(fleet, soon)
     topology = fleet.topology
     placement = topology.placement(table)
     if isinstance(placement, Sharded):
         fleet.newer_maps.check(placement.keyspace, topology)
     names = _shards_of(topology, table)
     defaults: dict[str, str] = {}
-    soon = min(fleet.deadline(None), until or NEVER)
     await planner.refuse_effects_of_load(qualified(table), columns, soon)
     catalog = await planner.schema.current(soon)
     facts = catalog.tables.get(qualified(table))

@@ -66,6 +66,17 @@ async def is_worth_again(fleet: AsyncFleet, snapshot: AsyncSnapshot, error: Stal
     return isinstance(error, OtherMap) and await caught_up(fleet, snapshot, (error.shard,), deadline)
 
 
+async def until_caught_up(fleet: AsyncFleet, deadline: Deadline) -> None:
+    """Hold a call before its keys are looked up, while the router knows that the shards are ahead and may catch up."""
+    while fleet.newer_maps.told:
+        snapshot = fleet.snapshot
+        try:
+            fleet.newer_maps.check_all(snapshot.topology)
+        except OtherMap as error:
+            if not await is_worth_again(fleet, snapshot, error, deadline):
+                return
+
+
 async def followed(fleet: AsyncFleet, error: BaseException, deadline: Deadline) -> bool:
     """Whether to route the call anew: after a pause, if there is time for it and the router follows a file."""
     if fleet.follower is None or not is_redirect(error) or _is_known(fleet, error):

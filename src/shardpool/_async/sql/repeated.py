@@ -11,6 +11,7 @@ import psycopg
 
 from ..._runtime.deadlines import Deadline
 from ..._runtime.tasks import async_sleep
+from ...errors import OtherMap
 from ..fleet import redirects
 from .transaction import AsyncFleetTransaction
 
@@ -28,10 +29,11 @@ async def repeated(
     function: Callable[[AsyncFleetTransaction], Awaitable[T]],
     until: Deadline,
 ) -> T:
-    """What `function(tx)` gives in a transaction that is begun again after 40001, 40P01 and RS001."""
+    """What `function(tx)` gives in a transaction that is begun again after 40001, 40P01, RS001 and `OtherMap`."""
     fleet.retries.earn()
     attempt = 0
     while True:
+        snapshot = fleet.snapshot
         try:
             async with begin() as transaction:
                 return await function(transaction)
@@ -42,6 +44,9 @@ async def repeated(
                 raise
             await async_sleep(pause)
             attempt += 1
+        except OtherMap as error:
+            if not await redirects.is_worth_again(fleet, snapshot, error, until):
+                raise
         except psycopg.DatabaseError as error:
             if not await redirects.followed(fleet, error, until):
                 raise

@@ -28,6 +28,7 @@ from ...query.plans.bound import Bound, check_fanout
 from ...query.plans.plan import Gathered, Transferred
 from ...query.plans.planned import Planned
 from ...result import hide, shape_of
+from ..fleet import redirects
 from ..plans.planner import AsyncPlanner
 from ..work.checkout import is_lost
 from ..work.outcomes import unknown
@@ -65,6 +66,8 @@ async def stream(
         soon = fleet.deadline(None) if end is None else end
         return soon if within is None else min(soon, within.until)
 
+    if within is None:
+        await redirects.until_caught_up(fleet, deadline())
     call = replace(call, query=await planner.as_text(call.query, deadline()))
     planned, bound = await _planned(planner, call, deadline)
     given = again = False

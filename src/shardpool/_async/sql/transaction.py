@@ -27,6 +27,7 @@ from ...query.plans.planned import Planned
 from ...query.text.calls import is_ddl
 from ...result import ByShard, Result
 from ...topology import Reference
+from ..fleet import redirects
 from ..work.commit import FAILED
 from ..work.cut import AsyncCut
 from ..work.instant import AsyncInstant
@@ -119,6 +120,7 @@ class AsyncFleetTransaction:
             strategy=strategy,
             within=self._session,
         )
+        await self._catch_up(deadline)
         if key is not None:
             name = self._routes.of_key(key, keyspace, table).shard
             return await alone.execute(self._session, call, name, query, writes=self._fleet.schema.may_write(query))
@@ -172,6 +174,11 @@ class AsyncFleetTransaction:
                 return await self._several(call, planned, bound)
             except Moved:
                 continue
+
+    async def _catch_up(self, deadline: Deadline) -> None:
+        """Hold the first statement of a router that knows itself behind; of a later one its own locks may be why."""
+        if self._fleet.newer_maps.told and not self._session.names:
+            await redirects.until_caught_up(self._fleet, deadline)
 
     def _check_only_reads(self, planned: Planned) -> None:
         if self._readonly and planned.plan.writes:
@@ -312,6 +319,7 @@ class AsyncFleetTransaction:
         failure, upon which the transaction has failed.
         """
         deadline = self._session.deadline(self._timeout if timeout is None else timeout)
+        await self._catch_up(deadline)
         names = self._routes.shards(shards, keys, keyspace, table)
         if callable(query):
             return ByShard(await self._called(names, query, deadline), None)
@@ -361,10 +369,12 @@ class AsyncFleetTransaction:
         """
         if (key is None) == (shard is None):
             raise MissingKey("a connection of a transaction needs either a key or a shard", hint="Give key or shard=….")
+        deadline = self._session.deadline(self._timeout if timeout is None else timeout)
         if shard is None:
+            await self._catch_up(deadline)
             shard = self._routes.of_key(key, keyspace, table).shard
         self._fleet.topology.shard(shard)
-        return await self._session.lend(shard, self._session.deadline(self._timeout if timeout is None else timeout))
+        return await self._session.lend(shard, deadline)
 
     async def connections(self, names: Sequence[str]) -> dict[str, AsyncConnection[Any]]:
         """The psycopg connections of these shards, which have to be able to commit as one (`UnsupportedQuery`)."""

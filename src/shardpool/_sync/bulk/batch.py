@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import psycopg
 from psycopg import Connection
 
-from ..._runtime.deadlines import Deadline, deadline_after
+from ..._runtime.deadlines import NEVER, Deadline, deadline_after
 from ..._runtime.tasks import run_all
 from ..._wire.counting import counting
 from ...errors import BatchError, ItemFailure, ItemRolledBack, StaleTopology, check_choice, first_line
@@ -114,6 +114,7 @@ def run(
     check_choice("per", per, get_args(Per))
     if concurrency < 1:
         raise ValueError(f"concurrency={concurrency!r} is less than 1")
+    redirects.until_caught_up(fleet, min(fleet.deadline(None), until or NEVER))
     batch = _Batch(items, progress)
     items_by_shard = _items_by_shard(batch, routes.table.named(keyspace, table), key)
 
@@ -299,6 +300,7 @@ def _elsewhere(
 ) -> dict[str, list[Numbered]] | None:
     """The items by the shards that have them by now; None when they are where they were, or nobody knows."""
     found: dict[str, list[Numbered]] = {}
+    redirects.until_caught_up(options.fleet, deadline)
     while not found or (found.keys() == {shard} and redirects.is_redirect(error)):
         if redirects.is_redirect(error) and not redirects.followed(options.fleet, error, deadline):
             return None

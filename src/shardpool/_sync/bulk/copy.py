@@ -17,6 +17,7 @@ from ...query.analysis.timing import moments as moment_defaults
 from ...query.plans.copies import loaded
 from ...query.plans.numbered import drawn_columns, is_number
 from ...topology import Placement, Reference, Sharded, Single, Topology, qualified
+from ..fleet import redirects
 from ..plans.planner import Planner
 from ..work.participants import Participants, has_moved
 from ..work.two_phase import obstacle
@@ -44,13 +45,15 @@ def copy_into(
     within: Session | None = None,
 ) -> dict[str, int]:
     """See `Router.copy_into`; `until` is in monotonic seconds; `within` is the transaction that it is part of."""
+    soon = min(fleet.deadline(None), until or NEVER)
+    if within is None:
+        redirects.until_caught_up(fleet, soon)
     topology = fleet.topology
     placement = topology.placement(table)
     if isinstance(placement, Sharded):
         fleet.newer_maps.check(placement.keyspace, topology)
     names = _shards_of(topology, table)
     defaults: dict[str, str] = {}
-    soon = min(fleet.deadline(None), until or NEVER)
     planner.refuse_effects_of_load(qualified(table), columns, soon)
     catalog = planner.schema.current(soon)
     facts = catalog.tables.get(qualified(table))

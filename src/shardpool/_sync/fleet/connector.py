@@ -15,6 +15,7 @@ from psycopg.rows import tuple_row
 
 from ..._endpoint import refusals
 from ..._endpoint.attempt import POOLED, Attempt, GivenUp, Unanswered, bounded
+from ..._endpoint.breaker import is_timeout
 from ..._endpoint.liveness import GIVEN_BACK
 from ..._endpoint.session import SESSION
 from ..._runtime.deadlines import Deadline, deadline_after
@@ -54,7 +55,7 @@ _ROLE_QUERY = f"select pg_catalog.pg_is_in_recovery(), {SETTINGS}"
 class Connector:
     """Stands where psycopg_pool has a connection class: `connect()` gives a checked connection.
 
-    `failures` counts the attempts that failed, `error` is the last one's; both are what a waiting caller is told.
+    `failures` counts the attempts that failed, `error` is the last one's, of `failed_at` (monotonic seconds).
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Connector:
         self.endpoint = endpoint
         self.failures = 0
         self.error: Exception | None = None
+        self.failed_at = 0.0
         self._pause = 0.0
         self._closed_until = 0.0
         self.seen_epoch = 0
@@ -110,11 +112,11 @@ class Connector:
                     shard=self.shard, endpoint=self.endpoint.name, seconds=monotonic() - begun, error=first_line(error)
                 )
             )
-            self.error = error
+            self.error, self.failed_at = error, monotonic()
             self.failures += 1
             self._pause = min(max(2 * self._pause, _PAUSE_MIN), _PAUSE_MAX)
             # Jittered, so that the processes of a fleet do not all come back at once.
-            self._closed_until = monotonic() + self._pause * random.uniform(0.5, 1.0)
+            self._closed_until = self.failed_at + self._pause * random.uniform(0.5, 1.0)
             self.on_failure(error)
             raise
         except BaseException:
@@ -165,6 +167,13 @@ class Connector:
     def is_pausing(self) -> bool:
         """Whether the last attempt failed so shortly ago that another one would only add to the trouble."""
         return self.error is not None and monotonic() < self._closed_until
+
+    @property
+    def second_try_in(self) -> float | None:
+        """Seconds until callers may have it tried once more, after a first failure; None when that is not worth it."""
+        if self.error is None or self._pause > _PAUSE_MIN or is_timeout(self.error):
+            return None
+        return max(self._closed_until - monotonic(), 0.0)
 
     def connect_unchecked(self, deadline: Deadline) -> Connection[Any]:
         """A new connection in autocommit to whatever server is there, by the deadline (monotonic seconds).

@@ -27,6 +27,7 @@ from ..._endpoint.session import SESSION, is_touched
 from ..._runtime.deadlines import Deadline, deadline_after
 from ..._runtime.interrupts import heeded, uninterrupted
 from ..._runtime.slots import PLACE, Place, QueueFull, SentAway, Slots
+from ..._runtime.tasks import sleep
 from ..._runtime.watchdog import Watchdog
 from ...errors import DeadlineExceeded, ShardBusy, first_line
 from ...events import Refused
@@ -232,8 +233,8 @@ class EndpointPool:
             uninterrupted(replaced, gone)
         inner, health, connector = self._inner, self.health, self._connector
         pool = inner.opened()
-        if connector.error is not None and connector.is_pausing and not self.is_warm and not self.retired:
-            raise health.unavailable(connector.error)
+        if connector.is_pausing and not self.is_warm and not self.retired:
+            self._second_try(deadline)
         failures = connector.failures
         wait = _SHORTEST_WAIT
         counted: int | None = None
@@ -258,12 +259,25 @@ class EndpointPool:
             if self.retired:
                 raise Retired
             if connector.failures != failures and connector.error is not None:
-                raise health.unavailable(connector.error)
+                self._second_try(deadline)
+                failures = connector.failures
             if left <= 0:
                 health.starved(now)
                 raise self.overdue("no connection could be made in time")
             if wait >= _LONGEST_WAIT:
                 health.suspect()
+
+    def _second_try(self, deadline: Deadline) -> None:
+        """Connecting has failed: wait until it may be tried again if it was the first time, else raise what failed.
+
+        Connections that were cut just now are no reason to fail for a caller who has time.
+        """
+        error, pause = self._connector.error, self._connector.second_try_in
+        if error is None:
+            return
+        if pause is None or self.health.breaker.is_open or monotonic() + pause >= deadline:
+            raise self.health.unavailable(error)
+        sleep(pause)
 
     @property
     def takes_part(self) -> str:
@@ -328,8 +342,14 @@ class EndpointPool:
 
     @property
     def is_failing(self) -> bool:
-        """Whether the last attempt to connect failed, or calls are refused."""
-        return self._connector.error is not None or self.health.breaker.is_open
+        """Whether calls are refused, or the last attempt to connect failed and no call has had an answer since."""
+        return self._failure is not None
+
+    @property
+    def _failure(self) -> BaseException | None:
+        if self._connector.failed_at < self.health.answered_at:
+            return self.health.breaker.cause
+        return self.health.breaker.cause or self._connector.error
 
     @property
     def seen_epoch(self) -> int:
@@ -338,7 +358,7 @@ class EndpointPool:
 
     def stats(self) -> dict[str, Any]:
         """psycopg_pool's counters (absent ones are 0) with `in_flight`, `waiting` and the last connection error."""
-        error = self.health.breaker.cause or self._connector.error
+        error = self._failure
         return {
             "role": self.endpoint.role,
             "state": "open" if self.health.breaker.is_open else "closed",

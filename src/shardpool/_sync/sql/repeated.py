@@ -12,6 +12,7 @@ import psycopg
 
 from ..._runtime.deadlines import Deadline
 from ..._runtime.tasks import sleep
+from ...errors import OtherMap
 from ..fleet import redirects
 from .transaction import FleetTransaction
 
@@ -29,10 +30,11 @@ def repeated(
     function: Callable[[FleetTransaction], T],
     until: Deadline,
 ) -> T:
-    """What `function(tx)` gives in a transaction that is begun again after 40001, 40P01 and RS001."""
+    """What `function(tx)` gives in a transaction that is begun again after 40001, 40P01, RS001 and `OtherMap`."""
     fleet.retries.earn()
     attempt = 0
     while True:
+        snapshot = fleet.snapshot
         try:
             with begin() as transaction:
                 return function(transaction)
@@ -43,6 +45,9 @@ def repeated(
                 raise
             sleep(pause)
             attempt += 1
+        except OtherMap as error:
+            if not redirects.is_worth_again(fleet, snapshot, error, until):
+                raise
         except psycopg.DatabaseError as error:
             if not redirects.followed(fleet, error, until):
                 raise

@@ -28,6 +28,7 @@ from ...query.plans.planned import Planned
 from ...query.text.calls import is_ddl
 from ...result import ByShard, Result
 from ...topology import Reference
+from ..fleet import redirects
 from ..work.commit import FAILED
 from ..work.cut import Cut
 from ..work.instant import Instant
@@ -120,6 +121,7 @@ class FleetTransaction:
             strategy=strategy,
             within=self._session,
         )
+        self._catch_up(deadline)
         if key is not None:
             name = self._routes.of_key(key, keyspace, table).shard
             return alone.execute(self._session, call, name, query, writes=self._fleet.schema.may_write(query))
@@ -173,6 +175,11 @@ class FleetTransaction:
                 return self._several(call, planned, bound)
             except Moved:
                 continue
+
+    def _catch_up(self, deadline: Deadline) -> None:
+        """Hold the first statement of a router that knows itself behind; of a later one its own locks may be why."""
+        if self._fleet.newer_maps.told and not self._session.names:
+            redirects.until_caught_up(self._fleet, deadline)
 
     def _check_only_reads(self, planned: Planned) -> None:
         if self._readonly and planned.plan.writes:
@@ -313,6 +320,7 @@ class FleetTransaction:
         failure, upon which the transaction has failed.
         """
         deadline = self._session.deadline(self._timeout if timeout is None else timeout)
+        self._catch_up(deadline)
         names = self._routes.shards(shards, keys, keyspace, table)
         if callable(query):
             return ByShard(self._called(names, query, deadline), None)
@@ -362,10 +370,12 @@ class FleetTransaction:
         """
         if (key is None) == (shard is None):
             raise MissingKey("a connection of a transaction needs either a key or a shard", hint="Give key or shard=….")
+        deadline = self._session.deadline(self._timeout if timeout is None else timeout)
         if shard is None:
+            self._catch_up(deadline)
             shard = self._routes.of_key(key, keyspace, table).shard
         self._fleet.topology.shard(shard)
-        return self._session.lend(shard, self._session.deadline(self._timeout if timeout is None else timeout))
+        return self._session.lend(shard, deadline)
 
     def connections(self, names: Sequence[str]) -> dict[str, Connection[Any]]:
         """The psycopg connections of these shards, which have to be able to commit as one (`UnsupportedQuery`)."""
