@@ -14,7 +14,6 @@ MOST_LINES = 400
 LONG = {
     "_async/router.py": (750, "the face: a few lines for each verb, below all that is to be said of its arguments"),
     "_async/sql/transaction.py": (450, "the same face within a transaction"),
-    "_async/plans/schema_cache.py": (450, "what shards say of their tables, and for how long it is believed"),
     "errors.py": (450, "every exception, of a few lines each"),
 }
 

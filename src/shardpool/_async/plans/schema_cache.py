@@ -10,21 +10,17 @@ nothing up, costs no connection, and tells the later calls.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from functools import partial as bind_arguments
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import psycopg
-from psycopg.rows import tuple_row
 
-from ..._call import Params
 from ..._runtime.deadlines import Deadline, deadline_after, halfway
 from ..._runtime.single_flight import AsyncSingleFlight, own
 from ..._runtime.tasks import async_run_all, async_sleep
 from ...control.alike_settings import AlikeSettings
-from ...control.catalog import BODIES_QUERY, BUILT_IN_QUERY, CATALOG_QUERY, MARK_QUERY, facts, further
 from ...errors import DeadlineExceeded, InvalidKey, ScatterError, ShardError, UnknownShard, UnsupportedQuery
 from ...keys import cut, key_parts, shown, varchar_length
 from ...query.analysis import purity
@@ -32,11 +28,10 @@ from ...query.analysis.alike import Difference, differences
 from ...query.analysis.catalog import Catalog
 from ...query.analysis.catalog_reading import make_catalog, shapes, with_bodies, with_singles
 from ...query.plans.bound import Bound
-from ...query.plans.planned import Adapted
 from ...query.text.calls import trees_of
 from ...query.text.statement import kind, walk
-from ..work.handle import AsyncShardHandle
 from .numbers import AsyncNumbers
+from .schema_reader import AsyncSchemaReader, Fingerprint
 
 if TYPE_CHECKING:
     from ..fleet.fleet import AsyncFleet
@@ -53,13 +48,6 @@ _PAUSE = 0.02
 _VERIFIED_SECONDS = 2.0
 _VERIFYING_PATIENCE = 0.5
 _VERIFYING_LONGEST = 1.0
-
-
-class Fingerprint(NamedTuple):
-    """What tables and functions, and what sequences are known by."""
-
-    schema: str
-    sequences: str
 
 
 class Verified(NamedTuple):
@@ -81,6 +69,7 @@ class AsyncSchemaCache:
     def __init__(self, fleet: AsyncFleet, alike: AlikeSettings) -> None:
         self._fleet = fleet
         self._alike = alike
+        self.reader = AsyncSchemaReader(fleet)
         self.catalog: Catalog | None = None
         self.facts: Mapping[str, Any] = {}
         self.source: str = ""
@@ -88,11 +77,6 @@ class AsyncSchemaCache:
         self.built_in: list[Any] | None = None
         # What each of the shards that have been compared has otherwise.
         self.differences: dict[str, list[Difference]] = {}
-        # How the connections write values, and the encoding that they have.
-        self.adapted = Adapted(psycopg.adapters)
-        self.encoding = "utf-8"
-        # The shard that was asked last for its catalog.
-        self.asked = ""
         # How often the catalog was forgotten: what was begun to be read before is not believed after.
         self.generation = 0
         # By shard, for statements that may be read from a replica and for others.
@@ -151,7 +135,7 @@ class AsyncSchemaCache:
             try:
                 told = await self._ask_facts(name, False, until)
                 if self.built_in is None:
-                    self.built_in = await self._ask(name, BUILT_IN_QUERY, None, until)
+                    self.built_in = await self.reader.built_in(name, until)
             except ShardError:
                 if number == len(names) - 1 or monotonic() >= deadline:
                     raise
@@ -181,7 +165,7 @@ class AsyncSchemaCache:
         begun = monotonic()
         if begun - self.read_at < _FRESH and self.source in self._fleet.snapshot.shards:
             before = self._verified[self.source, False].fingerprint
-            if await self._fingerprint_of(self.source, deadline, False) == before:
+            if await self.reader.fingerprint(self.source, deadline, readonly=False) == before:
                 return begun, False
         self.changed()
         await self.current(deadline)
@@ -255,11 +239,6 @@ class AsyncSchemaCache:
             hint="Make them alike, then ask again; a statement for one shard is answered meanwhile.",
         )
 
-    async def _fingerprint_of(self, name: str, deadline: Deadline, readonly: bool) -> Fingerprint:
-        """What a shard's catalog is known by, as it is now."""
-        tables = list(self._fleet.snapshot.topology.placements)
-        return Fingerprint(*await self._ask(name, MARK_QUERY, [tables], deadline, readonly=readonly))
-
     async def _is_like(self, name: str, deadline: Deadline, readonly: bool) -> bool:
         """Whether the tables and functions of a shard are those of the catalog in use."""
         told = await self._ask_facts(name, readonly, deadline)
@@ -284,37 +263,17 @@ class AsyncSchemaCache:
 
     async def add_bodies(self, catalog: Catalog, names: Set[str], deadline: Deadline) -> None:
         """Have the catalog know the bodies of these functions, too."""
-        rows = await self._ask(self._fleet.in_turn()[0], BODIES_QUERY, [sorted(names)], deadline)
+        rows = await self.reader.bodies(self._fleet.in_turn()[0], names, deadline)
         if self.catalog is catalog:
             self.catalog = with_bodies(catalog, names, rows)
 
     async def _ask_facts(self, name: str, readonly: bool, deadline: Deadline) -> Any:
-        self.asked = name
-        tables = list(self._fleet.snapshot.topology.placements)
         until = monotonic() + _VERIFIED_SECONDS
-        told = await self._ask(name, CATALOG_QUERY, [tables], deadline, readonly=readonly)
-        answers = {
-            key: await self._ask(name, query, params, deadline, readonly=readonly)
-            for key, (query, params) in further(told, tables).items()
-        }
-        found = facts(told, answers)
-        found["asked"] = set(tables)
-        mark, before = Fingerprint(*found.pop("mark")), self._verified.get((name, readonly))
+        found, mark = await self.reader.facts(name, deadline, readonly=readonly)
+        before = self._verified.get((name, readonly))
         self._verified[name, readonly] = Verified(until, mark)
         self._look_at_sequences(mark, None if before is None else before.fingerprint)
         return found
-
-    async def _ask(
-        self, name: str, query: str, params: Params | None, deadline: Deadline, *, readonly: bool = False
-    ) -> Any:
-        result = await AsyncShardHandle(self._fleet, name)._execute(
-            query, params, deadline, readonly=readonly, row_factory=tuple_row
-        )
-        transformer = result._transformer
-        self.adapted, self.encoding = Adapted(transformer.adapters), transformer.encoding
-        # As it came: what the callers' loaders make of a text is theirs.
-        (told,) = next(iter(result.raw()))
-        return json.loads(bytes(told or b"null").decode(transformer.encoding))
 
     async def _together(
         self, key: tuple[Any, ...], function: Callable[[Deadline], Awaitable[T]], deadline: Deadline
@@ -327,7 +286,7 @@ class AsyncSchemaCache:
             outcome = await run.wait(deadline)
             self._fleet.check_usable()
             if outcome is None:
-                shard = self.asked
+                shard = self.reader.asked
                 raise DeadlineExceeded(f"the deadline passed before shard {shard} told of its tables", shard=shard)
             value, error = outcome
             if error is None:
@@ -408,7 +367,7 @@ class AsyncSchemaCache:
                 self._verified[name, readonly] = Verified(deadline_after(_VERIFIED_SECONDS), None)
                 raise
         else:
-            mark = await self._fingerprint_of(name, until, readonly)
+            mark = await self.reader.fingerprint(name, until, readonly=readonly)
             self._verified[name, readonly] = Verified(deadline_after(_VERIFIED_SECONDS), mark)
             changed = mark != before
             self._look_at_sequences(mark, before)

@@ -78,7 +78,7 @@ class Planner:
             return kept
         generation = self.schema.generation
         plan = self._made(text, topology, deadline, new)
-        planned = Planned(plan, converted, topology, generation, self.schema.adapted.foreign)
+        planned = Planned(plan, converted, topology, generation, self.schema.reader.adapted.foreign)
         planned.reading = {name: self.schema.settings.get(name) for name in depends_on(text)} or None
         if type(query) is str and generation == self.schema.generation:
             self._plans.keep(key, planned, len(text))
@@ -106,9 +106,9 @@ class Planner:
             return query
         self.schema.current(deadline)
         if isinstance(query, sql.Composable):
-            return query.as_bytes(self.schema.adapted).decode()
+            return query.as_bytes(self.schema.reader.adapted).decode()
         if isinstance(query, bytes):
-            return query.decode(self.schema.encoding)
+            return query.decode(self.schema.reader.encoding)
         raise UnsupportedQuery(
             f"a query of type {type(query).__name__} cannot be routed by its tables",
             hint="Pass str, bytes or a psycopg.sql object, or give key=….",

@@ -11,21 +11,17 @@ nothing up, costs no connection, and tells the later calls.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial as bind_arguments
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import psycopg
-from psycopg.rows import tuple_row
 
-from ..._call import Params
 from ..._runtime.deadlines import Deadline, deadline_after, halfway
 from ..._runtime.single_flight import SingleFlight, own
 from ..._runtime.tasks import run_all, sleep
 from ...control.alike_settings import AlikeSettings
-from ...control.catalog import BODIES_QUERY, BUILT_IN_QUERY, CATALOG_QUERY, MARK_QUERY, facts, further
 from ...errors import DeadlineExceeded, InvalidKey, ScatterError, ShardError, UnknownShard, UnsupportedQuery
 from ...keys import cut, key_parts, shown, varchar_length
 from ...query.analysis import purity
@@ -33,11 +29,10 @@ from ...query.analysis.alike import Difference, differences
 from ...query.analysis.catalog import Catalog
 from ...query.analysis.catalog_reading import make_catalog, shapes, with_bodies, with_singles
 from ...query.plans.bound import Bound
-from ...query.plans.planned import Adapted
 from ...query.text.calls import trees_of
 from ...query.text.statement import kind, walk
-from ..work.handle import ShardHandle
 from .numbers import Numbers
+from .schema_reader import Fingerprint, SchemaReader
 
 if TYPE_CHECKING:
     from ..fleet.fleet import Fleet
@@ -54,13 +49,6 @@ _PAUSE = 0.02
 _VERIFIED_SECONDS = 2.0
 _VERIFYING_PATIENCE = 0.5
 _VERIFYING_LONGEST = 1.0
-
-
-class Fingerprint(NamedTuple):
-    """What tables and functions, and what sequences are known by."""
-
-    schema: str
-    sequences: str
 
 
 class Verified(NamedTuple):
@@ -82,6 +70,7 @@ class SchemaCache:
     def __init__(self, fleet: Fleet, alike: AlikeSettings) -> None:
         self._fleet = fleet
         self._alike = alike
+        self.reader = SchemaReader(fleet)
         self.catalog: Catalog | None = None
         self.facts: Mapping[str, Any] = {}
         self.source: str = ""
@@ -89,11 +78,6 @@ class SchemaCache:
         self.built_in: list[Any] | None = None
         # What each of the shards that have been compared has otherwise.
         self.differences: dict[str, list[Difference]] = {}
-        # How the connections write values, and the encoding that they have.
-        self.adapted = Adapted(psycopg.adapters)
-        self.encoding = "utf-8"
-        # The shard that was asked last for its catalog.
-        self.asked = ""
         # How often the catalog was forgotten: what was begun to be read before is not believed after.
         self.generation = 0
         # By shard, for statements that may be read from a replica and for others.
@@ -152,7 +136,7 @@ class SchemaCache:
             try:
                 told = self._ask_facts(name, False, until)
                 if self.built_in is None:
-                    self.built_in = self._ask(name, BUILT_IN_QUERY, None, until)
+                    self.built_in = self.reader.built_in(name, until)
             except ShardError:
                 if number == len(names) - 1 or monotonic() >= deadline:
                     raise
@@ -180,7 +164,7 @@ class SchemaCache:
         begun = monotonic()
         if begun - self.read_at < _FRESH and self.source in self._fleet.snapshot.shards:
             before = self._verified[self.source, False].fingerprint
-            if self._fingerprint_of(self.source, deadline, False) == before:
+            if self.reader.fingerprint(self.source, deadline, readonly=False) == before:
                 return begun, False
         self.changed()
         self.current(deadline)
@@ -254,11 +238,6 @@ class SchemaCache:
             hint="Make them alike, then ask again; a statement for one shard is answered meanwhile.",
         )
 
-    def _fingerprint_of(self, name: str, deadline: Deadline, readonly: bool) -> Fingerprint:
-        """What a shard's catalog is known by, as it is now."""
-        tables = list(self._fleet.snapshot.topology.placements)
-        return Fingerprint(*self._ask(name, MARK_QUERY, [tables], deadline, readonly=readonly))
-
     def _is_like(self, name: str, deadline: Deadline, readonly: bool) -> bool:
         """Whether the tables and functions of a shard are those of the catalog in use."""
         told = self._ask_facts(name, readonly, deadline)
@@ -283,35 +262,17 @@ class SchemaCache:
 
     def add_bodies(self, catalog: Catalog, names: Set[str], deadline: Deadline) -> None:
         """Have the catalog know the bodies of these functions, too."""
-        rows = self._ask(self._fleet.in_turn()[0], BODIES_QUERY, [sorted(names)], deadline)
+        rows = self.reader.bodies(self._fleet.in_turn()[0], names, deadline)
         if self.catalog is catalog:
             self.catalog = with_bodies(catalog, names, rows)
 
     def _ask_facts(self, name: str, readonly: bool, deadline: Deadline) -> Any:
-        self.asked = name
-        tables = list(self._fleet.snapshot.topology.placements)
         until = monotonic() + _VERIFIED_SECONDS
-        told = self._ask(name, CATALOG_QUERY, [tables], deadline, readonly=readonly)
-        answers = {
-            key: self._ask(name, query, params, deadline, readonly=readonly)
-            for key, (query, params) in further(told, tables).items()
-        }
-        found = facts(told, answers)
-        found["asked"] = set(tables)
-        mark, before = Fingerprint(*found.pop("mark")), self._verified.get((name, readonly))
+        found, mark = self.reader.facts(name, deadline, readonly=readonly)
+        before = self._verified.get((name, readonly))
         self._verified[name, readonly] = Verified(until, mark)
         self._look_at_sequences(mark, None if before is None else before.fingerprint)
         return found
-
-    def _ask(self, name: str, query: str, params: Params | None, deadline: Deadline, *, readonly: bool = False) -> Any:
-        result = ShardHandle(self._fleet, name)._execute(
-            query, params, deadline, readonly=readonly, row_factory=tuple_row
-        )
-        transformer = result._transformer
-        self.adapted, self.encoding = Adapted(transformer.adapters), transformer.encoding
-        # As it came: what the callers' loaders make of a text is theirs.
-        (told,) = next(iter(result.raw()))
-        return json.loads(bytes(told or b"null").decode(transformer.encoding))
 
     def _together(self, key: tuple[Any, ...], function: Callable[[Deadline], T], deadline: Deadline) -> T:
         """What `function(deadline)` gives, once for all who ask at the same time, each within its own deadline."""
@@ -322,7 +283,7 @@ class SchemaCache:
             outcome = run.wait(deadline)
             self._fleet.check_usable()
             if outcome is None:
-                shard = self.asked
+                shard = self.reader.asked
                 raise DeadlineExceeded(f"the deadline passed before shard {shard} told of its tables", shard=shard)
             value, error = outcome
             if error is None:
@@ -403,7 +364,7 @@ class SchemaCache:
                 self._verified[name, readonly] = Verified(deadline_after(_VERIFIED_SECONDS), None)
                 raise
         else:
-            mark = self._fingerprint_of(name, until, readonly)
+            mark = self.reader.fingerprint(name, until, readonly=readonly)
             self._verified[name, readonly] = Verified(deadline_after(_VERIFIED_SECONDS), mark)
             changed = mark != before
             self._look_at_sequences(mark, before)
