@@ -31,6 +31,7 @@ from .parts import assembled
 from .routes import AsyncRoute
 from .work import two_phase
 from .work.handle import AsyncShardHandle
+from .work.repetition import repeated
 from .work.session import Isolation
 
 if TYPE_CHECKING:
@@ -41,13 +42,13 @@ if TYPE_CHECKING:
     from .admin import check, install, readiness
     from .bulk import batch, copy
     from .plans.planner import AsyncPlanner
-    from .sql import dispatch, repeated, scattered, streamed, transaction
+    from .sql import dispatch, scattered, streamed, transaction
     from .sql.transaction import AsyncFleetTransaction
 else:
     check, install, readiness = later(__package__, "admin.check", "admin.install", "admin.readiness")
     batch, copy = later(__package__, "bulk.batch", "bulk.copy")
-    dispatch, scattered, streamed = later(__package__, "sql.dispatch", "sql.scattered", "sql.streamed")
-    repeated, transaction = later(__package__, "sql.repeated", "sql.transaction")
+    dispatch, scattered = later(__package__, "sql.dispatch", "sql.scattered")
+    streamed, transaction = later(__package__, "sql.streamed", "sql.transaction")
 
 T = TypeVar("T")
 
@@ -442,7 +443,7 @@ class AsyncRouter:
                 until=None if timeout is None else self._fleet.deadline(timeout),
                 readonly=readonly,
                 progress=progress,
-                together=partial(self._together, readonly),
+                together=partial(self._run_until, readonly=readonly),
             )
 
     async def executemany(
@@ -481,15 +482,9 @@ class AsyncRouter:
                 per="all" if atomic else "shard",
                 until=None if timeout is None else self._fleet.deadline(timeout),
                 progress=progress,
-                together=partial(self._together, False),
+                together=partial(self._run_until, readonly=False),
             )
         return sum(counts)
-
-    async def _together(
-        self, readonly: bool, function: Callable[[AsyncFleetTransaction], Awaitable[None]], until: Deadline
-    ) -> None:
-        begin = partial(self._transaction, None, until, None, readonly)
-        await repeated.repeated(self._fleet, begin, function, until)
 
     async def copy_into(
         self,
@@ -617,8 +612,22 @@ class AsyncRouter:
         are over: it must have no effect but by the transaction. After `CommitUnknown` nothing is repeated.
         """
         until = self._fleet.deadline(timeout)
-        begin = partial(self._transaction, timeout, until, isolation, readonly)
-        return await repeated.repeated(self._fleet, begin, function, until)
+        return await self._run_until(function, until, timeout=timeout, isolation=isolation, readonly=readonly)
+
+    async def _run_until(
+        self,
+        function: Callable[[AsyncFleetTransaction], Awaitable[T]],
+        until: Deadline,
+        *,
+        readonly: bool,
+        timeout: float | None = None,
+        isolation: Isolation | None = None,
+    ) -> T:
+        async def once() -> T:
+            async with self._transaction(timeout, until, isolation, readonly) as tx:
+                return await function(tx)
+
+        return await repeated(self._fleet, once, until)
 
     async def transaction_state(self, transaction_id: str, *, timeout: float | None = None) -> TransactionState:
         """What has become of a transaction over several shards: `"committed"`, `"aborted"` or `"running"`.

@@ -32,6 +32,7 @@ from .parts import assembled
 from .routes import Route
 from .work import two_phase
 from .work.handle import ShardHandle
+from .work.repetition import repeated
 from .work.session import Isolation
 
 if TYPE_CHECKING:
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
     from .admin import check, install, readiness
     from .bulk import batch, copy
     from .plans.planner import Planner
-    from .sql import dispatch, repeated, scattered, streamed, transaction
+    from .sql import dispatch, scattered, streamed, transaction
     from .sql.transaction import FleetTransaction
 else:
     check, install, readiness = later(__package__, "admin.check", "admin.install", "admin.readiness")
     batch, copy = later(__package__, "bulk.batch", "bulk.copy")
-    dispatch, scattered, streamed = later(__package__, "sql.dispatch", "sql.scattered", "sql.streamed")
-    repeated, transaction = later(__package__, "sql.repeated", "sql.transaction")
+    dispatch, scattered = later(__package__, "sql.dispatch", "sql.scattered")
+    streamed, transaction = later(__package__, "sql.streamed", "sql.transaction")
 
 T = TypeVar("T")
 
@@ -441,7 +442,7 @@ class Router:
                 until=None if timeout is None else self._fleet.deadline(timeout),
                 readonly=readonly,
                 progress=progress,
-                together=partial(self._together, readonly),
+                together=partial(self._run_until, readonly=readonly),
             )
 
     def executemany(
@@ -480,13 +481,9 @@ class Router:
                 per="all" if atomic else "shard",
                 until=None if timeout is None else self._fleet.deadline(timeout),
                 progress=progress,
-                together=partial(self._together, False),
+                together=partial(self._run_until, readonly=False),
             )
         return sum(counts)
-
-    def _together(self, readonly: bool, function: Callable[[FleetTransaction], None], until: Deadline) -> None:
-        begin = partial(self._transaction, None, until, None, readonly)
-        repeated.repeated(self._fleet, begin, function, until)
 
     def copy_into(
         self,
@@ -614,8 +611,22 @@ class Router:
         are over: it must have no effect but by the transaction. After `CommitUnknown` nothing is repeated.
         """
         until = self._fleet.deadline(timeout)
-        begin = partial(self._transaction, timeout, until, isolation, readonly)
-        return repeated.repeated(self._fleet, begin, function, until)
+        return self._run_until(function, until, timeout=timeout, isolation=isolation, readonly=readonly)
+
+    def _run_until(
+        self,
+        function: Callable[[FleetTransaction], T],
+        until: Deadline,
+        *,
+        readonly: bool,
+        timeout: float | None = None,
+        isolation: Isolation | None = None,
+    ) -> T:
+        def once() -> T:
+            with self._transaction(timeout, until, isolation, readonly) as tx:
+                return function(tx)
+
+        return repeated(self._fleet, once, until)
 
     def transaction_state(self, transaction_id: str, *, timeout: float | None = None) -> TransactionState:
         """What has become of a transaction over several shards: `"committed"`, `"aborted"` or `"running"`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from ...query.plans.planned import Planned
 from ...result import Result
 from ..work.joined import write_on
 from ..work.participants import Moved
+from ..work.repetition import pause_before
 from ..work.session import AsyncSession
 from ..work.statements import Statements
 from . import alone, written
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ..fleet.fleet import AsyncFleet
     from ..plans.planner import AsyncPlanner
 
-_RETRY_PAUSE = 0.005
 _PARAMS_MAX = 65_535
 
 
@@ -53,7 +52,7 @@ async def execute(fleet: AsyncFleet, planner: AsyncPlanner, call: Call, planned:
             await session.commit()
             return result
         except (SerializationFailure, DeadlockDetected, LockNotAvailable) as error:
-            pause = random.uniform(0, min(1.0, _RETRY_PAUSE * 2**attempt))
+            pause = pause_before(attempt)
             # Who does not give way waits for as long as the server is set up to.
             if monotonic() + pause >= call.deadline or (attempt and isinstance(error, LockNotAvailable)):
                 raise

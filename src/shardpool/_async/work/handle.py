@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -16,7 +15,7 @@ from psycopg.rows import RowFactory, tuple_row
 from ..._call import Params
 from ..._endpoint.session import SESSION
 from ..._runtime.deadlines import Deadline, block_deadline
-from ..._runtime.tasks import async_hedged, async_sleep
+from ..._runtime.tasks import async_hedged
 from ...control.own_sql import qualified
 from ...errors import OtherMap, RouterMisuse, StaleTopology
 from ...query.text.calls import is_repeatable
@@ -29,6 +28,7 @@ from . import autocommit
 from .block import AsyncBlock
 from .checkout import AsyncCheckout
 from .guarding import Buckets
+from .repetition import repeated
 
 if TYPE_CHECKING:
     from ..fleet.fleet import AsyncFleet
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _WRITTEN_QUERY = qualified("select pg_catalog.pg_current_wal_lsn() - '0/0'::pg_catalog.pg_lsn")
-_RETRY_PAUSE = 0.005
 _LENDER = "_shardpool_lender"
 
 
@@ -267,22 +266,11 @@ class AsyncHandle(ABC):
     async def _run_until(
         self, function: Callable[[AsyncConnection[Any]], Awaitable[T]], until: Deadline, *, readonly: bool
     ) -> T:
-        self._fleet.retries.earn()
-        attempt = 0
-        while True:
-            try:
-                async with self._block_until(until, readonly=readonly) as conn:
-                    return await function(conn)
-            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
-                # Full jitter: two transactions that met once must not meet again.
-                pause = random.uniform(0, min(1.0, _RETRY_PAUSE * 2**attempt))
-                if monotonic() + pause >= until or not self._fleet.retries.spend():
-                    raise
-                await async_sleep(pause)
-                attempt += 1
-            except psycopg.DatabaseError as error:
-                if not self._follows_keys or not await redirects.followed(self._fleet, error, until):
-                    raise
+        async def once() -> T:
+            async with self._block_until(until, readonly=readonly) as conn:
+                return await function(conn)
+
+        return await repeated(self._fleet, once, until, follows_keys=self._follows_keys)
 
 
 class AsyncShardHandle(AsyncHandle):

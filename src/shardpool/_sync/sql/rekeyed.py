@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from ...query.plans.planned import Planned
 from ...result import Result
 from ..work.joined import write_on
 from ..work.participants import Moved
+from ..work.repetition import pause_before
 from ..work.session import Session
 from ..work.statements import Statements
 from . import alone, written
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ..fleet.fleet import Fleet
     from ..plans.planner import Planner
 
-_RETRY_PAUSE = 0.005
 _PARAMS_MAX = 65_535
 
 
@@ -54,7 +53,7 @@ def execute(fleet: Fleet, planner: Planner, call: Call, planned: Planned, bound:
             session.commit()
             return result
         except (SerializationFailure, DeadlockDetected, LockNotAvailable) as error:
-            pause = random.uniform(0, min(1.0, _RETRY_PAUSE * 2**attempt))
+            pause = pause_before(attempt)
             # Who does not give way waits for as long as the server is set up to.
             if monotonic() + pause >= call.deadline or (attempt and isinstance(error, LockNotAvailable)):
                 raise

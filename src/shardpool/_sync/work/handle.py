@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +16,7 @@ from psycopg.rows import RowFactory, tuple_row
 from ..._call import Params
 from ..._endpoint.session import SESSION
 from ..._runtime.deadlines import Deadline, block_deadline
-from ..._runtime.tasks import hedged, sleep
+from ..._runtime.tasks import hedged
 from ...control.own_sql import qualified
 from ...errors import OtherMap, RouterMisuse, StaleTopology
 from ...query.text.calls import is_repeatable
@@ -30,6 +29,7 @@ from . import autocommit
 from .block import Block
 from .checkout import Checkout
 from .guarding import Buckets
+from .repetition import repeated
 
 if TYPE_CHECKING:
     from ..fleet.fleet import Fleet
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _WRITTEN_QUERY = qualified("select pg_catalog.pg_current_wal_lsn() - '0/0'::pg_catalog.pg_lsn")
-_RETRY_PAUSE = 0.005
 _LENDER = "_shardpool_lender"
 
 
@@ -266,22 +265,11 @@ class Handle(ABC):
             return self._run_until(function, self._fleet.deadline(timeout), readonly=readonly)
 
     def _run_until(self, function: Callable[[Connection[Any]], T], until: Deadline, *, readonly: bool) -> T:
-        self._fleet.retries.earn()
-        attempt = 0
-        while True:
-            try:
-                with self._block_until(until, readonly=readonly) as conn:
-                    return function(conn)
-            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
-                # Full jitter: two transactions that met once must not meet again.
-                pause = random.uniform(0, min(1.0, _RETRY_PAUSE * 2**attempt))
-                if monotonic() + pause >= until or not self._fleet.retries.spend():
-                    raise
-                sleep(pause)
-                attempt += 1
-            except psycopg.DatabaseError as error:
-                if not self._follows_keys or not redirects.followed(self._fleet, error, until):
-                    raise
+        def once() -> T:
+            with self._block_until(until, readonly=readonly) as conn:
+                return function(conn)
+
+        return repeated(self._fleet, once, until, follows_keys=self._follows_keys)
 
 
 class ShardHandle(Handle):
