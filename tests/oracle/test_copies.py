@@ -27,13 +27,14 @@ reference_tables: [plain, made, touched, keyless, numbers]
 """
 SCHEMA = """
 create domain brief as varchar(3);
+create domain padded as bpchar;
 create table orders (tenant_id bigint primary key, at timestamptz default now(), note text);
 create table plain (id int primary key, v int, note text, at timestamptz);
 create table made (
   id int generated always as identity, serial serial, uid uuid default gen_random_uuid() primary key,
   at timestamptz default clock_timestamp(), day date default current_date, r float8 default random(),
   note varchar(30), code char(4), flag bool, data jsonb, tags text[], ip inet, span interval, raw bytea,
-  bits bit(4), words varchar(3)[], brief brief,
+  bits bit(4), words varchar(3)[], brief brief, pad bpchar, padded padded,
   twice text generated always as (note || note) stored);
 create table touched (id int primary key, v int, note text, touched timestamptz);
 create table keyless (v int, r float8);
@@ -65,6 +66,7 @@ WRITES: list[Any] = [
     "insert into made (note, code, flag, data, tags, ip, span, raw) values "
     """('it''s "x" \\ {,}', 'ab', true, '{"a": [1]}', '{"a,b",NULL,"q\\""}', '10.0.0.1', '1 mon', '\\x00ff')""",
     "insert into made (note) values ('a'), (null), ('b') returning id, serial, note",
+    "insert into made (pad, padded) values ('a  ', 'b  '), (null, ' ')",
     "insert into made default values returning id",
     "insert into made (note) select note from plain where id < 9 order by id",
     "update made set at = default, r = default where note = 'a'",

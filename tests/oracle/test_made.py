@@ -42,7 +42,8 @@ single_tables: {{tally: s2}}
 id_block: 1
 """
 SCHEMA = """
-create table people (id bigint primary key, name text, born date, at timestamptz default now(), tags text[]);
+create table people (id bigint primary key, name text, born date, at timestamptz default now(), tags text[],
+  pad bpchar);
 create table serials (id bigserial primary key, name varchar(5) not null, n numeric(6, 2) default 1);
 create table always (id bigint generated always as identity primary key, name text);
 create table short (name varchar(3), id int primary key);
@@ -84,6 +85,7 @@ ALIKE: list[Any] = [
     "insert into people (id) select id from countries where id > 5",
     "insert into people (id) select id from countries where id > 5 returning id, name",
     "insert into people (id, tags) select 300 + n, array['a,b', null, n::text] from generate_series(1, 3) n",
+    "insert into people (id, pad) select 310 + n, repeat('x ', n) from generate_series(0, 3) n returning pad",
     "insert into people (id, name) values (400, 'x'), (401, 'y') order by 1 limit 1",
     "insert into short (id, name) select 1.1 + 0.5, 'ab '",
     "insert into short (id, name) select n, 'abc   ' from generate_series(3, 6) n returning name, id",

@@ -48,10 +48,11 @@ reference_tables: [countries]
 SCHEMA = """
 create type mood as enum ('fine', 'bad');
 create domain percent as numeric(5, 2) check (value <= 100);
+create domain padded as bpchar;
 create table people (
   id bigint primary key, name varchar(5), v int check (v < 1000), n numeric(6, 2), f float8, r real, tags text[],
   born date, at timestamptz, span interval, doc jsonb, j json, raw bytea, mood mood, code char(4), bits bit(3),
-  p percent, twice int generated always as (v * 2) stored);
+  p percent, pad bpchar, padded padded, twice int generated always as (v * 2) stored);
 create table pets (owner bigint, n int, name text, primary key (owner, n));
 create table numbered (k bigint, id int generated always as identity, name text, primary key (k, id));
 create table watched (id bigint primary key, v int);
@@ -80,6 +81,7 @@ insert into people (id, name, v, n, f, r, tags, born, at, span, doc, j, raw, moo
     i::int::bit(3), i
   from generate_series(1, 40) i;
 insert into people (id) values (50);
+update people set pad = 'a  ', padded = 'b  ' where id % 3 = 0;
 insert into pets select i, j, 'pet' || j from generate_series(1, 12) i, generate_series(1, 3) j;
 insert into numbered (k, id, name) overriding system value select i, i + 100, 'n' from generate_series(1, 6) i;
 insert into parents select i, 1, 0 from generate_series(1, 6) i;
@@ -106,6 +108,8 @@ ALIKE: list[Any] = [
     ("update people set v = %s + v, id = id + %s returning id", [1, 1_000_000]),
     "update people set id = id, v = -1 where id = 1000050 returning v",
     "update people set id = 1, v = 1 where id = 123456789 returning id, name as n",
+    "update people set id = id + 10000000, pad = pad || 'c'::bpchar || ' '::bpchar, padded = padded where id = 33",
+    "update people set id = id + 0, padded = 'c ' where id = 9 returning id, pad, padded",
     "update people set id = null where id = 123456789",
     "update people set id = 77 where id = null",
     "update people set id = id + 1 where id = (select max(code)::bigint from countries where n = 99)",

@@ -107,7 +107,7 @@ def _returning_all(tree: Any, table: Table) -> Any:
     alias = tree.relation.alias.aliasname or tree.relation.relname
     for column in table.columns:
         target = tree.returning_clause.exprs.add().res_target
-        target.val.CopyFrom(expression(f"{quoted(alias)}.{quoted(column.name)}::pg_catalog.text"))
+        target.val.CopyFrom(expression(written_as(column, f"{quoted(alias)}.{quoted(column.name)}")))
     return tree
 
 
@@ -191,6 +191,18 @@ def _value(column: Column) -> str:
     return f"CASE WHEN {text} IS NULL THEN {text}::{type_} ELSE (ARRAY[{text}]::pg_catalog.text::{type_}[])[1] END"
 
 
+def written_as(column: Column, value: str) -> str:
+    """SQL of a value as the text that is read as the same: a cast of bpchar to text leaves out the spaces at its end.
+
+    `value` is written twice where the column is of a domain, which may be one of bpchar.
+    """
+    if column.of_domain:
+        return f"CASE WHEN pg_catalog.num_nulls({value}) = 0 THEN pg_catalog.format('%s', {value}) END"
+    return (
+        f"pg_catalog.textin(pg_catalog.bpcharout({value}))" if column.type == "bpchar" else f"{value}::pg_catalog.text"
+    )
+
+
 def uncut(type_: str) -> str:
     """The name of a type without the length to which a cast would cut a value."""
     return _OF_A_LENGTH.sub(lambda found: _OF_ANY_LENGTH[found[1]], type_)
@@ -211,7 +223,7 @@ def _same_key(table: Table) -> str:
 
 
 def _tell(table: Table) -> str:
-    return "RETURNING " + ", ".join(f"written.{quoted(column.name)}::pg_catalog.text" for column in table.columns)
+    return "RETURNING " + ", ".join(written_as(column, f"written.{quoted(column.name)}") for column in table.columns)
 
 
 # -- what may differ --------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from ..analysis.timing import moments
 from ..text.statement import deparse, expression, inner, kind, parse, quoted, walk
 from ..text.template import template
 from ..text.tree import copy
-from .copies import uncut
+from .copies import uncut, written_as
 from .finish import ROWS, Finish
 from .numbered import drawn_columns, draws, numbered_rows, without_draws
 from .plan import Made
@@ -124,15 +124,15 @@ def place_of(column: Column) -> Any:
     """`(NULL)::type::text`, with NULL in the place of a value; only the text of a domain, and where a cast cuts."""
     is_cut = column.type.startswith(("character(", "bit("))
     is_text = column.of_domain or is_cut
-    return expression("null::pg_catalog.text" if is_text else f"null::{uncut(column.type)}::pg_catalog.text")
+    return expression("null::pg_catalog.text" if is_text else written_as(column, f"null::{uncut(column.type)}"))
 
 
 def as_text(place: Any, value: Any) -> Any:
     """The place with a value in it."""
     found = copy(place)
     inside = found
-    while kind(inner(inside)) == "TypeCast":
-        inside = inside.type_cast.arg
+    while kind(inner(inside)) in ("TypeCast", "FuncCall"):
+        inside = inside.type_cast.arg if kind(inner(inside)) == "TypeCast" else inside.func_call.args[0]
     inside.CopyFrom(value)
     return found
 

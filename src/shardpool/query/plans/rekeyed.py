@@ -21,6 +21,7 @@ from ..analysis.timing import timed
 from ..text.statement import assigned, deparse, expression, inner, kind, parse, quoted, strings, walk
 from ..text.template import time_type
 from ..text.tree import copy
+from .copies import written_as
 from .made import as_text, default_of, finished, place_of
 from .plan import Gathered, Rekeyed
 
@@ -45,11 +46,14 @@ def rekeyed(tree: Any, analysis: Analysis, refusal: UnsupportedQuery | None) -> 
     delete = _delete(tree)
     for column in columns:
         value = values.get(column.name)
-        if value is None:
-            value = expression(f"{quoted(node.alias)}.{quoted(column.name)}")
+        own = f"{quoted(node.alias)}.{quoted(column.name)}"
+        if value is None or (column.of_domain and kind(inner(value)) == "ColumnRef"):
+            text = expression(written_as(column, own))
         elif kind(inner(value)) == "SetToDefault":
-            value = expression(default_of(table, column))
-        delete.returning_clause.exprs.add().res_target.val.CopyFrom(as_text(place_of(column), value))
+            text = as_text(place_of(column), expression(default_of(table, column)))
+        else:
+            text = as_text(place_of(column), value)
+        delete.returning_clause.exprs.add().res_target.val.CopyFrom(text)
     volatile = first_volatile(delete, catalog, timeless=False)
     if volatile is not None:
         raise _refused(analysis, f"{volatile} may give each row, or each shard, its own value")
