@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from time import monotonic, sleep
 from typing import Any
 
 from tests.timing import not_after
+
+
+class EngineFailed(AssertionError):
+    """The engine has not done what it was asked for, which says nothing of shardpool."""
 
 
 def run(*command: str, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -23,17 +29,29 @@ def done(process: subprocess.CompletedProcess[str]) -> str:
     return process.stdout.strip()
 
 
+@contextmanager
+def by_engine() -> Iterator[None]:
+    """What fails in the block, or does not come about in time, is the engine's."""
+    try:
+        yield
+    except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
+        raise EngineFailed(str(error)) from error
+
+
 def docker(*arguments: str) -> str:
     """The output of `docker` with these arguments; fails when it fails."""
-    return done(run("docker", *arguments))
+    with by_engine():
+        return done(run("docker", *arguments))
 
 
+@cache
 def compose() -> list[str]:
     """The command of compose: the plugin of `docker`, or the program of its own that it was before."""
-    if run("docker", "compose", "version").returncode == 0:
-        return ["docker", "compose"]
-    assert shutil.which("docker-compose"), "neither `docker compose` nor `docker-compose` is there"
-    return ["docker-compose"]
+    with by_engine():
+        if run("docker", "compose", "version").returncode == 0:
+            return ["docker", "compose"]
+        assert shutil.which("docker-compose"), "neither `docker compose` nor `docker-compose` is there"
+        return ["docker-compose"]
 
 
 def health(container: str) -> str:

@@ -13,7 +13,7 @@ import psycopg
 from shardpool import Router, Topology, parse_topology
 from shardpool.local.topology_file import owners
 
-from .engine import docker, run, wait_until
+from .engine import by_engine, docker, run, wait_until
 
 SHARDS = ["s0", "s1", "s2", "s3"]
 _SCHEMA = "create table ledger (tenant_id bigint not null, id bigint not null)"
@@ -65,7 +65,7 @@ class Hosts:
             *("run", "--detach", f"--name={self._containers[shard]}"),
             *(f"--network={self.network}", f"--ip={self.addresses[shard]}"),
             *("--env=POSTGRES_USER=app", f"--env=POSTGRES_PASSWORD={self.password}", "--env=POSTGRES_DB=shop"),
-            *("postgres:18", "postgres", "-cfsync=off", "-cmax_prepared_transactions=20"),
+            *("postgres:18", "postgres", "-cfsync=off", "-cwal_level=logical", "-cmax_prepared_transactions=20"),
         )
 
     def close(self) -> None:
@@ -98,7 +98,8 @@ class Hosts:
                 return True
             return False
 
-        wait_until(answers, 120, f"{shard} does not answer")
+        with by_engine():
+            wait_until(answers, 120, f"{shard} does not answer")
 
     def rows(self, shard: str) -> Counter[tuple[int, int]]:
         """How often each (key, id) of the ledger is there."""

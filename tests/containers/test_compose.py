@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .engine import compose, docker, done, environment, health, run, wait_until
+from .engine import by_engine, compose, docker, done, environment, health, run, wait_until
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ["s0", "s1", "s2", "s3", "s0-replica"]
@@ -38,6 +38,10 @@ class Shop:
         return run(*compose(), *arguments, env=env, cwd=ROOT)
 
     def up(self) -> None:
+        with by_engine():
+            self._up()
+
+    def _up(self) -> None:
         if compose() == ["docker", "compose"]:
             done(self.compose("up", "--detach", "--wait"))
             return
@@ -48,10 +52,12 @@ class Shop:
             wait_until(lambda name=container: health(name) == "healthy", 120, f"{service} is not healthy")
 
     def down(self) -> None:
-        done(self.compose("down", "--volumes"))
+        with by_engine():
+            done(self.compose("down", "--volumes"))
 
     def container(self, service: str) -> str:
-        return done(self.compose("ps", "--quiet", service))
+        with by_engine():
+            return done(self.compose("ps", "--quiet", service))
 
     def call(self, *arguments: str, password: str | None = PASSWORD) -> subprocess.CompletedProcess[str]:
         return run(str(ROOT / ".venv/bin/shardpool"), *arguments, env=environment(**{VARIABLE: password}), cwd=ROOT)
@@ -107,7 +113,8 @@ def test_what_may_be_old_is_read_from_the_replica(shop: Shop) -> None:
 def test_the_replica_follows_a_primary_that_was_restarted(shop: Shop) -> None:
     primary = shop.container("s0")
     docker("restart", primary)
-    wait_until(lambda: health(primary) == "healthy", 120, "s0 is not healthy after its restart")
+    with by_engine():
+        wait_until(lambda: health(primary) == "healthy", 120, "s0 is not healthy after its restart")
     shop.rows("--shard", "s0", "insert into audit_log values (1)")
     there = "select count(*) from audit_log where pg_is_in_recovery()"
     wait_until(lambda: shop.rows("--shard", "s0", "--readonly", there) == ["1"], 120, "the replica does not follow")
@@ -126,6 +133,7 @@ def test_a_missing_password_is_told_with_its_variable(shop: Shop) -> None:
     found = shop.call("check", password=None)
     assert found.returncode == 2
     assert f"variable {VARIABLE} is not set" in found.stderr
+    assert shop.compose("config").returncode == 0
     servers = shop.compose("config", password=None)
     assert servers.returncode != 0
     assert "set it to a password of your choice" in servers.stderr

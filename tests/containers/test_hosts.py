@@ -24,15 +24,6 @@ COUNT = "select count(*) from ledger"
 _NUMBERS = count(1)
 
 
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
-    made = Hosts()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
 @pytest.fixture(params=list(KINDS))
 def calls(request: pytest.FixtureRequest, hosts: Hosts) -> Iterator[Calls]:
     opened = KINDS[request.param](hosts.topology())

@@ -19,6 +19,7 @@ import pytest
 
 from shardpool import AsyncRouter, DeadlineExceeded, Router, RouterMisuse, ScatterError, ShardUnavailable, Topology
 from shardpool._endpoint.refusals import Retired
+from shardpool.operations.connections import open_link
 from tests.timing import in_time
 
 READY_FOR_QUERY = b"Z\x00\x00\x00\x05I"
@@ -286,3 +287,15 @@ def test_raw_cursors_are_refused_where_they_would_be_the_default(topology_path: 
         router.shard("s0").execute("select 1", timeout=5)
     with Router(topology_path) as router, router.shard("s0").connection() as conn:
         assert psycopg.RawCursor(conn).execute("select $1::int", [1]).fetchone() == (1,)
+
+
+async def test_a_link_that_waits_without_a_limit_asks_whether_its_host_is_there(router: Router) -> None:
+    async with open_link(router.topology, "s0") as conn:
+        told = conn.info.get_parameters()
+    assert (told["keepalives_idle"], told["tcp_user_timeout"]) == ("10", "30000")
+    shard = router.topology.shards["s0"]
+    primary = replace(shard.primary, params=(*shard.primary.params, ("tcp_user_timeout", "7000")))
+    topology = replace(router.topology, shards={**router.topology.shards, "s0": replace(shard, primary=primary)})
+    async with open_link(topology, "s0") as conn:
+        told = conn.info.get_parameters()
+    assert (told["keepalives_idle"], told["tcp_user_timeout"]) == ("10", "7000")

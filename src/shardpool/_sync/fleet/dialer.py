@@ -18,6 +18,10 @@ from ...topology import Endpoint, Topology
 from .connector import Connector
 from .options import ConnectOptions
 
+# Some of these connections wait for an answer as long as it takes, and a host that is gone says nothing: they end when
+# its system, too, has been silent for half a minute. What the topology says of this holds instead.
+_NOTICING = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "4", "tcp_user_timeout": "30000"}
+
 
 class Dialer:
     """Makes them with the options that a router was given, and cuts off what is not done by its deadline.
@@ -81,10 +85,11 @@ class Dialer:
     def _connector(
         self, topology: Topology, shard: str, endpoint: Endpoint | None = None, application_name: str | None = None
     ) -> Connector:
-        options = self._options
-        if application_name is not None:
-            options = replace(options, kwargs={**options.kwargs, "application_name": application_name})
-        return Connector(topology, shard, endpoint or topology.shard(shard).writable, options, self._watchdog)
+        endpoint = endpoint or topology.shard(shard).writable
+        named = {} if application_name is None else {"application_name": application_name}
+        noticing = {name: value for name, value in _NOTICING.items() if name not in dict(endpoint.params)}
+        options = replace(self._options, kwargs={**noticing, **self._options.kwargs, **named})
+        return Connector(topology, shard, endpoint, options, self._watchdog)
 
 
 def _unreachable(connector: Connector, error: psycopg.Error) -> ShardUnavailable:
