@@ -66,7 +66,8 @@ matrix: $(VENV)/.installed  ## the tests on PostgreSQL 14 to 18, or on MATRIX='1
 	$(BIN)/python tools/matrix.py $(MATRIX) --pytest '$(PYTEST)'
 
 test-docker: $(VENV)/.installed  ## servers in containers: hosts that fail, and the integration tests; needs Docker, and images
-	SHARDPOOL_TEST_CONTAINERS=hosts $(BIN)/python -m pytest -n 0 tests/containers/test_hosts.py tests/containers/test_image.py
+	SHARDPOOL_TEST_CONTAINERS=hosts $(BIN)/python -m pytest -n 0 tests/containers/test_hosts.py \
+		tests/containers/test_moves.py tests/containers/test_image.py
 	SHARDPOOL_TEST_BACKEND=docker $(RYUK) $(BIN)/python -m pytest $(PYTEST) tests/integration tests/migrations tests/oracle
 
 kubernetes-check:  ## the example for Kubernetes against its schemas; needs PyPI

@@ -106,6 +106,7 @@ class DockerFleet:
                 "dbname": "postgres",
                 # The image has no certificate, and seen from another container its address is not loopback.
                 "sslmode": "disable",
+                "connect_timeout": 5,
             }
             for container in self._containers
         ]
