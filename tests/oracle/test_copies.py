@@ -23,7 +23,7 @@ keyspaces:
       buckets: 4096
       owners: {s0: 0-1023, s1: 1024-2047, s2: 2048-3071, s3: 3072-4095}
     tables: {orders: tenant_id}
-reference_tables: [plain, made, touched, keyless, numbers]
+reference_tables: [plain, made, touched, keyless, numbers, counted]
 """
 SCHEMA = """
 create domain brief as varchar(3);
@@ -37,13 +37,14 @@ create table made (
   bits bit(4), words varchar(3)[], brief brief, pad bpchar, padded padded,
   twice text generated always as (note || note) stored);
 create table touched (id int primary key, v int, note text, touched timestamptz);
+create table counted (id int generated always as identity primary key, v text unique);
 create table keyless (v int, r float8);
 create table numbers (id int primary key, f float8, total float8);
 create function touch() returns trigger language plpgsql as
   $$begin new.touched := clock_timestamp(); new.note := upper(new.note); return new; end$$;
 create trigger touch before insert or update on touched for each row execute function touch();
 """
-TABLES = ("plain", "made", "touched", "keyless", "numbers")
+TABLES = ("plain", "made", "touched", "keyless", "numbers", "counted")
 WRITES: list[Any] = [
     "insert into plain select i, i, 'n' || i from generate_series(1, 20) i",
     "insert into plain values (21, 1, 'x', now()), (22, 2, 'y', clock_timestamp()) returning id, v",
@@ -68,6 +69,10 @@ WRITES: list[Any] = [
     "insert into made (note) values ('a'), (null), ('b') returning id, serial, note",
     "insert into made (pad, padded) values ('a  ', 'b  '), (null, ' ')",
     "insert into made default values returning id",
+    "insert into counted (v) values ('a'), ('b') returning id",
+    "delete from counted where v = 'a'",
+    "insert into counted (id, v) overriding user value values (7, 'own'), (7, 'too') returning id",
+    "insert into counted overriding user value select 1, 'x' from plain where id = 3 returning id",
     "insert into made (note) select note from plain where id < 9 order by id",
     "update made set at = default, r = default where note = 'a'",
     "update made set note = note || '!' where id > 2 returning id, twice",
@@ -117,6 +122,7 @@ def _shown(table: str) -> str:
         "made": "id, serial, note, code, flag, data, tags::text, ip::text, span::text, raw, twice",
         "touched": "id, v, note",
         "keyless": "v",
+        "counted": "id, v",
         "numbers": "id, f::numeric(40, 6), total::numeric(40, 6)",
     }
     return f"select {names[table]} from {table}"

@@ -20,7 +20,7 @@ keyspaces:
   numbers:
     key: bigint
     {OWNERS}
-    tables: {{people: id, serials: id, always: id, short: id}}
+    tables: {{people: id, serials: id, always: id, short: id, loose: id}}
   names:
     key: text
     {OWNERS}
@@ -51,6 +51,7 @@ create table notes (slug text primary key default 'none', n int);
 create table things (id uuid primary key default gen_random_uuid(), name text unique, born timestamptz default now());
 create table visits (day date primary key default current_date, n int);
 create table logged (at timestamptz primary key default now(), n int);
+create table loose (id bigint, name text);
 create table tally (what text, n bigint, at date default current_date);
 create table countries (id int primary key, name text);
 insert into countries values (1, 'a'), (2, 'b'), (3, null);
@@ -83,6 +84,8 @@ ALIKE: list[Any] = [
     ),
     "with v as (select 200 as id union all select 201) insert into people (id) select id from v returning id",
     "insert into people (id) select id from countries where id > 5",
+    "insert into loose (id, name) select id, name from countries where id > 5 returning name",
+    "insert into loose (id, name) select null, name from countries limit 0",
     "insert into people (id) select id from countries where id > 5 returning id, name",
     "insert into people (id, tags) select 300 + n, array['a,b', null, n::text] from generate_series(1, 3) n",
     "insert into people (id, pad) select 310 + n, repeat('x ', n) from generate_series(0, 3) n returning pad",

@@ -128,6 +128,7 @@ ALIKE: list[Any] = [
     "update numbered set k = k + 50 returning *",
     "update parents set id = id + 10 where id > 1",
     "update parted set k = k + 100, v = v + 9 returning *",
+    "update twins set k = 3 where k = -1 returning *",
     "update twins set k = k + 5",
     "update twins set k = 3 where v = 1 returning *",
     "update notes set slug = slug || ' – ü' where n > 1 returning slug",

@@ -139,8 +139,14 @@ def _tie_inserted(
                 doubts.append(f"{name} is a varchar({holders[name].length}), and cuts off spaces behind that")
         const = _selected_constant(select, columns.index(name))
         if const is not None:
-            node.pins[part].append(AssignedKeys((replace(const, holder=holders[name]),)))
+            holder = replace(holders[name], nullable=holders[name].nullable and not _gives_no_row(select))
+            node.pins[part].append(AssignedKeys((replace(const, holder=holder),)))
     return doubts
+
+
+def _gives_no_row(select: Any) -> bool:
+    limit = constant(inner(select.limit_count)) if select.HasField("limit_count") else None
+    return limit is not None and not limit.param and limit.value == 0
 
 
 def _selected_constant(select: Any, number: int) -> Const | None:

@@ -17,7 +17,7 @@ from ..analysis.analysis import Analysis
 from ..analysis.catalog import Catalog, Column, Table
 from ..analysis.purity import first_volatile
 from ..analysis.timing import timed
-from ..text.statement import deparse, expression, inner, is_star, kind, quoted, strings, verb, walk
+from ..text.statement import deparse, enum_name, expression, inner, is_star, kind, quoted, strings, verb, walk
 from ..text.tree import copy
 from .aggregates import depends_on_order
 from .plan import Copies, Gathered, Plan, Use
@@ -283,7 +283,14 @@ def _volatile_default(tree: Any, analysis: Analysis) -> str | None:
     given = _given(tree, [column.name for column in table.columns])
     if any(kind(part) == "SetToDefault" for part in walk(tree)):
         given = set()
+    if any(_leaves_numbers(part) for part in walk(tree)):
+        given -= {column.name for column in table.columns if column.default == "identity"}
     return _own_default(table, given, analysis.catalog)
+
+
+def _leaves_numbers(part: Any) -> bool:
+    """Whether values that are given for identity columns are not stored: OVERRIDING USER VALUE."""
+    return kind(part) in ("InsertStmt", "MergeWhenClause") and enum_name(part, "override") == "OVERRIDING_USER_VALUE"
 
 
 def _own_default(table: Table, given: Set[str], catalog: Catalog) -> str | None:
