@@ -146,8 +146,9 @@ def _left_out(node: Any, table: Table, *, is_whole: bool) -> set[str]:
                 given = [target.res_target.name for target in when.target_list] or names[: len(when.values)]
                 pairs = zip(given, when.values, strict=False)
                 left |= set(names) - {name for name, value in pairs if kind(inner(value)) != "SetToDefault"}
+                left |= _overridden(when, table)
             return left
-    left = _to_default(node.on_conflict_clause.target_list)
+    left = _to_default(node.on_conflict_clause.target_list) | _overridden(node, table)
     if is_whole:
         return left
     given = [target.res_target.name for target in node.cols]
@@ -155,6 +156,12 @@ def _left_out(node: Any, table: Table, *, is_whole: bool) -> set[str]:
         # `select *`: as many columns as there are, unless the server says otherwise.
         return left
     return left | (set(names) - set(given))
+
+
+def _overridden(node: Any, table: Table) -> set[str]:
+    """The columns whose values are not stored: of an INSERT of VALUES they have been numbered before."""
+    is_said = enum_name(node, "override") == "OVERRIDING_USER_VALUE"
+    return {column.name for column in table.columns if is_said and column.default == "identity"}
 
 
 def _to_default(targets: Sequence[Any]) -> set[str]:
@@ -227,7 +234,8 @@ class _Numbering:
             return listed
         for name in [*(() if node.cols else names), *(column.name for column in behind)]:
             node.cols.add().res_target.name = name
-        if any(column.sequence and column.sequence.always for column in [*behind, *(one for _, one, _ in filled)]):
+        numbered_ = [*behind, *(column for _, column, _ in filled)]
+        if user_value or any(column.sequence and column.sequence.always for column in numbered_):
             node.override = _SYSTEM_VALUE
         if is_whole:
             self.columns.update(column.name for _, column, found in filled if all(found))
