@@ -57,10 +57,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """Size and ages of one endpoint's pool; times in seconds. `max_waiting` callers may queue beyond `max_size`.
-
-    `reset` says when a session is reset before its next caller; see `Endpoint.reset`.
-    """
+    """Size and ages of one endpoint's pool, in seconds; `max_waiting` callers may queue. See `Endpoint.reset`."""
 
     min_size: int = 0
     max_size: int = 10
@@ -188,13 +185,28 @@ class RunningMove:
         return f"move {self.number} ({self.what}, {self.source} → {self.target}, {self.state})"
 
 
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A column whose values are unique over the fleet; in `entries`, a table of `keyspace`, stand value and key."""
+
+    table: str
+    column: str
+    keyspace: str
+    entries: str
+
+    @property
+    def name(self) -> str:
+        """`users.email`, as the file has it."""
+        return f"{self.table.removeprefix('public.')}.{self.column}"
+
+
 @dataclass(frozen=True)
 class Keyspace:
     """Tables sharded by the same partition key in the same way: equal keys are colocated.
 
     `partitioning` maps key to bucket; `owners`, sorted and without gap, map bucket to shard.
     `tables` maps qualified table name to its key columns, in the order of the key's parts.
-    `moves` are those of its buckets that are on their way to another shard, by number.
+    `moves` are those of its buckets that are on their way to another shard; the entries of `lookups` are tables of it.
     """
 
     name: str
@@ -202,6 +214,7 @@ class Keyspace:
     owners: tuple[OwnerRange, ...]
     tables: Mapping[str, tuple[str, ...]]
     moves: tuple[RunningMove, ...] = ()
+    lookups: tuple[Lookup, ...] = ()
 
     @property
     def key_types(self) -> tuple[KeyType, ...]:
@@ -304,6 +317,21 @@ class Topology:
         placement_by_table.update({table: Single(shard) for table, shard in self.single_tables.items()})
         return placement_by_table
 
+    @cached_property
+    def lookups(self) -> Mapping[str, tuple[Lookup, ...]]:
+        """The columns of each table whose values are unique over the fleet, by its qualified name."""
+        by_table: dict[str, tuple[Lookup, ...]] = {}
+        for lookup in (lookup for keyspace in self.keyspaces.values() for lookup in keyspace.lookups):
+            by_table[lookup.table] = (*by_table.get(lookup.table, ()), lookup)
+        return by_table
+
+    @cached_property
+    def default_keyspace(self) -> Keyspace | None:
+        """The only one that has tables of the user's own, or the only one there is."""
+        found = [space for space in self.keyspaces.values() if len(space.tables) > len(space.lookups)]
+        found = found if len(found) == 1 else [*self.keyspaces.values()]
+        return found[0] if len(found) == 1 else None
+
     @property
     def numbering_shard(self) -> str:
         """The name of the shard whose sequences number rows for the whole fleet: the first one."""
@@ -335,8 +363,8 @@ class Topology:
             return self._keyspace_named(keyspace)
         if table is not None:
             return self._keyspace_of(table)
-        if len(self.keyspaces) == 1:
-            return next(iter(self.keyspaces.values()))
+        if self.default_keyspace is not None:
+            return self.default_keyspace
         raise MissingKey(
             f"fleet {self.fleet} has {len(self.keyspaces)} keyspaces, and none was named",
             hint="Pass keyspace=… or table=…. " + nearest("", self.keyspaces),

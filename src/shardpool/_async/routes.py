@@ -180,8 +180,8 @@ class AsyncRouteTable:
         return lookups
 
     def _default_lookup(self) -> Lookup:
-        if len(self._minding) == 1:
-            return next(iter(self._minding.values()))
+        if self.topology.default_keyspace is not None:
+            return self._minding[self.topology.default_keyspace.name]
 
         def lookup(key: Any) -> AsyncRoute:
             self.topology.keyspace()

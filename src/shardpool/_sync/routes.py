@@ -173,8 +173,8 @@ class RouteTable:
         return lookups
 
     def _default_lookup(self) -> Lookup:
-        if len(self._minding) == 1:
-            return next(iter(self._minding.values()))
+        if self.topology.default_keyspace is not None:
+            return self._minding[self.topology.default_keyspace.name]
 
         def lookup(key: Any) -> Route:
             self.topology.keyspace()

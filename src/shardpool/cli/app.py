@@ -38,6 +38,7 @@ COMMANDS = {
     "load": CommandEntry("load", "Load a CSV file, each row to the shard of its key."),
     "migrate": CommandEntry("migrate", "Change the schema of the whole fleet."),
     "transactions": CommandEntry("transactions", "Show and end what transactions over several shards have left."),
+    "lookup": CommandEntry("lookup", "Keep columns unique over the fleet, and find rows by them."),
     "topology": CommandEntry("topology", "Check, show or change the topology."),
     "move": CommandEntry("reshard.move", "Move rows to another shard while they are used."),
     "rebalance": CommandEntry("reshard.many", "Spread the rows of a keyspace over all shards."),

@@ -51,6 +51,7 @@ def _keyspace(keyspace: Keyspace) -> dict[str, Any]:
         **_partitioning(keyspace.partitioning),
         "owners": [asdict(entry) for entry in keyspace.owners],
         "tables": {table: list(columns) for table, columns in keyspace.tables.items()},
+        "lookup": {lookup.name: lookup.entries for lookup in keyspace.lookups},
     }
 
 

@@ -65,12 +65,17 @@ def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
 def keyspace_data(keyspace: Keyspace) -> dict[str, Any]:
     """A keyspace as the file has it."""
     types = keyspace.key_types
+    entries = {lookup.entries for lookup in keyspace.lookups}
+    lookup = {f"{one.table}.{one.column}": "unique" for one in keyspace.lookups}
     return {
         "key": types[0] if len(types) == 1 else [*types],
         **keyspace.partitioning.written(keyspace.shard_by_bucket),
         "tables": {
-            table: columns[0] if len(columns) == 1 else [*columns] for table, columns in keyspace.tables.items()
+            table: columns[0] if len(columns) == 1 else [*columns]
+            for table, columns in keyspace.tables.items()
+            if table not in entries
         },
+        **({"lookup": lookup} if lookup else {}),
     }
 
 

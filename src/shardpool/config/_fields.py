@@ -111,6 +111,13 @@ def _column(value: Any) -> str:
     return value
 
 
+def _lookup(value: Any) -> str:
+    if not isinstance(value, str) or "." not in value:
+        raise wrong("is not a column of a table", "Write table.column, or schema.table.column.")
+    table, _, column = value.rpartition(".")
+    return f"{_table(table)}.{_column(column)}"
+
+
 def _too_long(name: str) -> bool:
     return len(name.encode()) > MAX_NAME  # PostgreSQL cuts longer identifiers off (NAMEDATALEN)
 
@@ -134,6 +141,9 @@ KeyColumns = Annotated[
     tuple[str, ...],
     BeforeValidator(_columns),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+LookedUp = Annotated[
+    str, BeforeValidator(_lookup), WithJsonSchema({"type": "string", "examples": ["users.email", "app.users.email"]})
 ]
 ShardReference = Annotated[str, BeforeValidator(_shard), WithJsonSchema({"type": "string"})]
 FleetName: Any = _name(MAX_NAME, variable=True)

@@ -12,6 +12,7 @@ from ..topology import Topology, qualified
 from ._files import read_file
 from ._interpolation import interpolate_tree
 from ._keyspaces import build_keyspaces
+from ._lookups import build_lookups
 from ._models import TopologyFile
 from ._moves import build_moves
 from ._nodes import YamlNode, tree_of
@@ -128,6 +129,7 @@ def _built(
     shards = ShardBuilder(file, root, folder, problems).build()
     names = ShardNames(declared, problems)
     keyspaces = build_keyspaces(file, root, names, problems)
+    build_lookups(file, root, keyspaces, problems)
     check_tables(root, problems)
     for table in file.single_tables:
         names.check(root.fields["single_tables"].fields[table])

@@ -18,6 +18,7 @@ from ._fields import (
     KeyColumns,
     KeyspaceName,
     Lag,
+    LookedUp,
     Natural,
     Positive,
     ShardName,
@@ -224,6 +225,11 @@ class KeyspaceFields(_Fields):
         ),
     ] = Field(None, description="With hash: keys with a home of their own, key → shard.")
     tables: dict[TableName, KeyColumns] = Field({}, description="Table → the column, or columns, that hold the key.")
+    lookup: dict[LookedUp, Literal["unique"]] = Field(
+        {},
+        description="table.column → unique: a column of a sharded table, of the type of this key, whose values are "
+        "unique over the fleet. The entries, of which a value leads to its row, are sharded here, by value.",
+    )
 
 
 class IntervalFields(_Fields):

@@ -11,22 +11,15 @@ import psycopg
 
 from ..._call import Call, Params
 from ..._runtime.deadlines import Deadline
-from ..._wire.transfer import TypesDiffer
 from ...errors import (
-    InvalidKey,
-    KeyNotCovered,
     OtherMap,
-    ScatterError,
-    ShardError,
     StaleTopology,
     UnknownShard,
     UnsupportedQuery,
 )
 from ...query.choices import Strategy
-from ...query.merge.merging import NotHere
 from ...query.plans.bound import Bound, check_fanout
-from ...query.plans.plan import Made, Rekeyed, Transferred
-from ...query.plans.planned import Planned
+from ...query.plans.plan import Made
 from ...query.text.calls import is_repeatable
 from ...result import Result
 from ..fleet import redirects
@@ -34,18 +27,11 @@ from ..plans.planner import AsyncPlanner
 from ..work import two_phase
 from ..work.handle import AsyncShardHandle
 from ..work.participants import Moved
-from . import data_errors, gathered, made, numbered, rekeyed, sequences, transferred, written
+from . import kept, looked, made, numbered, sequences, several
 
 if TYPE_CHECKING:
     from ..fleet.fleet import AsyncFleet
-    from ..routes import AsyncRoute, AsyncRoutes, AsyncRouteTable
-
-_DDL_ERRORS = (
-    psycopg.errors.UndefinedTable,
-    psycopg.errors.UndefinedColumn,
-    psycopg.errors.UndefinedFunction,
-    psycopg.errors.UndefinedObject,
-)
+    from ..routes import AsyncRoute, AsyncRoutes
 
 
 async def execute(fleet: AsyncFleet, routes: AsyncRoutes, planner: AsyncPlanner, call: Call) -> Result:
@@ -73,6 +59,8 @@ async def explain(
 ) -> Bound:
     """How `execute` would run it; see `AsyncRouter.explain`."""
     planned = await planner.plan(query, params, deadline, strategy)
+    if planned.plan.looked is not None and strategy is None:
+        return await looked.explained(planner, planned, params, deadline)
     if planned.plan.numbers is not None:
         bound = await numbered.explained(planner, planned, params, deadline)
     else:
@@ -93,13 +81,19 @@ async def _executed(fleet: AsyncFleet, routes: AsyncRoutes, planner: AsyncPlanne
             call = await numbered.filled(planner, call, planned)
             params = call.params
             continue
+        if planned.plan.looked is not None and call.strategy is None:
+            return await looked.execute(call, planned, partial(execute, fleet, routes, planner))
+        if planned.plan.keeps:
+            if call.missing is not None:
+                raise _partial_write(planned.plan.verb)
+            return await kept.execute(fleet, routes, planner, call)
         if planned.plan.setting is not None:
             again = partial(execute, fleet, routes, planner)
             call = await sequences.set_value(fleet, planner, call, planned, again)
             params = call.params
             continue
         handle: AsyncRoute | AsyncShardHandle | None = None
-        route = routed(planned, params, routes.table) if planned.keyspace is not None else None
+        route = several.routed(planned, params, routes.table) if planned.keyspace is not None else None
         if route is not None:
             handle = route
             is_due = planner.schema.is_due(route.shard, call.readonly)
@@ -121,12 +115,12 @@ async def _executed(fleet: AsyncFleet, routes: AsyncRoutes, planner: AsyncPlanne
             if bound.strategy != "one":
                 check_fanout(bound, call.fanout)
                 if call.missing is not None and bound.plan.writes:
-                    raise _partial_write(bound)
+                    raise _partial_write(planned.plan.verb)
                 try:
                     if not await planner.schema.are_alike(bound, deadline, partial=call.missing is not None):
                         continue
                     fleet.calls.took(bound.strategy)
-                    return await scattered(fleet, planner, call, planned, bound)
+                    return await several.scattered(fleet, planner, call, planned, bound)
                 except Moved:
                     continue
                 except psycopg.DatabaseError as error:
@@ -173,76 +167,8 @@ async def _executed(fleet: AsyncFleet, routes: AsyncRoutes, planner: AsyncPlanne
         return result
 
 
-def _partial_write(bound: Bound) -> UnsupportedQuery:
+def _partial_write(verb: str) -> UnsupportedQuery:
     return UnsupportedQuery(
-        f"{bound.plan.verb} on {len(bound.shards)} shards cannot be partial",
+        f"{verb} cannot be partial",
         hint="Leave out partial=True: a write is done on every shard that it concerns, or told by shard.",
     )
-
-
-def routed(planned: Planned, params: Params | None, table: AsyncRouteTable) -> AsyncRoute | None:
-    """The route of a statement whose tables are all pinned to one parameter; None when its value is no plain key."""
-    if table.topology is not planned.topology:
-        return None
-    params = planned.values or params
-    try:
-        value = params[planned.place]  # type: ignore[index]
-    except (LookupError, TypeError):
-        return None
-    if type(value) not in planned.exact or len(params) != planned.count:  # type: ignore[arg-type]
-        return None
-    assert planned.keyspace is not None
-    try:
-        return table.by_keyspace[planned.keyspace](value)
-    except (InvalidKey, KeyNotCovered):
-        return None
-
-
-async def scattered(fleet: AsyncFleet, planner: AsyncPlanner, call: Call, planned: Planned, bound: Bound) -> Result:
-    """Run a bound plan of several shards; by another plan when this one gives no right answer."""
-    plan = bound.plan.scattered
-    try:
-        if isinstance(plan, Transferred):
-            return await transferred.execute(fleet, call, planned, bound)
-        if isinstance(plan, Rekeyed):
-            return await _rekeyed(fleet, planner, call, planned, bound)
-        if plan is not None and plan.name in ("write", "split"):
-            return await written.execute(fleet, call, planned, bound)
-        return await gathered.execute(fleet, call, planned, bound)
-    except (NotHere, TypesDiffer) as reason:
-        if plan is not None and plan.name == "pull":
-            raise transferred.unlike(reason) from reason
-        why: Exception = reason
-    except transferred.UNFIT_FOR_A_TABLE as reason:
-        if plan is None or plan.name != "combine":
-            raise
-        why = reason
-    except _DDL_ERRORS:
-        fleet.schema.changed()
-        raise
-    except psycopg.Error as error:
-        if call.within is not None or not data_errors.is_doubtful(error, plan):
-            raise
-        return await _confirmed(error, fleet, planner, call)
-    if call.missing is not None:
-        call.missing.clear()
-    planned, bound = await planner.instead(call.query, call.params, call.deadline, why)
-    return await scattered(fleet, planner, call, planned, bound)
-
-
-async def _rekeyed(fleet: AsyncFleet, planner: AsyncPlanner, call: Call, planned: Planned, bound: Bound) -> Result:
-    if call.within is not None:
-        return await rekeyed.within(call.within, fleet, planner, call, planned, bound)
-    return await rekeyed.execute(fleet, planner, call, planned, bound)
-
-
-async def _confirmed(error: psycopg.Error, fleet: AsyncFleet, planner: AsyncPlanner, call: Call) -> Result:
-    """What one server says, the error or another one or none; the error when that cannot be told."""
-    if call.missing is not None:
-        call.missing.clear()
-    try:
-        planned, bound = await data_errors.as_one_server(planner, call, call.deadline)
-        fleet.calls.took(bound.strategy)
-        return await transferred.execute(fleet, call, planned, bound)
-    except (UnsupportedQuery, TypesDiffer, ScatterError, ShardError):
-        raise error from None

@@ -6,7 +6,7 @@ what that costs; when several have, they commit in two phases.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,10 @@ from psycopg.pq import TransactionStatus
 from ..._endpoint.session import SESSION, hold_transaction
 from ..._runtime.deadlines import NEVER, Deadline, deadline_after
 from ..._wire.opening import Opening
+from ..._wire.request import Request
+from ..._wire.statement import Statement
 from ...control import transactions
+from ...control.lookups import KEEP
 from ...control.transactions import TransactionId
 from ...errors import RouterMisuse, UnsupportedQuery
 from ...topology import Topology
@@ -74,6 +77,10 @@ class AsyncSession:
         self.unbegun: str | None = None
         self.is_over = False
         self.changes_schema = False
+        # Whether the shards collect what changes in columns that are unique over the fleet, and whether that may have
+        # happened on a connection that the caller has.
+        self.keeps = False
+        self.has_lent = False
 
     # -- shards --------------------------------------------------------------------------------------------------
 
@@ -136,14 +143,21 @@ class AsyncSession:
         self.unbegun = None
         await self._checkouts.pop(name).end()
 
+    async def keep(self, deadline: Deadline) -> None:
+        """Have all shards collect, from now on, what changes in columns that are unique over the fleet."""
+        if not self.keeps:
+            self.keeps = True
+            await self._members.tell(dict.fromkeys(self._checkouts, KEEP), deadline)
+
     def _beginning(self, names: Sequence[str]) -> list[bytes]:
         if self.gives_way and len(self._checkouts) > 1:
             return [*_PLAIN_BEGIN, *SIDE_BY_SIDE]
         if self.isolation is None and not self._readonly and not self._savepoints:
-            return _PLAIN_BEGIN
+            return [*_PLAIN_BEGIN, KEEP] if self.keeps else _PLAIN_BEGIN
         mode = f" isolation level {self.isolation}" if self.isolation else ""
         mode += " read only" if self._readonly and names != [self.middle] else ""
-        return [f"begin{mode}".encode(), *(f"savepoint {name}".encode() for name in self._savepoints)]
+        kept = [KEEP] if self.keeps else []
+        return [f"begin{mode}".encode(), *kept, *(f"savepoint {name}".encode() for name in self._savepoints)]
 
     async def _begin(self, names: Sequence[str], deadline: Deadline) -> None:
         for name in names:
@@ -169,6 +183,9 @@ class AsyncSession:
 
     async def lend(self, name: str, deadline: Deadline) -> AsyncConnection[Any]:
         """The connection of a shard, for the caller's own statements."""
+        if self._fleet.topology.lookups and not self._readonly:
+            self.has_lent = True
+            await self.keep(deadline)
         joined = await self.join([name], deadline)
         conn = joined.conn(name)
         conn.__dict__[SESSION].lend(conn)
@@ -192,6 +209,15 @@ class AsyncSession:
             return
         self.check_atomic(list(writers))
         self._writers = writers
+
+    @property
+    def writers(self) -> list[str]:
+        """The shards on which statements have written, but for those of the caller's own."""
+        return list(self._writers)
+
+    async def told(self, texts: Mapping[str, bytes], deadline: Deadline) -> list[Request]:
+        """Statements of shardpool's own on shards that have joined, with their answers; what fails ends all."""
+        return await self._members.run({name: Statement(text, None) for name, text in texts.items()}, deadline)
 
     def choose_middle(self, names: Sequence[str], of_single_table: str | None) -> str:
         """The shard to which rows are brought, from now on always the same; one that is joined after others writes."""
@@ -264,6 +290,8 @@ class AsyncSession:
         """Undo what came after the savepoint, and drop it; a shard that is lost keeps the transaction failed."""
         self._forget(name)
         text = f"rollback to savepoint {name}; release savepoint {name}".encode()
+        if self.keeps:
+            text = b"; ".join((text, KEEP))
         usable = [each for each, checkout in self._checkouts.items() if not is_unusable(checkout.conn)]
         await self._members.tell(dict.fromkeys(usable, text), self.deadline(None))
         self._members.has_failed = False

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager
 from functools import partial
 from math import inf
 from types import TracebackType
@@ -22,9 +21,6 @@ from ..._runtime.tasks import run_all
 from ..._wire.request import Request
 from ...errors import MissingKey, RouterMisuse, UnsupportedQuery, check_choice
 from ...query.choices import Fanout, SnapshotCut, Strategy, check_options
-from ...query.plans.bound import Bound, check_fanout
-from ...query.plans.plan import Gathered, Made
-from ...query.plans.planned import Planned
 from ...query.text.calls import is_ddl
 from ...result import ByShard, Result
 from ...topology import Reference
@@ -33,10 +29,10 @@ from ..work.commit import FAILED
 from ..work.cut import Cut
 from ..work.instant import Instant
 from ..work.outcomes import all_or_raise
-from ..work.participants import Moved
 from ..work.session import Isolation, Session
 from ..work.statements import Statements
-from . import alone, dispatch, made, numbered, sequences, streamed
+from . import alone, entries, streamed
+from .within import Within
 
 if TYPE_CHECKING:
     from ..fleet.fleet import Fleet
@@ -45,8 +41,6 @@ if TYPE_CHECKING:
 
 
 _CUTS: dict[SnapshotCut, type[Cut]] = {"atomic": Cut, "strict": Instant}
-# Each statement has a snapshot of its own.
-_FRESH = "read committed"
 
 
 class FleetTransaction:
@@ -84,6 +78,7 @@ class FleetTransaction:
         # A snapshot: on all shards from the beginning, where rows may be brought together, and rolled back in the end.
         self._cut = None if cut is None else _CUTS[cut](fleet, until=until, isolation=isolation, readonly=False)
         self._session = self._cut or Session(fleet, until=until, isolation=isolation, readonly=readonly)
+        self._within = Within(fleet, routes, planner, self._session, readonly=readonly)
 
     # -- statements ----------------------------------------------------------------------------------------------
 
@@ -124,118 +119,15 @@ class FleetTransaction:
         self._catch_up(deadline)
         if key is not None:
             name = self._routes.of_key(key, keyspace, table).shard
-            return alone.execute(self._session, call, name, query, writes=self._fleet.schema.may_write(query))
-        return self._executed(call)
-
-    def _executed(self, call: Call) -> Result:
-        """Run it; planned again when tables or a reload have changed before it was sent."""
-        if type(call.query) is not str:
-            call = replace(call, query=self._planner.as_text(call.query, call.deadline))
-        while True:
-            planned = self._planner.plan(call.query, call.params, call.deadline, call.strategy, call.new)
-            if planned.plan.numbers is not None:
-                self._check_only_reads(planned)
-                call = numbered.filled(self._planner, call, planned)
-                continue
-            if planned.plan.setting is not None:
-                self._check_only_reads(planned)
-                call = sequences.set_value(self._fleet, self._planner, call, planned, self._executed)
-                continue
-            route = dispatch.routed(planned, call.params, self._routes.table) if planned.keyspace is not None else None
-            if route is not None:
-                is_due = self._planner.schema.is_due(route.shard, False)
-                if is_due and not self._planner.schema.is_fresh((route.shard,), call.deadline, readonly=False):
-                    continue
-                with suppress(Moved):
-                    return self._one(call, planned, route.shard)
-                continue
-            bound = self._planner.bind(planned, call.params, call.deadline, call.strategy)
-            if not self._planner.schema.is_fresh(bound.shards, call.deadline, readonly=False):
-                continue
-            if isinstance(bound.scattered, Made):
-                self._check_only_reads(planned)
-                self._fleet.calls.took("make")
-                with suppress(Moved):
-                    numbers = self._planner.schema.numbers
-                    call = made.finished(self._fleet, numbers, call, planned, bound.scattered, self._executed)
-                continue
-            check_fanout(bound, call.fanout)
-            try:
-                if bound.strategy == "one":
-                    # Any shard will do where none is named: one that has joined, if there is one.
-                    names = bound.shards or [*self._session.names, *self._fleet.in_turn()]
-                    return self._one(call, planned, names[0])
-                if bound.plan.writes:
-                    self._check_only_reads(planned)
-                    self._check_copies(bound)
-                    self._session.join(bound.shards, call.deadline, planned.topology)
-                    self._session.will_write(bound.shards)
-                if not self._planner.schema.are_alike(bound, call.deadline, partial=False):
-                    continue
-                return self._several(call, planned, bound)
-            except Moved:
-                continue
+            writes = self._fleet.schema.may_write(query)
+            with entries.kept(self._fleet, self._session, deadline, writes=writes):
+                return alone.execute(self._session, call, name, query, writes=writes)
+        return self._within.executed(call)
 
     def _catch_up(self, deadline: Deadline) -> None:
         """Hold the first statement of a router that knows itself behind; of a later one its own locks may be why."""
         if self._fleet.newer_maps.told and not self._session.names:
             redirects.until_caught_up(self._fleet, deadline)
-
-    def _check_only_reads(self, planned: Planned) -> None:
-        if self._readonly and planned.plan.writes:
-            raise UnsupportedQuery(
-                f"{planned.plan.verb} in a transaction that only reads", hint="Begin it without readonly=True."
-            )
-
-    def _check_copies(self, bound: Bound) -> None:
-        plan = bound.scattered
-        if isinstance(plan, Gathered) and plan.copies is not None:
-            self._check_fresh(bound.plan.verb)
-
-    def _check_fresh(self, verb: str) -> None:
-        """Refuse the write of a reference table where it would not see what others have written."""
-        if self._session.isolation not in (None, _FRESH):
-            raise UnsupportedQuery(
-                f"{verb} of a reference table in a transaction with one snapshot",
-                detail="It has to see on each shard what those have done who wrote the table before.",
-                hint=f'Begin the transaction with isolation="{_FRESH}", or write the table outside of it.',
-            )
-
-    def _several(self, call: Call, planned: Planned, bound: Bound) -> Result:
-        self._fleet.calls.took(bound.strategy)
-        try:
-            return dispatch.scattered(self._fleet, self._planner, call, planned, bound)
-        except Moved:
-            raise
-        except UnsupportedQuery:
-            if bound.plan.writes:
-                self._session.fail()
-            raise
-        except BaseException as error:
-            self._session.fail()
-            meant = self._session.waiting.meant(error)
-            if meant is not error:
-                raise meant from error
-            raise
-
-    def _one(self, call: Call, planned: Planned, name: str) -> Result:
-        """The statement as it stands on the one shard that it concerns."""
-        self._check_only_reads(planned)
-        check, sent = planned.plan.check, call.query
-        if check is not None:
-            sent = check.added(call.query, planned.topology, name, has_params=call.params is not None)
-        try:
-            result = alone.execute(self._session, call, name, sent, writes=planned.plan.writes, planned=planned)
-        except psycopg.DatabaseError as error:
-            refused = check.failure(error, planned.plan.verb) if check is not None else None
-            if refused is not None:
-                raise refused from error
-            raise
-        self._fleet.calls.took("one")
-        result._planned = planned.plan
-        if check is not None:
-            result.hide_check(check.returning)
-        return result
 
     def stream(
         self,
@@ -286,7 +178,7 @@ class FleetTransaction:
         if self._readonly:
             raise UnsupportedQuery("COPY in a transaction that only reads", hint="Begin it without readonly=True.")
         if isinstance(self._fleet.topology.placement(table), Reference):
-            self._check_fresh("COPY")
+            self._within.check_fresh("COPY")
         until = self._session.deadline(timeout) if timeout is not None else self._session.until
         return self._load(
             self._fleet,
@@ -324,8 +216,23 @@ class FleetTransaction:
         names = self._routes.shards(shards, keys, keyspace, table)
         if callable(query):
             return ByShard(self._called(names, query, deadline), None)
+        writes = self._fleet.schema.may_write(query)
+        with entries.kept(self._fleet, self._session, deadline, writes=writes):
+            return self._scattered(names, query, params, deadline, binary, row_factory, writes=writes)
+
+    def _scattered(
+        self,
+        names: Sequence[str],
+        query: Any,
+        params: Params | None,
+        deadline: Deadline,
+        binary: bool,
+        row_factory: RowFactory[Any] | None,
+        *,
+        writes: bool,
+    ) -> ByShard:
         joined = self._session.join(names, deadline)
-        if self._fleet.schema.may_write(query):
+        if writes:
             self._session.will_write(names)
         statements = Statements(query, params, binary)
         requests: list[Request] = [joined.request(name, statements.on(conn)) for name, conn in joined.conns.items()]
@@ -426,6 +333,7 @@ class FleetTransaction:
     ) -> None:
         try:
             if exc is None and self._cut is None:
+                entries.settle_lent(self._fleet, self._session)
                 self._session.commit()
         finally:
             self._session.end()

@@ -24,6 +24,7 @@ _MEANING = {
     "write": "every shard does its part, and all commit when all have done it",
     "split": "the rows are divided by their keys, and all shards commit when all have theirs",
     "number": "numbers of sequences are drawn, or a sequence is set on every shard, and the rest is planned with that",
+    "lookup": "a look-up of the value tells its row's key; the shard of that key runs the statement",
     "rekey": "rows are deleted where they are, and inserted where their new key belongs, in one transaction",
     "make": "one shard makes the rows, or they are read: it is known then where they belong, and they are inserted",
 }
@@ -79,6 +80,9 @@ class Bound:
             data["atomic"] = not self.apart
         if lost := _lost_order(self):
             data["order_lost_by"] = lost
+        if self.strategy == "lookup" and self.plan.looked is not None:
+            data["lookup"], data["final_sql"] = self.plan.looked.lookup.name, self.plan.looked.text
+            return data
         match self.scattered:
             case Gathered() as plan:
                 data["shard_sql"] = plan.sql
@@ -284,6 +288,10 @@ def _steps(bound: Bound) -> Iterator[str]:
     if bound.plan.numbers is not None:
         yield f"numbers: {', '.join(f'{count} of {name}' for name, count in bound.plan.numbers.counts.items())}"
         yield f"SQL: {bound.plan.numbers.text}"
+        return
+    if bound.strategy == "lookup" and bound.plan.looked is not None:
+        yield f"SQL of the look-up, by {bound.plan.looked.lookup.name}: {bound.plan.looked.query}"
+        yield f"SQL of the shard of the row: {bound.plan.looked.text}"
         return
     if bound.plan.setting is not None:
         yield f"SQL of the value: {bound.plan.setting.values}"

@@ -80,7 +80,7 @@ def _is_plain(plan: Plan) -> bool:
             pass
         case _:
             return False
-    others = (plan.refusal, plan.check, plan.rekeyed, plan.numbers, plan.setting)
+    others = (plan.refusal, plan.check, plan.rekeyed, plan.numbers, plan.setting, plan.looked)
     return not plan.key_assignments and not plan.loose and all(other is None for other in others)
 
 

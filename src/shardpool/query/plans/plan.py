@@ -19,6 +19,7 @@ from ..text.rows import Rows, taken_apart
 from ..text.statement import inner, kind, strings, walk
 from ..text.template import Template
 from .finish import Finish, filled
+from .looked import Looked
 from .numbered import Numbers
 from .setting import Setting
 
@@ -258,7 +259,8 @@ class Plan:
     than the key's: see `loose_params`. Where `key_assignments` change a key, `rekeyed` is what is done, or why nothing
     is; `check` is how the keys that are stored are seen to be the shard's own, where they may not be.
     `touched` is what has to be the same on all shards, None for everything. With `numbers` nothing but these is known:
-    the statement is planned when it has them. A `setting` is what a call of setval() sets.
+    the statement is planned when it has them. A `setting` is what a call of setval() sets. One that `keeps` may change
+    columns that are unique over the fleet; of one that is `looked` up a value tells the key.
     """
 
     sql: str
@@ -277,6 +279,8 @@ class Plan:
     touched: Touched | None = None
     numbers: Numbers | None = None
     setting: Setting | None = None
+    keeps: bool = False
+    looked: Looked | None = None
 
     @property
     def is_always_made(self) -> bool:

@@ -21,6 +21,8 @@ from .effects import refuse_effects
 from .exclusion import exclude
 from .gathered import gathered
 from .inner_order import Unfit, carried
+from .kept import keeps
+from .looked import Looked, looked
 from .numbered import draws, numbered, refuse_numbers_of_shards, without_draws
 from .plan import Gathered, Plan, Scattered, Transferred, Use, loose_params, uses_of
 from .pull import pull
@@ -54,7 +56,7 @@ def plan(sql: str, topology: Topology, catalog: Catalog, new: frozenset[str] = f
     refuse_numbers_of_shards(tree, topology, catalog)
     if kind(tree) in _WRITES:
         made = replace(plan_write(sql, tree, topology, catalog, rows, new), touched=touched(tree, catalog))
-        return exclude(made, topology, catalog)
+        return replace(exclude(made, topology, catalog), looked=_looked(tree, made, topology, catalog))
     if kind(tree) != "SelectStmt" or tree.HasField("into_clause"):
         name = "SELECT INTO" if kind(tree) == "SelectStmt" else verb(tree)
         raise UnsupportedQuery(
@@ -117,9 +119,24 @@ def _plan_select(sql: str, tree: Any, topology: Topology, catalog: Catalog) -> P
     if uses:
         _latest.clear()
         _latest[sql] = topology, catalog, tree, analysis
-    return Plan(
-        sql, "SELECT", uses, bool(analysis.writes), is_complete=not uses, loose=loose, key_assignments=key_assignments
+    made = Plan(
+        sql,
+        "SELECT",
+        uses,
+        bool(analysis.writes),
+        is_complete=not uses,
+        loose=loose,
+        key_assignments=key_assignments,
+        keeps=keeps(tree, analysis),
     )
+    return replace(made, looked=_looked(tree, made, topology, catalog)) if topology.lookups else made
+
+
+def _looked(tree: Any, made: Plan, topology: Topology, catalog: Catalog) -> Looked | None:
+    """How a value leads to the rows of a statement whose keys are not known."""
+    if not topology.lookups:
+        return None
+    return looked(tree, topology, catalog, {use.table for use in made.uses if any(use.pins)})
 
 
 # What is known of the statement that was planned last: mostly it is completed next.

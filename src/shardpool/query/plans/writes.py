@@ -30,6 +30,7 @@ from ..analysis.writes import consts_of, holders_of, is_matched_only
 from ..text.statement import inner, kind, parse, verb, walk
 from .copies import plan_copies
 from .effects import refuse_effects
+from .kept import keeps
 from .made import made, needs_numbers
 from .plan import Gathered, Made, Plan, Rekeyed, Split, Use, loose_params, uses_of
 from .rekeyed import rekeyed
@@ -59,6 +60,8 @@ def plan_write(
         return plan_write(sql, parse(sql)[0], topology, catalog, None, new)
     refuse_effects(tree, analysis)
     found = _plan(sql, tree, analysis, listed)
+    if keeps(tree, analysis):
+        found = replace(found, keeps=True)
     if not analysis.key_assignments:
         return found
     return replace(found, key_assignments=tuple(analysis.key_assignments), rekeyed=_rekeyed(tree, analysis))

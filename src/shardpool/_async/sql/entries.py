@@ -1,0 +1,118 @@
+"""The entries of columns that are unique over the fleet, kept by the transaction that changes the columns."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.errors import SerializationFailure, UniqueViolation
+
+from ..._runtime.deadlines import Deadline
+from ...control.lookups import TAKE, Entry, change_statement
+from ...errors import ScatterError
+from ...topology import Lookup, Sharded, Topology
+from ..work.participants import Moved
+from ..work.session import AsyncSession
+
+if TYPE_CHECKING:
+    from ..fleet.fleet import AsyncFleet
+
+_Changes = dict[str, tuple[Counter[Entry], Counter[Entry]]]
+
+
+@asynccontextmanager
+async def kept(fleet: AsyncFleet, session: AsyncSession, deadline: Deadline, *, writes: bool) -> AsyncIterator[None]:
+    """A statement of which it is not known what it writes, with what it changes in the entries."""
+    keeps = writes and bool(fleet.topology.lookups)
+    if keeps:
+        await session.keep(deadline)
+    yield
+    if keeps:
+        await settle(fleet, session, deadline, session.writers)
+
+
+async def settle_lent(fleet: AsyncFleet, session: AsyncSession) -> None:
+    """Before the end of a transaction: what the caller has changed on connections of its own."""
+    if session.keeps and session.has_lent:
+        session.check_usable()
+        await settle(fleet, session, session.deadline(None), session.names)
+
+
+async def settle(fleet: AsyncFleet, session: AsyncSession, deadline: Deadline, names: Sequence[str]) -> None:
+    """Change the entries as the columns have changed on these shards, in the same transaction.
+
+    Raises `UniqueViolation` for a value that another row has, upon which the transaction has failed.
+    """
+    told = await session.told(dict.fromkeys(names, TAKE), deadline)
+    changes = _changes(request.pgresult.get_value(0, 0) for request in told)
+    if not changes:
+        return
+    topology = fleet.topology
+    statements = _statements(changes, topology)
+    shards = [name for name in topology.shards if name in statements]
+    try:
+        joined = await session.join(shards, deadline, topology)
+        session.will_write(shards)
+        texts = {name: statements[name].encode(conn.info.encoding) for name, conn in joined.conns.items()}
+        await session.told(texts, deadline)
+    except Moved:
+        session.fail()
+        raise SerializationFailure("values were on their way to a shard that has given them to another") from None
+    except (psycopg.Error, ScatterError) as error:
+        session.fail()
+        failures = error.failures.values() if isinstance(error, ScatterError) else [error]
+        first: BaseException = next((each for each in failures if isinstance(each, UniqueViolation)), error)
+        meant = session.waiting.meant(first)
+        if meant is error:
+            raise
+        raise meant from error
+
+
+def _changes(answers: Iterable[bytes | None]) -> _Changes:
+    """By lookup, the entries that are gone and those that are new; what comes back where it was is neither."""
+    changes: _Changes = {}
+    for answer in answers:
+        for line in (answer or b"").splitlines():
+            name, gone, new = json.loads(line)
+            both = changes.setdefault(name, (Counter(), Counter()))
+            for counter, rows in zip(both, (gone, new), strict=True):
+                counter.update(tuple(map(str, row)) for row in rows)
+    return {name: (gone - new, new - gone) for name, (gone, new) in changes.items() if gone != new}
+
+
+def _statements(changes: _Changes, topology: Topology) -> dict[str, str]:
+    """What each shard is told."""
+    lookups = {lookup.name: lookup for found in topology.lookups.values() for lookup in found}
+    statements: dict[str, list[str]] = {}
+    for name, both in changes.items():
+        lookup = lookups.get(name)
+        if lookup is None:
+            # Triggers of a lookup that the topology has no more.
+            continue
+        by_shard: dict[str, tuple[list[Entry], list[Entry]]] = {}
+        for number, entries in enumerate(both):
+            for entry in sorted(entries.elements()):
+                by_shard.setdefault(owner_of(topology, lookup, entry[0]), ([], []))[number].append(entry)
+        placement = topology.placements[lookup.table]
+        assert isinstance(placement, Sharded)
+        for shard, (gone, new) in by_shard.items():
+            statements.setdefault(shard, []).append(change_statement(lookup, placement.key_columns, gone, new))
+    return {shard: "; ".join(texts) for shard, texts in statements.items()}
+
+
+def owner_of(topology: Topology, lookup: Lookup, value: Any) -> str:
+    """The shard of a value's entry; `value` as the server writes it."""
+    keyspace = topology.keyspaces[lookup.keyspace]
+    return keyspace.shard_by_bucket[keyspace.partitioning.bucket(key_of(value, keyspace.key_types[0]))]
+
+
+def key_of(value: Any, key_type: str) -> Any:
+    """A value as JSON has it, as a key."""
+    if key_type == "bytea":
+        return bytes.fromhex(value.removeprefix("\\x"))
+    return datetime.fromisoformat(value) if key_type == "timestamptz" else value

@@ -1,0 +1,58 @@
+# Generated from _async/sql/kept.py by tools/unasync.py: edit that one, then run `make sync`.
+"""A write that changes columns which are unique over the fleet: a transaction of its own, with their entries."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.errors import DeadlockDetected, SerializationFailure
+
+from ..._call import Call
+from ..._runtime.tasks import sleep
+from ...result import Result
+from ..fleet import redirects
+from ..plans.planner import Planner
+from ..work.session import Session
+from .within import Within
+
+if TYPE_CHECKING:
+    from ..fleet.fleet import Fleet
+    from ..routes import Routes
+
+_RETRY_PAUSE = 0.005
+
+
+def execute(fleet: Fleet, routes: Routes, planner: Planner, call: Call) -> Result:
+    """The write and its entries, on all shards that they come to or on none; done again when it has met others."""
+    attempt = 0
+    while True:
+        session = Session(fleet, until=call.deadline, isolation=None, readonly=call.readonly)
+        session.keeps = True
+        try:
+            within = Within(fleet, routes, planner, session, readonly=call.readonly)
+            result = within.executed(replace(call, within=session, readonly=False))
+            session.commit()
+            return result
+        except (SerializationFailure, DeadlockDetected):
+            pause = random.uniform(0, min(1.0, _RETRY_PAUSE * 2**attempt))
+            if monotonic() + pause >= call.deadline:
+                raise
+        except psycopg.DatabaseError as error:
+            pause = 0.0
+            if not redirects.is_redirect(error):
+                meant = session.waiting.meant(error)
+                if meant is error:
+                    raise
+                raise meant from error
+            if not redirects.followed(fleet, error, call.deadline):
+                raise
+        finally:
+            session.end()
+            if session.changes_schema:
+                fleet.schema.changed()
+        sleep(pause)
+        attempt += 1
