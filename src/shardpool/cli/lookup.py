@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -120,6 +119,8 @@ def repair(ctx: click.Context, /, names: tuple[str, ...], topology_file: str | N
 
 
 def _print_states(ctx: click.Context, topology_file: str | None, as_json: bool, work: Callable[[Any], Any]) -> None:
+    import asyncio
+
     from ..config import load_topology
 
     topology = load_topology(topology_path(ctx, topology_file))
@@ -136,6 +137,8 @@ def _print_states(ctx: click.Context, topology_file: str | None, as_json: bool, 
 def _compare(
     ctx: click.Context, topology_file: str | None, as_json: bool, work: Callable[[Any, Callable[..., None]], Any]
 ) -> None:
+    import asyncio
+
     from ..config import load_topology
 
     topology = load_topology(topology_path(ctx, topology_file))

@@ -79,7 +79,7 @@ def changed_owners(old: Topology, renamed: Topology, new: Topology, *, everythin
     }
 
 
-_SCRIPTS = ("schema.sql", "topology.sql", "guard.sql", "transactions.sql")
+_SCRIPTS = ("schema.sql", "topology.sql", "guard.sql", "transactions.sql", "lookups.sql")
 
 
 @cache

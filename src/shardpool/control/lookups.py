@@ -6,11 +6,15 @@ nothing is refused. See docs/adr/0059-values-that-are-unique-over-the-fleet.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from importlib.resources import files
+from typing import Any
 
 from ..quoting import quote_ident, quote_literal, quote_table
-from ..topology import Lookup
+from ..report import Finding, Level
+from ..topology import Lookup, Topology
 from .own_sql import qualified
 
 KEEP = b"set local shardpool.lookups = 'kept'"
@@ -61,6 +65,46 @@ group by g.grantee
 """Who may use a table beside its owner, and whether to write."""
 
 
+@dataclass(frozen=True, slots=True)
+class LookupState:
+    """A lookup on one shard: whether its entries are there and complete, and whether its triggers are."""
+
+    has_entries: bool
+    is_ready: bool
+    has_triggers: bool
+
+    def __str__(self) -> str:
+        if not self.has_entries:
+            return "not created"
+        if not self.has_triggers:
+            return "its triggers are missing"
+        return "ready" if self.is_ready else "to be filled"
+
+
+def state_params(lookup: Lookup) -> list[Any]:
+    """The parameters of `STATE_QUERY`."""
+    return [quote_table(lookup.entries), quote_table(lookup.table), trigger_names(lookup)]
+
+
+def state_of(lookup: Lookup, row: Sequence[Any]) -> LookupState:
+    """What `STATE_QUERY` tells."""
+    constraint, triggers = row
+    ready = constraint is not None and is_ready(lookup, [constraint])
+    return LookupState(constraint is not None, ready, triggers == len(trigger_names(lookup)))
+
+
+def lookup_finding(lookup: Lookup, state: LookupState, shard: str) -> Iterator[Finding]:
+    """What is to be told of a lookup on a shard."""
+    table = lookup.table.removeprefix("public.")
+    if not state.has_entries or not state.has_triggers:
+        what = f"{lookup.column} is not kept unique over the fleet: the lookup is {state}"
+        level: Level = "error" if state.is_ready else "warning"
+        yield Finding(level, f"{shard}/{table}", what, f"Run: shardpool lookup create {lookup.name}")
+    elif not state.is_ready:
+        what = f"{lookup.column} is not looked up yet, and rows of before the lookup may have one value"
+        yield Finding("warning", table, what, f"Run: shardpool lookup backfill {lookup.name}")
+
+
 def is_ready(lookup: Lookup, unique: Iterable[str]) -> bool:
     """Whether the entries with these unique indexes are complete: their primary key has its last name then."""
     return _constraint(lookup, "pkey") in unique
@@ -105,8 +149,7 @@ def trigger_statements(lookup: Lookup, keys: Sequence[str], *, partitioned: bool
     columns = [quote_ident(name) for name in (lookup.column, *keys)]
     arguments = ", ".join(map(quote_literal, (lookup.name, lookup.column, *keys)))
     changed = " or ".join(f"new.{name} is distinct from old.{name}" for name in columns)
-    update = f"update of {', '.join(columns)}"
-    row = (update, f"for each row when ({changed})")
+    row = ("update", f"for each row when ({changed})")
     statement = ("update", "referencing old table as gone new table as come for each statement")
     how = [
         ("after", "insert", "referencing new table as come for each statement"),
@@ -155,3 +198,16 @@ def _rows(entries: Iterable[Entry]) -> str:
 
 def _constraint(lookup: Lookup, ending: str) -> str:
     return f"{lookup.entries.split('.', 1)[1]}_{ending}"
+
+
+def owner_of(topology: Topology, lookup: Lookup, value: Any) -> str:
+    """The shard of a value's entry; `value` as the server writes it."""
+    keyspace = topology.keyspaces[lookup.keyspace]
+    return keyspace.shard_by_bucket[keyspace.partitioning.bucket(key_of(value, keyspace.key_types[0]))]
+
+
+def key_of(value: Any, key_type: str) -> Any:
+    """A value as JSON has it, as a key."""
+    if key_type == "bytea":
+        return bytes.fromhex(value.removeprefix("\\x"))
+    return datetime.fromisoformat(value) if key_type == "timestamptz" else value

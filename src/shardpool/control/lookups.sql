@@ -45,10 +45,13 @@ begin
 end
 $body$;
 
--- Of rows that have a value their values and keys; the first of the names is that of the column.
+-- Of rows that have a value their values and keys; the first of the names is that of the column. Where one of the columns
+-- is gone, or has another name by now, the write fails.
 create or replace function shardpool.lookup_entries(found jsonb[], names text[]) returns jsonb language sql immutable
 set search_path = pg_catalog, pg_temp as $body$
   select coalesce(jsonb_agg(
     (select jsonb_agg(r.row -> n.name order by n.place) from unnest(names) with ordinality n (name, place))), '[]')
-  from unnest(found) r (row) where r.row ->> names[1] is not null
+  from unnest(found) r (row)
+  where case when r.row ?& names then r.row ->> names[1] is not null
+             else concat('a column of the lookup is missing: ', array_to_string(names, ', '))::boolean end
 $body$;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
@@ -98,21 +98,27 @@ def stored_findings(topology: Topology, stored_by_shard: Mapping[str, Mapping[st
         if isinstance(placement, Sharded):
             facts_by_shard = {shard: facts[table] for shard, facts in stored_by_shard.items() if table in facts}
             if facts_by_shard:
-                yield from _table_findings(table.removeprefix("public."), placement.key_columns, facts_by_shard)
+                looked = {lookup.column for lookup in topology.lookups.get(table, ())}
+                short = table.removeprefix("public.")
+                yield from _table_findings(short, placement.key_columns, facts_by_shard, looked)
                 yield from _position_findings(table.removeprefix("public."), topology.numbering_shard, facts_by_shard)
 
 
-def _table_findings(table: str, key: tuple[str, ...], facts_by_shard: Mapping[str, StoredFacts]) -> Iterator[Finding]:
+def _table_findings(
+    table: str, key: tuple[str, ...], facts_by_shard: Mapping[str, StoredFacts], looked: Set[str]
+) -> Iterator[Finding]:
+    """`looked` are the columns that are unique over the fleet: rows that have them in common are on no two shards."""
     first = next(iter(facts_by_shard.values()))
     for index, held, excludes in first.unique:
-        if not held.issuperset(key):
+        if not held.issuperset(key) and not (looked & held and not excludes):
             columns = ", ".join(sorted(name or "an expression" for name in held)) or "none by ="
             what = "exclusion constraint" if excludes else "unique index"
             yield Finding(
                 "warning",
                 table,
                 f"{what} {index} ({columns}) is without the key ({', '.join(key)}): unique on each shard only",
-                "Rows of two shards can conflict: add the key to it, compared by =, or see to it elsewhere.",
+                "Rows of two shards can conflict: add the key to it, compared by =, or keep a column of it unique by a "
+                "lookup: docs/howto/unique-values.md",
             )
     for number, numbering in enumerate(first.numbered):
         same = [stored.numbered[number] for stored in facts_by_shard.values() if len(stored.numbered) > number]

@@ -13,10 +13,9 @@ import psycopg
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 from psycopg.rows import tuple_row
 
-from .._async.sql.entries import key_of, owner_of
 from .._runtime.tasks import async_run_all
 from ..control.buckets import bucket_of, owned_multirange
-from ..control.lookups import Entry, ready_statement
+from ..control.lookups import Entry, key_of, owner_of, ready_statement
 from ..errors import EditRefused
 from ..quoting import quote_ident, quote_table
 from ..topology import Lookup, Sharded, Topology

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..control.identity import IDENTITY_QUERY, NOT_INSTALLED_HINT, check_identity
 from ..control.lookups import (
     GRANTS_QUERY,
     STATE_QUERY,
     TABLE_QUERY,
+    LookupState,
     drop_statements,
     function,
     grant_statements,
-    is_ready,
     ready_statement,
+    state_of,
+    state_params,
     table_statement,
-    trigger_names,
     trigger_statements,
 )
 from ..errors import EditRefused, UnknownTable, nearest
@@ -26,22 +26,6 @@ from ..topology import Lookup, Sharded, Topology
 from .agreement import check_owners
 from .connections import Conn, Connections, connected, one, rows
 from .fences import patiently
-
-
-@dataclass(frozen=True, slots=True)
-class LookupState:
-    """A lookup on one shard: whether its entries are there and complete, and whether its triggers are."""
-
-    has_entries: bool
-    is_ready: bool
-    has_triggers: bool
-
-    def __str__(self) -> str:
-        if not self.has_entries:
-            return "not created"
-        if not self.has_triggers:
-            return "its triggers are missing"
-        return "ready" if self.is_ready else "to be filled"
 
 
 def named(topology: Topology, names: Sequence[str]) -> list[Lookup]:
@@ -143,12 +127,7 @@ async def states(conns: Connections, lookups: Sequence[Lookup]) -> dict[str, dic
 
 async def state(lookup: Lookup, conn: Conn) -> LookupState:
     """How a lookup is on one shard."""
-    names = trigger_names(lookup)
-    arguments = (quote_table(lookup.entries), quote_table(lookup.table), names)
-    constraint, triggers = (await rows(conn, STATE_QUERY, arguments))[0]
-    return LookupState(
-        constraint is not None, constraint is not None and is_ready(lookup, [constraint]), triggers == len(names)
-    )
+    return state_of(lookup, (await rows(conn, STATE_QUERY, state_params(lookup)))[0])
 
 
 async def check_shard(topology: Topology, name: str, conn: Conn) -> None:

@@ -1,4 +1,4 @@
-"""What `check` tells of writes that are refused for what they set off, as one shard's catalog says."""
+"""What `check` tells of what writes set off: those that are refused for it, and lookups that are not kept."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from ...control.catalog import BODIES_QUERY, BUILT_IN_QUERY, CATALOG_QUERY, facts, further
+from ...control.lookups import STATE_QUERY, LookupState, lookup_finding, state_of, state_params
 from ...query.analysis.catalog import NeedsBodies
 from ...query.analysis.catalog_reading import make_catalog, with_bodies
 from ...query.plans.effects import effect_findings
@@ -25,10 +26,21 @@ async def effects(conn: AsyncConnection[Any], topology: Topology, name: str) -> 
     catalog = make_catalog(name, facts(catalog_facts, answers), await _asked(conn, BUILT_IN_QUERY, None), topology)
     while True:
         try:
-            return list(effect_findings(topology, catalog))
+            return [*effect_findings(topology, catalog), *await _lookups(conn, topology, name)]
         except NeedsBodies as needed:
             rows = await _asked(conn, BODIES_QUERY, [sorted(needed.names)])
             catalog = with_bodies(catalog, needed.names, rows)
+
+
+async def _lookups(conn: AsyncConnection[Any], topology: Topology, name: str) -> list[Finding]:
+    """The findings on columns that are unique over the fleet."""
+    found: list[Finding] = []
+    for lookup in (lookup for lookups in topology.lookups.values() for lookup in lookups):
+        cursor = conn.cursor(row_factory=tuple_row)
+        await cursor.execute(STATE_QUERY, state_params(lookup))
+        state: LookupState = state_of(lookup, await cursor.fetchone() or (None, 0))
+        found += lookup_finding(lookup, state, name)
+    return found
 
 
 async def _asked(conn: AsyncConnection[Any], query: str, params: Sequence[Any] | None) -> Any:

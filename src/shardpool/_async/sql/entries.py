@@ -6,16 +6,15 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg.errors import SerializationFailure, UniqueViolation
 
 from ..._runtime.deadlines import Deadline
-from ...control.lookups import TAKE, Entry, change_statement
+from ...control.lookups import TAKE, Entry, change_statement, owner_of
 from ...errors import ScatterError
-from ...topology import Lookup, Sharded, Topology
+from ...topology import Sharded, Topology
 from ..work.participants import Moved
 from ..work.session import AsyncSession
 
@@ -103,16 +102,3 @@ def _statements(changes: _Changes, topology: Topology) -> dict[str, str]:
         for shard, (gone, new) in by_shard.items():
             statements.setdefault(shard, []).append(change_statement(lookup, placement.key_columns, gone, new))
     return {shard: "; ".join(texts) for shard, texts in statements.items()}
-
-
-def owner_of(topology: Topology, lookup: Lookup, value: Any) -> str:
-    """The shard of a value's entry; `value` as the server writes it."""
-    keyspace = topology.keyspaces[lookup.keyspace]
-    return keyspace.shard_by_bucket[keyspace.partitioning.bucket(key_of(value, keyspace.key_types[0]))]
-
-
-def key_of(value: Any, key_type: str) -> Any:
-    """A value as JSON has it, as a key."""
-    if key_type == "bytea":
-        return bytes.fromhex(value.removeprefix("\\x"))
-    return datetime.fromisoformat(value) if key_type == "timestamptz" else value

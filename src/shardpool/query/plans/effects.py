@@ -24,6 +24,7 @@ from ..analysis.pins import AssignedKeys, Both, In, Pin
 from ..text.bodies import Body, Written, body_of, with_params
 from ..text.remembered import remembered
 from ..text.statement import expression, inner, kind, parse, strings, walk
+from .kept import refuse_load
 from .plan import uses_of
 
 _ALL = frozenset(("INSERT", "UPDATE", "DELETE"))
@@ -59,6 +60,7 @@ def refuse_effects_of_load(name: str, columns: Sequence[str], topology: Topology
         raise NeedsShard(placement.shard)
     if table is None:
         return
+    refuse_load(table, columns, topology)
     effects = _Effects(topology, catalog)
     effects.of_write(table, frozenset(("INSERT",)), frozenset())
     effects.of_defaults(table, columns)

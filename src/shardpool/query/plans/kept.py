@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 from ...errors import UnsupportedQuery
@@ -22,15 +22,9 @@ def keeps(tree: Any, analysis: Analysis) -> bool:
     topology, catalog = analysis.topology, analysis.catalog
     if not topology.lookups or not analysis.writes:
         return False
-    entries = {lookup.entries: lookup for lookups in topology.lookups.values() for lookup in lookups}
     for node in analysis.writes:
-        if node.table in entries:
-            lookup = entries[node.table]
-            raise UnsupportedQuery(
-                f"{node.table.removeprefix('public.')} has the entries of the lookup of {lookup.name}",
-                hint="Write the table itself, and they are kept; what others have left is mended by: "
-                "shardpool lookup repair",
-            )
+        _refuse_entries(node.table, topology)
+    _refuse_conflicts(tree, topology, catalog)
     return any(
         _may_change(name, verbs, columns, topology, catalog, set())
         for name, verbs, columns in _written(tree, catalog)
@@ -62,6 +56,9 @@ def _may_change(
         watched = (lookup.column, *(placement.key_columns if isinstance(placement, Sharded) else ()))
         if verb_ != "UPDATE" or columns is None or any(column in columns for column in watched):
             return True
+        stored = catalog.tables[name].column(lookup.column) if name in catalog.tables else None
+        if stored is not None and stored.generated:
+            return True
     table: Table | None = catalog.tables.get(name)
     if table is None:
         return False
@@ -76,3 +73,46 @@ def _may_change(
         ):
             return True
     return False
+
+
+def refuse_load(table: Table, columns: Sequence[str], topology: Topology) -> None:
+    """Raise `UnsupportedQuery` where loading columns of a table would leave its entries behind, or writes entries."""
+    if not topology.lookups:
+        return
+    _refuse_entries(table.name, topology)
+    for lookup in topology.lookups.get(table.name, ()):
+        column = table.column(lookup.column)
+        if lookup.column in columns or (column is not None and column.default):
+            raise UnsupportedQuery(
+                f"COPY into {table.name.removeprefix('public.')}, whose {lookup.column} is unique over the fleet",
+                detail="COPY tells nothing of the rows for which entries are kept.",
+                hint="Insert the rows with execute(), many in one VALUES. Or drop the lookup, load, and make it anew: "
+                f"shardpool lookup drop {lookup.name}",
+            )
+
+
+def _refuse_conflicts(tree: Any, topology: Topology, catalog: Catalog) -> None:
+    """Raise `UnsupportedQuery` for ON CONFLICT with a value that a row of another shard may have."""
+    for part in walk(tree):
+        if kind(part) != "InsertStmt" or not part.HasField("on_conflict_clause"):
+            continue
+        name = catalog.resolve(part.relation.schemaname, part.relation.relname) or ""
+        inferred = part.on_conflict_clause.infer
+        targets = {element.index_elem.name for element in inferred.index_elems}
+        for lookup in topology.lookups.get(name, ()):
+            if lookup.column in targets or not (targets or inferred.conname):
+                raise UnsupportedQuery(
+                    f"ON CONFLICT with a value of {lookup.name}, which a row of another shard may have",
+                    detail="Each shard looks for conflicts among its own rows.",
+                    hint="Name the key of the table: ON CONFLICT (…). Or insert, and catch UniqueViolation.",
+                )
+
+
+def _refuse_entries(table: str, topology: Topology) -> None:
+    for lookup in (lookup for lookups in topology.lookups.values() for lookup in lookups):
+        if lookup.entries == table:
+            raise UnsupportedQuery(
+                f"{table.removeprefix('public.')} has the entries of the lookup of {lookup.name}",
+                hint="Write the table itself, and they are kept; what others have left is mended by: "
+                "shardpool lookup repair",
+            )

@@ -19,6 +19,7 @@ from ..text.statement import expression, inner, kind, quoted, strings, walk
 from ..text.template import untimed
 from ..text.tree import copy
 
+_AND = 1  # AND_EXPR
 _STATEMENTS = ("SelectStmt", "UpdateStmt", "DeleteStmt")
 
 
@@ -79,11 +80,13 @@ def looked(tree: Any, topology: Topology, catalog: Catalog, pinned: set[str]) ->
 
 def _made(tree: Any, relation: Any, lookup: Lookup, keys: Sequence[str], value: Const, highest: int) -> Looked:
     alias = quoted(relation.alias.aliasname or relation.relname)
-    conditions = " and ".join(f"{alias}.{quoted(key)} = ${highest + 1 + part}" for part, key in enumerate(keys))
     whole = copy(tree)
-    where = expression(f"true and {conditions}")
-    where.bool_expr.args[0].CopyFrom(tree.where_clause)
-    whole.where_clause.CopyFrom(where)
+    if kind(inner(tree.where_clause)) != "BoolExpr" or inner(tree.where_clause).boolop != _AND:
+        whole.where_clause.CopyFrom(expression("true and true"))
+        del whole.where_clause.bool_expr.args[1:]
+        whole.where_clause.bool_expr.args[0].CopyFrom(tree.where_clause)
+    for part, key in enumerate(keys, highest + 1):
+        whole.where_clause.bool_expr.args.add().CopyFrom(expression(f"{alias}.{quoted(key)} = ${part}"))
     text, numbers = untimed(whole).for_psycopg()
     places = tuple(highest - number if number > highest else number for number in numbers)
     columns, cast = ", ".join(map(quoted, keys)), f"::{value.cast}" if value.cast else ""
