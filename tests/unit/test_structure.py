@@ -13,7 +13,6 @@ MOST_LINES = 400
 # Longer ones that have one subject all the same: how long they may become, and why they are not divided.
 LONG = {
     "_async/router.py": (750, "the face: a few lines for each verb, below all that is to be said of its arguments"),
-    "_async/sql/transaction.py": (450, "the same face within a transaction"),
     "errors.py": (450, "every exception, of a few lines each"),
 }
 

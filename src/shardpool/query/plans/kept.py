@@ -86,7 +86,7 @@ def refuse_load(table: Table, columns: Sequence[str], topology: Topology) -> Non
             raise UnsupportedQuery(
                 f"COPY into {table.name.removeprefix('public.')}, whose {lookup.column} is unique over the fleet",
                 detail="COPY tells nothing of the rows for which entries are kept.",
-                hint="Insert the rows with execute(), many in one VALUES. Or drop the lookup, load, and make it anew: "
+                hint="Insert them with execute(), many in one VALUES. Or drop the lookup, load, and make it anew: "
                 f"shardpool lookup drop {lookup.name}",
             )
 
