@@ -267,6 +267,12 @@ def test_a_transaction_that_only_reads(bank: Router) -> None:
         with pytest.raises(UnsupportedQuery, match="only reads"):
             tx.execute("update accounts set v = 0")
         assert tx.execute("select count(*) from accounts").one() == (12,)
+    for strategy in (None, "pull"):
+        with bank.transaction(readonly=True) as tx:
+            # Rows are brought together on one of the shards.
+            assert tx.execute("select v, count(*) from accounts group by v", strategy=strategy).rows == [(100, 12)]
+            assert tx.execute("select max(v) from accounts having count(*) > 1", strategy=strategy).one() == (100,)
+            assert list(tx.stream("select distinct v from accounts", strategy=strategy)) == [(100,)]
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), bank.transaction(readonly=True) as tx:
         tx.connection(shard="s0").execute("update accounts set v = 0")
 

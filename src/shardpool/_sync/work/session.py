@@ -125,12 +125,12 @@ class Session:
 
     def opening(self, name: str) -> Opening:
         """What sends BEGIN on an `unbegun` shard, together with its first statement."""
-        return Opening(self._checkouts[name].conn, self._beginning([name]), self._has_begun)
+        return Opening(self._checkouts[name].conn, self._beginning(name), self._has_begun)
 
     def begin(self, name: str, deadline: Deadline) -> None:
         """BEGIN on an `unbegun` shard, by itself."""
         self._has_begun()
-        self._members.tell({name: b"; ".join(self._beginning([name]))}, deadline)
+        self._members.tell({name: b"; ".join(self._beginning(name))}, deadline)
 
     def _has_begun(self) -> None:
         assert self.unbegun is not None
@@ -148,15 +148,15 @@ class Session:
             self.keeps = True
             self._members.tell(dict.fromkeys(self._checkouts, KEEP), deadline)
 
-    def _beginning(self, names: Sequence[str]) -> list[bytes]:
+    def _beginning(self, name: str) -> list[bytes]:
         if self.gives_way and len(self._checkouts) > 1:
             return [*_PLAIN_BEGIN, *SIDE_BY_SIDE]
         if self.isolation is None and not self._readonly and not self._savepoints:
             return [*_PLAIN_BEGIN, KEEP] if self.keeps else _PLAIN_BEGIN
         mode = f" isolation level {self.isolation}" if self.isolation else ""
-        mode += " read only" if self._readonly and names != [self.middle] else ""
+        mode += " read only" if self._readonly and name != self.middle else ""
         kept = [KEEP] if self.keeps else []
-        return [f"begin{mode}".encode(), *kept, *(f"savepoint {name}".encode() for name in self._savepoints)]
+        return [f"begin{mode}".encode(), *kept, *(f"savepoint {given}".encode() for given in self._savepoints)]
 
     def _begin(self, names: Sequence[str], deadline: Deadline) -> None:
         for name in names:
@@ -164,7 +164,7 @@ class Session:
             checkout.begin()
             self.waiting.watched(checkout, self.until)
         try:
-            self._members.tell(dict.fromkeys(names, b"; ".join(self._beginning(names))), deadline)
+            self._members.tell({name: b"; ".join(self._beginning(name)) for name in names}, deadline)
         except BaseException:
             self._members.has_failed = True
             raise
