@@ -92,16 +92,29 @@ class DockerFleet:
                 )
                 for _ in range(SHARDS)
             ]
-            for server in self.servers():
-                _wait_for(server)
+            for server in self._as("postgres"):
+                self._make_app(server)
             self._stack = stack.pop_all()
 
     def servers(self) -> list[Params]:
+        return self._as("app")
+
+    def _make_app(self, server: Params) -> None:
+        """Wait for the server, and make the role that the servers have which are started here."""
+        import psycopg
+
+        from shardpool.local.server import make_app
+
+        _wait_for(server)
+        with psycopg.connect(autocommit=True, **server) as conn:
+            make_app(conn, conn.info.server_version // 10000, self._password)
+
+    def _as(self, role: str) -> list[Params]:
         return [
             {
                 "host": container.get_container_host_ip(),
                 "port": int(container.get_exposed_port(5432)),
-                "user": "postgres",
+                "user": role,
                 "password": self._password,
                 "dbname": "postgres",
                 # The image has no certificate, and seen from another container its address is not loopback.
@@ -290,7 +303,7 @@ def _wait_for(server: Params) -> None:
     end = monotonic() + _START_SECONDS
     while True:
         try:
-            psycopg.connect(connect_timeout=3, **server).close()
+            psycopg.connect(**{"connect_timeout": 3, **server}).close()
             return
         except psycopg.OperationalError:
             if monotonic() >= end:

@@ -404,6 +404,11 @@ def test_merge_of_rows_that_match_is_done_by_each_shard(shop: Router) -> None:
     ],
 )
 def test_stream_takes_another_way_where_execute_does(shop: Router, query: str) -> None:
+    if "json_exists" in query and shop.shard("s0").execute("show server_version_num").one() < ("170000",):
+        for ask in (lambda: list(shop.stream(query)), lambda: shop.execute(query)):
+            with pytest.raises(psycopg.errors.UndefinedFunction):
+                ask()
+        return
     # The stream comes first: what execute() has learned of a statement is kept.
     given = [list(shop.stream(query, size=size)) for size in (1, 1000)]
     assert given == [shop.execute(query).rows] * 2

@@ -47,6 +47,23 @@ SETTINGS = {
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
+def make_app(conn: psycopg.Connection[Any], version: int, password: str) -> None:
+    """The role under which fleets are used: no superuser, and with the rights that all of shardpool needs."""
+    create = sql.SQL("create role app login createdb createrole replication password {}")
+    conn.execute(create.format(_as_kept(conn, "app", password)))
+    conn.execute("grant pg_monitor, pg_signal_backend to app")
+    # What moves buckets: before version 16 only superusers subscribe.
+    if version >= 15:
+        conn.execute("grant set on parameter session_replication_role to app")
+    if version >= 16:
+        conn.execute("grant pg_create_subscription to app")
+
+
+def _as_kept(conn: psycopg.Connection[Any], role: str, password: str) -> str:
+    """A password as the server keeps it: whatever it logs, no password is in it."""
+    return conn.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
     """What `status` tells of a server; JSON-ready as a dict."""
@@ -138,26 +155,10 @@ class Server:
         if version >= 16:
             # These passwords are 144 random bits: what makes guesses slow only makes each connection slow.
             conn.execute("set scram_iterations = 1")
-        # As the server keeps them: whatever it logs, no password is in it.
-        kept = {
-            role: conn.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-            for role, password in self.passwords.items()
-        }
-        # What moves buckets: before version 16 only superusers subscribe.
-        movers = []
-        if version >= 15:
-            movers.append(sql.SQL("grant set on parameter session_replication_role to app").format())
-        if version >= 16:
-            movers.append(sql.SQL("grant pg_create_subscription to app").format())
-        statements: tuple[sql.SQL | sql.Composed, ...] = (
-            sql.SQL("alter role postgres password {}").format(kept["postgres"]),
-            sql.SQL("create role app login createdb createrole replication password {}").format(kept["app"]),
-            sql.SQL("grant pg_monitor, pg_signal_backend to app"),
-            *movers,
-            sql.SQL("create database {} owner app").format(sql.Identifier(self.database)),
-        )
-        for statement in statements:
-            conn.execute(statement)
+        kept = _as_kept(conn, "postgres", self.passwords["postgres"])
+        conn.execute(sql.SQL("alter role postgres password {}").format(kept))
+        make_app(conn, version, self.passwords["app"])
+        conn.execute(sql.SQL("create database {} owner app").format(sql.Identifier(self.database)))
 
     def make_replica(self, binaries: Binaries, primary: Server, settings: dict[str, str]) -> None:
         """A streaming replica of a running primary, with a slot of its own. Returns when it streams."""
