@@ -243,6 +243,23 @@ def test_duplicates_are_told_and_keep_it_out_of_use(path: Path) -> None:
         assert router.execute("select count(*) from users where email = 'same'").one() == (2,)
 
 
+def test_a_file_and_a_router_learn_of_a_lookup_from_the_shards(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(path.read_text())
+    with Router(other) as router:
+        router.execute("insert into accounts values (1)")
+        changed = run(
+            ["-t", str(path), "topology", "set", "keyspaces.days.lookup", "{users.born: unique, staff.day: unique}"],
+            env=os.environ,
+        )
+        assert changed.returncode == 0, changed.stderr
+        assert run(["-t", str(other), "topology", "pull"], env=os.environ).returncode == 0
+        assert load_topology(other).lookups == load_topology(path).lookups
+        assert {one.name for one in load_topology(other).lookups["public.staff"]} == {"staff.badge", "staff.day"}
+        router.reload()
+        assert router.topology.lookups == load_topology(path).lookups
+
+
 @pytest.mark.parametrize(
     ("written", "problem"),
     [

@@ -173,6 +173,7 @@ def _keyspace(fields: Mapping[str, Any], own: Keyspace, new: Keyspace) -> Iterat
         yield from _entries((*path, "tables"), before, after)
     elif was["tables"] != now["tables"]:
         yield Put((*path, "tables"), now["tables"])
+    yield from _entries(path, _only(was, ["lookup"]), _only(now, ["lookup"]))
 
 
 def _pins(pinned: Any, path: Path, own: Keyspace, new: Keyspace) -> Iterator[Operation]:
