@@ -7,14 +7,17 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from random import Random
+from threading import Event
 from typing import Any
 
 import psycopg
 import pytest
 
-from shardpool import ConfigError, Router, UnsupportedQuery, load_topology, parse_topology
-from shardpool.operations import create_lookups, repair_lookups
+from shardpool import AsyncRouter, ConfigError, InvalidKey, Router, UnsupportedQuery, load_topology, parse_topology
+from shardpool.operations import check_lookups, create_lookups, repair_lookups
 
 from ..commands import run
 from ..timing import SLOW
@@ -228,6 +231,63 @@ def test_it_begins_while_rows_are_there_and_is_mended(path: Path) -> None:
         lookup(path, "check")
         assert set(lookup(path, "drop", "users.email")["users.email"].values()) == {"not created"}
         router.for_key(1, keyspace="people").execute("update users set email = 'z' where id = 1")
+
+
+def test_it_is_filled_while_the_service_writes(path: Path) -> None:
+    topology = load_topology(path)
+    ended = Event()
+
+    def write(seed: int) -> None:
+        chance = Random(seed)
+        while not ended.is_set():
+            number = chance.randrange(seed * 1000, seed * 1000 + 300)
+            sql = chance.choice(
+                [
+                    f"delete from users where id = {number}",
+                    f"insert into users values ({number}, 'w{number}')",
+                    f"update users set email = email || 'x' where id = {number}",
+                ]
+            )
+            with suppress(psycopg.errors.UniqueViolation):
+                router.execute(sql)
+
+    with Router(path) as router, ThreadPoolExecutor(2) as pool:
+        router.execute("insert into users select n, 'u' || n from generate_series(1000, 2999) n where n % 2 = 0")
+        asyncio.run(create_lookups(topology, ["users.email"], timeout=SLOW))
+        writers = [pool.submit(write, seed) for seed in (1, 2)]
+        try:
+            for _ in range(2):
+                (report,) = asyncio.run(repair_lookups(topology, ["users.email"]))
+                assert report.ready and not report.duplicated
+            (report,) = asyncio.run(check_lookups(topology, ["users.email"]))
+            assert report.ok, report
+        finally:
+            ended.set()
+        for writer in writers:
+            writer.result()
+        assert len(stored(router)) > 800
+        (report,) = asyncio.run(check_lookups(topology, ["users.email"]))
+        assert report.ok and report.rows == report.entries
+
+
+def test_a_value_that_has_no_place_is_refused_with_its_row(router: Router) -> None:
+    """Of both kinds of routers."""
+
+    async def write() -> int:
+        async with AsyncRouter(router.topology) as own:
+            await own.execute("insert into users values (1, 'a'), (2, 'b')")
+            with pytest.raises(InvalidKey):
+                await own.execute("insert into users (id, born) values (%s, 'infinity')", (3,))
+            with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+                async with own.transaction() as tx:
+                    with pytest.raises(InvalidKey):
+                        await tx.execute("insert into users (id, born) values (3, 'infinity')")
+                    await tx.execute("select 1")
+            found = await own.execute("select id from users where email = 'b'")
+            return int(found.one()[0])
+
+    assert asyncio.run(write()) == 2
+    assert len(stored(router)) == 2
 
 
 def test_duplicates_are_told_and_keep_it_out_of_use(path: Path) -> None:

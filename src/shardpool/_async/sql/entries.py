@@ -13,7 +13,7 @@ from psycopg.errors import SerializationFailure, UniqueViolation
 
 from ..._runtime.deadlines import Deadline
 from ...control.lookups import TAKE, Entry, change_statement, owner_of
-from ...errors import ScatterError
+from ...errors import ScatterError, UnsupportedQuery
 from ...topology import Sharded, Topology
 from ..work.participants import Moved
 from ..work.session import AsyncSession
@@ -47,11 +47,19 @@ async def settle(fleet: AsyncFleet, session: AsyncSession, deadline: Deadline, n
 
     Raises `UniqueViolation` for a value that another row has, upon which the transaction has failed.
     """
-    told = await session.told(dict.fromkeys(names, TAKE), deadline)
-    changes = _changes(request.pgresult.get_value(0, 0) for request in told)
-    if not changes:
-        return
-    topology = fleet.topology
+    try:
+        told = await session.told(dict.fromkeys(names, TAKE), deadline)
+        changes = _changes(
+            (request.pgresult.get_value(0, 0) or b"").decode(request.conn.info.encoding) for request in told
+        )
+        if changes:
+            await _change(fleet.topology, session, deadline, changes)
+    except BaseException:
+        session.fail()
+        raise
+
+
+async def _change(topology: Topology, session: AsyncSession, deadline: Deadline, changes: _Changes) -> None:
     statements = _statements(changes, topology)
     shards = [name for name in topology.shards if name in statements]
     try:
@@ -60,10 +68,8 @@ async def settle(fleet: AsyncFleet, session: AsyncSession, deadline: Deadline, n
         texts = {name: statements[name].encode(conn.info.encoding) for name, conn in joined.conns.items()}
         await session.told(texts, deadline)
     except Moved:
-        session.fail()
         raise SerializationFailure("values were on their way to a shard that has given them to another") from None
     except (psycopg.Error, ScatterError) as error:
-        session.fail()
         failures = error.failures.values() if isinstance(error, ScatterError) else [error]
         first: BaseException = next((each for each in failures if isinstance(each, UniqueViolation)), error)
         meant = session.waiting.meant(first)
@@ -72,15 +78,14 @@ async def settle(fleet: AsyncFleet, session: AsyncSession, deadline: Deadline, n
         raise meant from error
 
 
-def _changes(answers: Iterable[bytes | None]) -> _Changes:
+def _changes(answers: Iterable[str]) -> _Changes:
     """By lookup, the entries that are gone and those that are new; what comes back where it was is neither."""
     changes: _Changes = {}
-    for answer in answers:
-        for line in (answer or b"").splitlines():
-            name, gone, new = json.loads(line)
-            both = changes.setdefault(name, (Counter(), Counter()))
-            for counter, rows in zip(both, (gone, new), strict=True):
-                counter.update(tuple(map(str, row)) for row in rows)
+    for line in (line for answer in answers for line in answer.split("\n") if line):
+        name, gone, new = json.loads(line)
+        both = changes.setdefault(name, (Counter(), Counter()))
+        for counter, rows in zip(both, (gone, new), strict=True):
+            counter.update(tuple(map(str, row)) for row in rows)
     return {name: (gone - new, new - gone) for name, (gone, new) in changes.items() if gone != new}
 
 
@@ -91,8 +96,10 @@ def _statements(changes: _Changes, topology: Topology) -> dict[str, str]:
     for name, both in changes.items():
         lookup = lookups.get(name)
         if lookup is None:
-            # Triggers of a lookup that the topology has no more.
-            continue
+            raise UnsupportedQuery(
+                f"the shards keep {name} unique over the fleet, and the topology says nothing of it",
+                hint=f"Write the lookup into the file again, and then run: shardpool lookup drop {name}",
+            )
         by_shard: dict[str, tuple[list[Entry], list[Entry]]] = {}
         for number, entries in enumerate(both):
             for entry in sorted(entries.elements()):
