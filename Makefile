@@ -8,6 +8,8 @@ PYTEST ?= -n 2 --dist loadgroup
 SECONDS ?= 600
 # How many times rows are handed over by it.
 HANDOVERS ?= 200
+# The operating system's oldest PostgreSQL, for moves; before version 16 they stream one way at a time.
+OLD_PROGRAMS ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
 PIP := python -m pip --quiet --disable-pip-version-check install
 EXTRAS := local,shell,prometheus,otel,edit
@@ -92,8 +94,9 @@ oracle: $(VENV)/.installed  ## many more random statements and transactions, and
 		SHARDPOOL_ORACLE_SEED=$${SEED:-$$(date +%j)} SHARDPOOL_TPCH_SCALE=0.1 \
 		$(BIN)/python -m pytest $(PYTEST) tests/oracle
 
-moves: $(VENV)/.installed  ## rows that move under load: movers and servers that are killed at every step
+moves: $(VENV)/.installed  ## rows that move under load: movers and servers that are killed at every step; on OLD_PROGRAMS as well
 	SHARDPOOL_TEST_MOVES=all $(BIN)/python -m pytest $(PYTEST) tests/moves
+	$(if $(OLD_PROGRAMS),SHARDPOOL_PG_BINDIR=$(OLD_PROGRAMS) SHARDPOOL_TEST_MOVES=all $(BIN)/python -m pytest $(PYTEST) tests/moves)
 
 bench: $(VENV)/.installed  ## ratios against baselines, on real servers
 	$(BIN)/python -m benchmarks

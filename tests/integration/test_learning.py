@@ -15,6 +15,7 @@ from shardpool.events import ReloadFailed
 from shardpool.succession import placements_differ
 from tests.integration.test_reload_file import Told, until
 from tests.integration.test_topology_edit import Editor
+from tests.moves.fleet import connect
 
 INSERT = "insert into orders values (%s, %s, '')"
 PIN = "7"
@@ -238,3 +239,11 @@ def test_an_edit_names_those_for_whom_it_waits_no_longer(editor: Editor, older: 
         assert f"not waited for any longer: s1: process {pid} of " in editor.stderr
         assert "(left, idle) works by epoch 5" in editor.stderr
         assert left.shard("s1").execute("select epoch from shardpool.meta").one() == (6,)
+
+
+def test_an_edit_says_what_to_do_about_a_program_that_is_no_router(editor: Editor) -> None:
+    with connect(load_topology(editor.path), "s1", application_name="reports") as reports:
+        editor("pin", PIN, "s2", "--settle", "1.2")
+        assert f"waiting for s1: process {reports.info.backend_pid} of " in editor.stderr
+        assert "(reports, idle) works by no epoch" in editor.stderr
+        assert "a role of its own" in editor.stderr

@@ -15,7 +15,14 @@ from shardpool.testing import EmbeddedFleet, Fleet
 
 from .fleet import Moves
 
-LONG = {"test_kinds.py", "test_prepared.py", "test_refusals.py", "test_servers.py", "test_under_load.py"}
+LONG = {
+    "test_kinds.py",
+    "test_prepared.py",
+    "test_refusals.py",
+    "test_servers.py",
+    "test_side_by_side.py",
+    "test_under_load.py",
+}
 WANTED = "SHARDPOOL_TEST_MOVES"
 
 

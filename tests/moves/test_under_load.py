@@ -124,11 +124,14 @@ def test_stale_reads_are_found_when_nobody_guards(moves: Moves, keys: list[int],
 def _moved_unfollowed(moves: Moves, source: str, target: str) -> None:
     """Move the buckets, while the source applies nothing from the comparison before the hand-over until the end."""
     stopped: list[int] = []
+    ((version,),) = moves.query(source, "select current_setting('server_version_num')::int")
+    # Before 16 there is nothing to stop: it follows as soon as routers go to the target.
+    follows_before = version >= 160000
     with moves.begin("move", "tenants", "--buckets", "0-7", "--to", target, *CALM) as process:
         assert process.stderr is not None
         try:
             for told in process.stderr:
-                if "comparing" in told and not stopped:
+                if "comparing" in told and follows_before and not stopped:
                     query = """select pid from pg_stat_subscription s join pg_subscription u on u.oid = s.subid
                         join pg_database d on d.oid = u.subdbid
                         where datname = current_database() and pid is not null"""
@@ -140,7 +143,7 @@ def _moved_unfollowed(moves: Moves, source: str, target: str) -> None:
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
         process.wait(timeout=300)
-    assert process.returncode == 0 and stopped
+    assert process.returncode == 0 and bool(stopped) == follows_before
 
 
 # `make soak` asks for 200.

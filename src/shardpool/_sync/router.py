@@ -223,7 +223,11 @@ class Router:
         return self._routes.of_range(low, high, keyspace, table)
 
     def shard(self, name: str) -> ShardHandle:
-        """A shard by name, with the verbs of a route; raises `UnknownShard` with the nearest names."""
+        """A shard by name, with the verbs of a route: its server as it is, whatever it owns.
+
+        Rows that it still has of a move, or has already, are seen there, and counted: `execute` leaves them out. Raises
+        `UnknownShard` with the nearest names.
+        """
         self._fleet.topology.shard(name)
         return ShardHandle(self._fleet, name)
 

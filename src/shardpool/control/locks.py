@@ -16,6 +16,9 @@ INSTALL_LOCK_GROUP = -1
 EDIT_LOCK_GROUP = -2
 """The second number of the session's lock by which an edit of the topology shows that it is alive."""
 
+DRAWING_LOCK_GROUP = -3
+"""The second number of the session's lock of the move that draws fences and filters on the shard."""
+
 MOVER_LOCK_GROUP = -1000
 """The second number of the session's lock by which the process that makes a move shows that it is alive, less the
 number of the move."""

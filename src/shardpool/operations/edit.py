@@ -87,11 +87,13 @@ async def apply_edit(
     take_over: bool = False,
     timeout: float = 120.0,
     say: Say = lambda step: None,
+    waiting: settling.Waiting = lambda stragglers: None,
 ) -> Applied:
     """Apply an edit to the fleet and to the file, or raise with both unchanged.
 
-    `say` is told each step before it is made. Raises `EditRefused`, `ScatterError`; after the file is replaced an error
-    leaves the shards to be finished by the same command.
+    `say` is told each step before it is made, `waiting` which programs that are no routers are waited for. Raises
+    `EditRefused`, `ScatterError`; after the file is replaced an error leaves the shards to be finished by the same
+    command.
     """
     plan = first_plan(edit.old, edit.new, edit.mover)
     file.check_writable(edit.before)
@@ -105,18 +107,21 @@ async def apply_edit(
         file.replace(edit.before, edit.text)
         return Applied(edit.new.epoch, plan, False)
     async with connected(reached(edit.old, edit.new), timeout + settle) as conns:
-        return await _Application(file, edit, plan, conns, say).run(settle, take_over)
+        return await _Application(file, edit, plan, conns, say, waiting).run(settle, take_over)
 
 
 class _Application:
     """One edit while it is being applied."""
 
-    def __init__(self, file: LockedFile, edit: Edit, plan: EditPlan, conns: Connections, say: Say) -> None:
+    def __init__(
+        self, file: LockedFile, edit: Edit, plan: EditPlan, conns: Connections, say: Say, waiting: settling.Waiting
+    ) -> None:
         self._file = file
         self._edit = edit
         self._plan = plan
         self._conns = conns
         self._say = say
+        self._waiting = waiting
         self._names = renames(edit.old, edit.new)
         self._before = renamed(edit.old, self._names)
         self._resettled = resettled(plan.old, edit.new)
@@ -168,7 +173,7 @@ class _Application:
         if self._moves and settle > 0:
             self._say("settle")
             shards = reached(edit.old, edit.new)
-            self._behind = await settling.settle(self._conns, shards, edit.new.epoch, settle)
+            self._behind = await settling.settle(self._conns, shards, edit.new.epoch, settle, self._waiting)
         self._say("finish")
         await finish(self._conns, edit.new, edit.new.epoch, edit.digest, self._moves)
 

@@ -41,13 +41,16 @@ class Gate:
     def through(self, flow: Flow[None]) -> Generator[dict[int, int], dict[int, int], None]:
         """The flow, which stands still while it is ahead of its rate, or the gate is closed."""
         reading, writing = socket.socketpair()
+        reading.setblocking(False)
         try:
             wanted = next(flow)
             while True:
                 while (ahead := self._ahead()) > 0:
-                    asyncio.get_running_loop().call_later(ahead, _tell, writing)
+                    timer = asyncio.get_running_loop().call_later(ahead, _tell, writing)
                     yield {reading.fileno(): READ}
-                    reading.recv(1)
+                    timer.cancel()
+                    with suppress(BlockingIOError):  # a loop may tell of a socket once more that was read meanwhile
+                        reading.recv(1)
                 ready = yield wanted
                 try:
                     wanted = flow.send(ready)

@@ -1,18 +1,23 @@
-"""How many rows each bucket of a keyspace has, and what they add up to. Reads the tables."""
+"""How much each bucket of a keyspace has, and what its rows add up to. Reads the tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from ..control.buckets import bucket_of
 from ..operations.connections import Conn, connected, rows
-from ..quoting import quote_table
+from ..quoting import quote_ident, quote_table
 from ..topology import Keyspace, Topology
-from .tables import column_list, read_table
+from .tables import MovedTable, column_list, read_table
+
+By = Literal["rows", "bytes", "buckets"]
 
 # Seconds in which all rows of a keyspace are read.
 _READING = 3600.0
+# Bytes of a row beside its columns.
+_ROW = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +57,41 @@ async def checksums(topology: Topology, keyspace: Keyspace, timeout: float = _RE
     return [bucket for buckets in by_shard.values() for bucket in buckets]
 
 
-async def rows_by_bucket(topology: Topology, keyspace: Keyspace, timeout: float = _READING) -> list[float]:
-    """The rows of each bucket by its number, of all tables, on the shard that owns it. Raises `ScatterError`."""
+async def weights(topology: Topology, keyspace: Keyspace, by: By, timeout: float = _READING) -> list[float]:
+    """What each bucket of a keyspace has, by its number: of all tables, on the shard that owns it.
 
-    async def of(shard: str, conn: Conn) -> dict[int, int]:
-        counts: dict[int, int] = {}
+    `bytes` are those of its rows as they are stored, and its part of the indexes: the larger its rows, the larger.
+    Raises `ScatterError`.
+    """
+    weight = [0.0] * keyspace.partitioning.bucket_count
+    if by == "buckets":
+        return [1.0] * len(weight)
+
+    async def of(shard: str, conn: Conn) -> dict[int, float]:
+        sums: dict[int, float] = {}
         for name, columns in keyspace.tables.items():
-            if await read_table(conn, name) is None:
+            table = await read_table(conn, name)
+            if table is None:
                 continue
-            query = f"SELECT {bucket_of(keyspace, columns)} AS bucket, count(*) FROM {quote_table(name)} GROUP BY 1"
-            for bucket, count in await rows(conn, query):
+            summed = "count(*)" if by == "rows" else _stored(table)
+            query = f"SELECT {bucket_of(keyspace, columns)} AS bucket, {summed} FROM {quote_table(name)} GROUP BY 1"
+            found = [(bucket, float(size)) for bucket, size in await rows(conn, query)]
+            stored = sum(size for _, size in found)
+            scale = table.bytes / stored if by == "bytes" and stored else 1.0
+            for bucket, size in found:
                 if bucket is not None and keyspace.shard_by_bucket[bucket] == shard:
-                    counts[bucket] = counts.get(bucket, 0) + count
-        return counts
+                    sums[bucket] = sums.get(bucket, 0.0) + size * scale
+        return sums
 
     async with connected(dict.fromkeys(topology.shards, topology), timeout) as conns:
-        by_shard = await conns.on(conns.names, of, "counting rows")
-    weight = [0.0] * keyspace.partitioning.bucket_count
-    for counts in by_shard.values():
-        for bucket, count in counts.items():
-            weight[bucket] += count
+        by_shard = await conns.on(conns.names, of, f"counting {by}")
+    for sums in by_shard.values():
+        for bucket, size in sums.items():
+            weight[bucket] += size
     return weight
+
+
+def _stored(table: MovedTable) -> str:
+    """The bytes of rows without reading what is stored apart."""
+    sizes = " + ".join(f"coalesce(pg_catalog.pg_column_size({quote_ident(column.name)}), 0)" for column in table.stored)
+    return f"sum({_ROW} + {sizes})"

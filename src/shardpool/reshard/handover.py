@@ -41,6 +41,10 @@ class HandedOver:
     arrival: float | None
 
 
+class _WorksBehind(MoveRefused):
+    """A session works by an older topology, or by none yet: one that connects just now declares within milliseconds."""
+
+
 async def token_owner(conn: Conn, number: int) -> str | None:
     """Who owns the rows of a move, as a shard has it; None where it has no token."""
     tokens = await rows(conn, _TOKEN, (number,))
@@ -80,6 +84,12 @@ async def hand_over(
                 break
             except psycopg.errors.LockNotAvailable:
                 attempt += 1
+            except _WorksBehind:
+                attempt += 1
+                if attempt >= tries:
+                    raise
+                await asyncio.sleep(min(1.0, 0.05 * 2**attempt))
+                continue
             by = await holders(source, move.number)
             if attempt >= tries:
                 if not terminate or ended:
@@ -110,7 +120,7 @@ async def _give(
             )
         left = await stale_sessions(conn, move.source, topology.epoch, roles)
         if left:
-            raise MoveRefused(
+            raise _WorksBehind(
                 f"sessions on shard {move.source} work by an older topology again",
                 detail="; ".join(map(str, left[:10])),
                 hint="Run it again: it waits for them.",

@@ -66,17 +66,18 @@ class Mover:
         plan.check(topology, move)
         return await preflight(topology, move, roles=self._options.roles, terminate=self._options.terminates)
 
-    async def begin(self, move: RunningMove) -> RunningMove:
+    async def begin(self, move: RunningMove, planned_by: Topology) -> RunningMove:
         """Give the move a number, and make it until its target owns the rows; with `finish` to its end.
 
-        One that runs already is taken up. Raises `MoveRefused`, and `MoveStopped` when somebody asks it to stop; what
+        Buckets may have other numbers by now than in the topology in which it was planned. One that runs already is
+        taken up. Raises `MoveRefused`, and `MoveStopped` when somebody asks it to stop; what
         is begun stays to be taken up.
         """
         if move.number in self.topology.moves:
             await self.resume(move.number)
             return move
-        ready = await self.look(move)
         topology = self.topology
+        ready = await self.look(plan.carried(move, planned_by, topology))
         notes = {
             "addresses": dict(self._options.addresses),
             "roles": list(self._options.roles),
@@ -85,15 +86,17 @@ class Mover:
         }
         while True:
             number = await next_number(topology, topology.shards, self._options.timeout)
-            move = replace(move, number=number)
+            numbered = replace(move, number=number)
             # Before, so that nothing is forgotten when we are killed now; and after, when the number is ours.
-            await self._put(topology, move, notes, ready.rows, first=True)
+            await self._put(topology, numbered, notes, ready.rows, first=True)
             try:
                 self._number = number
-                topology = await self._states().publish(f"{move.what} to {move.target}", partial(plan.begun, move=move))
+                entered = partial(plan.begun, move=numbered, planned_by=planned_by)
+                topology = await self._states().publish(f"{move.what} to {move.target}", entered)
                 break
             except plan.NumberTaken:
                 topology = self.topology
+        move = topology.moves[number]
         await self._put(topology, move, notes, ready.rows)
         await self.resume(number)
         return move

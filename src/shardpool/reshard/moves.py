@@ -11,6 +11,7 @@ from ..topology import RunningMove, Topology
 from . import plan, requests
 from .mover import Mover
 from .options import MoveOptions, Say, quiet
+from .side_by_side import side_by_side
 from .states import known
 from .status import MoveStatus, move_status
 from .verify import Comparison, compare_copies
@@ -77,19 +78,23 @@ class AsyncMoves:
         moves: RunningMove | Sequence[RunningMove],
         options: MoveOptions | None = None,
         *,
+        at_once: int = 1,
         progress: Say = quiet,
+        planned_by: Topology | None = None,
     ) -> list[int]:
-        """Make planned moves, one after another, until their target owns the rows; gives their numbers.
+        """Make planned moves, until their target owns the rows; gives their numbers.
 
-        With `options.finish` each to its end. `progress` is told each step.
+        So many `at_once`; a shard takes the rows of one at a time. With `options.finish` each to its end.
+        When one fails, those that run go on to theirs, no other is begun, and its error is raised. `progress` is told
+        each step. `planned_by` is the topology in which they were planned, where the file may have changed since.
         """
-        planned_by = self.topology
-        made = []
-        for move in [moves] if isinstance(moves, RunningMove) else moves:
-            # Those before may have given the buckets other numbers.
-            now = plan.carried(move, planned_by, self.topology)
-            made.append((await Mover(self._path, options, progress).begin(now)).number)
-        return made
+        planned = planned_by or self.topology
+
+        async def make(move: RunningMove) -> int:
+            return (await Mover(self._path, options, progress).begin(move, planned)).number
+
+        wanted = [moves] if isinstance(moves, RunningMove) else moves
+        return await side_by_side(wanted, make, at_once)
 
     async def resume(self, number: int, options: MoveOptions | None = None, *, progress: Say = quiet) -> None:
         """Go on with a move wherever it was left."""

@@ -85,12 +85,18 @@ def check(topology: Topology, move: RunningMove) -> None:
             raise MoveRefused(f"{other} runs between the same two shards", hint=_after(other))
 
 
+def can_be_made_beside(move: RunningMove, other: RunningMove) -> bool:
+    """Whether neither waits for the other's copy: a slot is made only when those who write on its server have ended."""
+    return move.target not in (other.source, other.target) and other.target != move.source
+
+
 def _after(other: RunningMove) -> str:
     return f"Finish it first: shardpool move finish {other.number}"
 
 
-def begun(data: Any, topology: Topology, move: RunningMove) -> list[Operation]:
-    """The move stands in the file."""
+def begun(data: Any, topology: Topology, move: RunningMove, planned_by: Topology) -> list[Operation]:
+    """The move, as one topology had it, stands in the file."""
+    move = carried(move, planned_by, topology)
     running = topology.moves.get(move.number)
     if running is not None and (running.what, running.target) != (move.what, move.target):
         raise NumberTaken(f"there is a move {move.number} already")

@@ -88,12 +88,13 @@ def rebalance(
 ) -> list[RunningMove]:
     """Moves after which each shard of the fleet has about as much of a keyspace; without numbers.
 
-    `weight` is that of each bucket, by its number: 1, or its rows. A bucket moves once, and only where that evens out.
+    `weight` is that of each bucket, by its number: 1, its rows or its bytes. A bucket moves once, and only where that
+    evens out.
     """
     mine: dict[str, list[int]] = {name: [] for name in topology.shards}
     for bucket, owner in enumerate(keyspace.shard_by_bucket):
         mine[owner].append(bucket)
-    load = {name: sum(weight[at] for at in buckets) for name, buckets in mine.items()}
+    load = loads(topology, keyspace, weight)
     fair = sum(load.values()) / len(load)
     given: dict[tuple[str, str], list[int]] = {}
     for source in sorted(load, key=lambda name: -load[name]):
@@ -121,6 +122,20 @@ def rebalance(
         for (_, target), buckets in given.items()
         for move in moves_of(topology, keyspace, sorted(buckets), target, at_once)
     ]
+
+
+def loads(
+    topology: Topology, keyspace: Keyspace, weight: Sequence[float], moves: Iterable[RunningMove] = ()
+) -> dict[str, float]:
+    """What each shard of the fleet has of a keyspace after these moves."""
+    shard_by_bucket = [*keyspace.shard_by_bucket]
+    for move in moves:
+        for bucket in move.bucket_numbers:
+            shard_by_bucket[bucket] = move.target
+    load = dict.fromkeys(topology.shards, 0.0)
+    for bucket, shard in enumerate(shard_by_bucket):
+        load[shard] += weight[bucket]
+    return load
 
 
 def moves_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from time import monotonic, time
 
 from ..errors import MoveRefused
@@ -214,15 +213,9 @@ class Steps:
 
     async def tidy(self, over: str) -> None:
         """After the move is out of the file: no filter, fence, token or marker of it any more."""
-        while True:
-            now = self.work.current()
-            after = Fences(replace(self.work, topology=now))
-            for shard in self.work.shards:
-                await after.draw_filters(shard, only_there=True)
-            await after.draw_change_fences()
-            # Another move that ended meanwhile has drawn them by the newer file, before us or after.
-            if self.work.current().epoch == now.epoch:
-                break
+        for shard in self.work.shards:
+            await self.fences.draw_filters(shard, only_there=True)
+        await self.fences.draw_change_fences()
         async with self.work.linked() as conns:
             for name in conns.names:
                 for table in ("token", "marker"):

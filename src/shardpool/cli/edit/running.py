@@ -130,9 +130,21 @@ async def _apply(file: LockedFile, path: str, change: str, how: How, text_of: Te
         click.echo(text_diff(current.text, text, path))
     author = how.author or f"{_user()}@{socket.gethostname()}"
     edit = Edit(current, text, old, new, "\n".join([change, *lines])[:4000], author)
-    done = await apply_edit(file, edit, settle=how.settle, take_over=how.take_over, timeout=how.timeout, say=say)
+    done = await apply_edit(
+        file, edit, settle=how.settle, take_over=how.take_over, timeout=how.timeout, say=say, waiting=_waiting
+    )
     _warn(done.behind)
     print_edit(new, done.plan, done.resumed, how.as_json)
+
+
+def _waiting(foreign: Sequence[Straggler]) -> None:
+    for session in foreign:
+        click.echo(f"waiting for {session}", err=True)
+    click.echo(
+        "what works by no epoch is no router, but has the role of one: end it, give it a role of its own, or do not "
+        "wait for it (--settle 0)",
+        err=True,
+    )
 
 
 def _warn(behind: Sequence[Straggler]) -> None:

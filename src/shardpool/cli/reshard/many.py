@@ -1,4 +1,4 @@
-"""`rebalance`, `drain`, `split`: moves of more than one kind of thing, one after another."""
+"""`rebalance`, `drain`, `split`: moves of more than one kind of thing, one after another or several at once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import click
 from ..options import _keyspaces, shards, topology_path
 from ..route import parse_key
 from .move import make
-from .options import dry_run_option, finish_option, move_options, options_of
+from .options import dry_run_option, finish_option, many_options, move_options, options_of
 
 if TYPE_CHECKING:
+    from ...reshard.counting import By
     from ...topology import RunningMove, Topology
 
 
@@ -19,14 +20,12 @@ if TYPE_CHECKING:
 @click.argument("keyspace", required=False, shell_complete=_keyspaces)
 @click.option(
     "--by",
-    type=click.Choice(["rows", "buckets"]),
+    type=click.Choice(["rows", "bytes", "buckets"]),
     default="rows",
     show_default=True,
-    help="What each shard is to have about as much of; rows are counted on the shards.",
+    help="What each shard is to have about as much of; rows and bytes (with indexes) are counted on the shards.",
 )
-@click.option(
-    "--at-once", type=click.IntRange(min=1), default=64, show_default=True, help="Buckets of one move at most."
-)
+@many_options
 @dry_run_option
 @move_options
 @click.pass_context
@@ -34,8 +33,9 @@ def rebalance(
     ctx: click.Context,
     /,
     keyspace: str | None,
-    by: str,
+    by: By,
     at_once: int,
+    parallel: int,
     topology_file: str | None,
     dry_run: bool,
     as_json: bool,
@@ -45,15 +45,18 @@ def rebalance(
 
     async def moves(topology: Topology) -> list[RunningMove]:
         from ...reshard import requests
-        from ...reshard.counting import rows_by_bucket
+        from ...reshard.counting import weights
 
         space = topology.keyspace(keyspace)
-        count = space.partitioning.bucket_count
-        weight = [1.0] * count if by == "buckets" else await rows_by_bucket(topology, space)
-        return requests.rebalance(topology, space, weight, at_once)
+        weight = await weights(topology, space, by)
+        planned = requests.rebalance(topology, space, weight, at_once)
+        now, then = requests.loads(topology, space, weight), requests.loads(topology, space, weight, planned)
+        loads.update({shard: (round(now[shard]), round(then[shard])) for shard in now})
+        return planned
 
+    loads: dict[str, tuple[int, int]] = {}
     made = options_of({**options, "finish": True})
-    make(topology_path(ctx, topology_file), moves, made, dry_run, as_json)
+    make(topology_path(ctx, topology_file), moves, made, dry_run, as_json, parallel=parallel, loads=(by, loads))
 
 
 @click.command("drain")
@@ -66,9 +69,7 @@ def rebalance(
     help="Who gets what it has; may be repeated. [default: all others]",
     shell_complete=shards,
 )
-@click.option(
-    "--at-once", type=click.IntRange(min=1), default=64, show_default=True, help="Buckets of one move at most."
-)
+@many_options
 @dry_run_option
 @move_options
 @click.pass_context
@@ -78,6 +79,7 @@ def drain(
     shard: str,
     targets: tuple[str, ...],
     at_once: int,
+    parallel: int,
     topology_file: str | None,
     dry_run: bool,
     as_json: bool,
@@ -91,7 +93,7 @@ def drain(
         return requests.drain(topology, shard, targets, at_once)
 
     made = options_of({**options, "finish": True})
-    make(topology_path(ctx, topology_file), moves, made, dry_run, as_json)
+    make(topology_path(ctx, topology_file), moves, made, dry_run, as_json, parallel=parallel)
 
 
 @click.command("split")

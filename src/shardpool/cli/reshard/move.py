@@ -10,7 +10,7 @@ import click
 from ..edit.running import run
 from ..groups import Group
 from ..options import _keyspaces, json_option, shards, tables, topology_option, topology_path
-from ..output import print_json
+from ..output import print_json, print_table
 from ..route import parse_key
 from .options import dry_run_option, finish_option, move_options, options_of
 from .telling import Teller, print_status
@@ -97,15 +97,24 @@ def _buckets(text: str | None) -> list[int] | None:
     return numbers
 
 
+Loads = tuple[str, dict[str, tuple[int, int]]]
+
+
 def make(
     path: str,
     moves: Callable[[Topology], Coroutine[Any, Any, list[RunningMove]]],
     options: MoveOptions,
     dry_run: bool,
     as_json: bool,
+    *,
+    parallel: int = 1,
+    loads: Loads | None = None,
 ) -> None:
-    """Make moves, one after another; with `dry_run` only look at them."""
-    run(_make(path, moves, options, dry_run, as_json))
+    """Make moves, so many at once; with `dry_run` only look at them.
+
+    `loads`: what is evened out, and what each shard has of it before and afterwards, as soon as moves are planned.
+    """
+    run(_make(path, moves, options, dry_run, as_json, parallel, loads))
 
 
 async def _make(
@@ -114,12 +123,17 @@ async def _make(
     options: MoveOptions,
     dry_run: bool,
     as_json: bool,
+    parallel: int,
+    loads: Loads | None,
 ) -> None:
     from ...config import load_topology
     from ...reshard import AsyncMoves, Mover
 
     wanted = await moves(load_topology(path))
     topology = load_topology(path)
+    if loads is not None and not as_json:
+        by, load_by_shard = loads
+        print_table(["shard", by, "afterwards"], [[name, *load] for name, load in load_by_shard.items()])
     looked = []
     for move in wanted:
         if move.number:
@@ -133,9 +147,17 @@ async def _make(
             click.echo(f"{move.what}: {where}, about {ready.rows:,} rows, {ready.bytes / 1e6:,.1f} MB with indexes")
     if not wanted and not as_json:
         click.echo("nothing to move")
-    made = [] if dry_run else await AsyncMoves(path).make(wanted, options, progress=Teller(as_json))
+    made: list[int] = []
+    if not dry_run:
+        teller = Teller(as_json, several=parallel > 1)
+        made = await AsyncMoves(path).make(wanted, options, at_once=parallel, progress=teller, planned_by=topology)
     if as_json:
-        print_json({"fleet": topology.fleet, "planned": looked, "moves": made})
+        answer = {"fleet": topology.fleet, "planned": looked, "moves": made}
+        if loads is not None:
+            by, load_by_shard = loads
+            shards = [{"shard": name, "now": now, "then": then} for name, (now, then) in load_by_shard.items()]
+            answer |= {"by": by, "shards": shards}
+        print_json(answer)
 
 
 def _on_a_move(name: str, help: str, work: Callable[[Mover, int], Coroutine[Any, Any, None]]) -> None:

@@ -141,6 +141,21 @@ def finish_option(command: F) -> F:
     )(command)
 
 
+def many_options(command: F) -> F:
+    """How many buckets a move has, and how many moves are made at once."""
+    at_once = click.option(
+        "--at-once", type=click.IntRange(min=1), default=64, show_default=True, help="Buckets of one move at most."
+    )
+    parallel = click.option(
+        "--parallel",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Moves that are made at the same time at most; a shard takes rows of one at a time.",
+    )
+    return at_once(parallel(command))
+
+
 def dry_run_option(command: F) -> F:
     """`--dry-run`: nothing is changed."""
     return click.option("--dry-run", is_flag=True, help="Say what would move, and what is in the way; change nothing.")(

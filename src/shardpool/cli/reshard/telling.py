@@ -35,12 +35,12 @@ _BAR = 24
 
 
 class Teller:
-    """Tells steps on standard error: a line for each, and on a terminal a bar where rows are counted."""
+    """Tells steps on standard error: a line for each, and on a terminal a bar where rows of one move are counted."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, several: bool = False) -> None:
         self._quiet = quiet
-        self._last = ""
-        self._on_terminal = sys.stderr.isatty()
+        self._last: dict[int, str] = {}
+        self._has_room_for_bar = sys.stderr.isatty() and not several
         self._has_bar = False
 
     def __call__(self, progress: Progress) -> None:
@@ -55,23 +55,23 @@ class Teller:
         self._end_bar()
         waiting_for = "; ".join(map(str, progress.stragglers))
         text = f"move {progress.number}: {line}" + (f": {waiting_for}" if waiting_for else "")
-        if text != self._last:
+        if text != self._last.get(progress.number):
             click.echo(text, err=True)
-        self._last = text
+        self._last[progress.number] = text
 
     def _counting(self, line: str, progress: Progress) -> None:
         counted = f"{progress.rows:,} rows"
         if progress.total:
             counted = f"{progress.rows:,} of about {progress.total:,} rows"
-        if not self._on_terminal:
-            if line != self._last:
+        if not self._has_room_for_bar:
+            if line != self._last.get(progress.number):
                 click.echo(f"move {progress.number}: {line}", err=True)
-            self._last = line
+            self._last[progress.number] = line
             return
         share = min(1.0, progress.rows / progress.total) if progress.total else 0.0
         bar = "█" * int(share * _BAR) + "░" * (_BAR - int(share * _BAR)) if progress.total else ""
         click.echo(f"\r\x1b[Kmove {progress.number}: {line} {bar} {counted}", err=True, nl=False)
-        self._has_bar, self._last = True, line
+        self._has_bar, self._last[progress.number] = True, line
 
     def _end_bar(self) -> None:
         if self._has_bar:

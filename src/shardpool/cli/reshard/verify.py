@@ -57,6 +57,12 @@ def verify(
         for bucket in sums_by_bucket:
             sums[bucket.shard, bucket.table] = sums.get((bucket.shard, bucket.table), 0) + bucket.rows
         print_table(["shard", "table", "rows"], [[*place, count] for place, count in sums.items()])
+    for running in space.moves if not as_json else ():
+        keeps = sum(one.rows for one in sums_by_bucket if not one.owned and one.bucket in set(running.bucket_numbers))
+        if keeps:
+            click.echo(
+                f"{keeps:,} of these rows are copies: {running} keeps them (shardpool move status {running.number})"
+            )
     for bucket in misplaced if not as_json else ():
         click.echo(f"{bucket.rows} rows of {bucket.table} on {bucket.shard} are of bucket {bucket.bucket}, not its own")
     if misplaced:
