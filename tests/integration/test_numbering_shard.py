@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -76,3 +77,32 @@ def test_its_sequences_go_on_as_before_when_the_edit_is_undone(shardpool_make_to
         assert "s0" in router.shards
         router.shard("s1").execute("alter sequence orders_id_seq no maxvalue")
     edit(path, "shard", "remove", "s0", "--settle", "0")
+
+
+def test_one_whose_server_is_lost_is_taken_out_by_hand(shardpool_make_topology: Callable[..., Path]) -> None:
+    """As docs/howto/ids.md says."""
+    path = shardpool_make_topology(KEYSPACES, SCHEMA)
+    with Router(path) as router:
+        told = [router.execute(INSERT, (tenant,)).one()[0] for tenant in range(15)]
+    text = path.read_text()
+    start, end = text.index("  s0:"), text.index("  s1:")
+    lost = re.sub(r"port: '[0-9]+'", "port: 1", text[start:end])
+    assert lost != text[start:end]
+    path.write_text(text[:start] + lost + text[end:])
+    refused = edit(path, "shard", "remove", "s0", "--settle", "0", code=1)
+    assert "shard s0 cannot be reached" in refused and "take it out of the file by hand" in refused
+    by_hand = text[:start] + text[end:]
+    epoch = load_topology(path).epoch
+    path.write_text(by_hand.replace(f"epoch: {epoch}\n", f"epoch: {epoch + 1}\n"))
+    assert _run(path, "init").count("up to date") == 3
+    for statement in re.findall(r'Run: shardpool query "(.+)"', _run(path, "check")):
+        _run(path, "query", statement)
+    with Router(path) as router:
+        told += [router.execute(INSERT, (tenant,)).one()[0] for tenant in range(15)]
+    assert max(Counter(told).values()) == 1
+
+
+def _run(path: Path, *arguments: str) -> str:
+    done = run(arguments, env={**os.environ, "SHARDPOOL_TOPOLOGY": str(path)})
+    assert done.returncode == 0, done.stderr
+    return done.stdout

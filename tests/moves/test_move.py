@@ -9,14 +9,17 @@ import pytest
 from shardpool import Router, RouterMisuse
 from shardpool.reshard import MoveOptions, Progress
 
+from tests.timing import SLOW
+
 from .fleet import Moves, connect, keys_of
 
 pytestmark = pytest.mark.servers
 
-KEYSPACES = """\
+KEYSPACES = f"""\
+defaults: {{timeout: {SLOW:g}s}}
 keyspaces:
-  tenants: {key: bigint, hash: {buckets: 64, owners: {s0: 0-31, s1: 32-63}}, tables: {orders: tenant_id}}
-single_tables: {audit: s0}
+  tenants: {{key: bigint, hash: {{buckets: 64, owners: {{s0: 0-31, s1: 32-63}}}}, tables: {{orders: tenant_id}}}}
+single_tables: {{audit: s0}}
 """
 SCHEMA = """\
 create table orders (tenant_id bigint not null, n int not null, note text, primary key (tenant_id, n));

@@ -152,14 +152,13 @@ async def in_tasks(path: Path, book: Book, mine: list[int], stop: Event) -> None
         async def one(key: int) -> None:
             while not stop.is_set():
                 version = book.versions[key] + 1
-                result = await router.for_key(key).execute(
-                    "update ledger set version = %s where tenant_id = %s returning version", (version, key)
-                )
+                write = "update ledger set version = %s where tenant_id = %s returning version"
+                result = await router.for_key(key).execute(write, (version, key), timeout=TIMEOUT)
                 if result.rows != [(version,)]:
                     book.wrong.append(f"key {key}: {result.rows} was written for {version}")
                 book.versions[key] = version
-                rows = (await router.execute("select version from ledger where tenant_id = %s", (key,))).rows
-                book.check_read(key, version, rows)
+                read = await router.execute("select version from ledger where tenant_id = %s", (key,), timeout=TIMEOUT)
+                book.check_read(key, version, read.rows)
                 await asyncio.sleep(random.uniform(0, 0.01))
 
         await asyncio.gather(*map(one, mine))

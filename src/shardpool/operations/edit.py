@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 
 from ..changes import moves, renamed, renames, resettled
@@ -40,6 +40,11 @@ from .unfinished_edits import Say, finish, install, leaving, publish, show_alive
 
 # Seconds for which running routers are waited for at most: they look every 5 s unless told otherwise.
 SETTLE = 8.0
+
+_LOST = (
+    "Shard {}, the first, numbers the rows of all, and has to say how far it is. Where its server is lost for good, "
+    "take it out of the file by hand, raise the epoch, run shardpool init, and then what shardpool check says"
+)
 
 _BEGIN = "select shardpool.begin_edit(%s, %s, %s, %s, %s, %s::jsonb, %s)"
 _END = "select shardpool.end_edit(%s, %s, false)"
@@ -106,7 +111,14 @@ async def apply_edit(
         say("file")
         file.replace(edit.before, edit.text)
         return Applied(edit.new.epoch, plan, False)
-    async with connected(reached(edit.old, edit.new), timeout + settle) as conns:
+    async with AsyncExitStack() as stack:
+        try:
+            conns = await stack.enter_async_context(connected(reached(edit.old, edit.new), timeout + settle))
+        except ScatterError as error:
+            handing = numbering_shards(edit.old, edit.new)
+            if handing is not None and handing[0] in error.failures:
+                error.hint = _LOST.format(handing[0])
+            raise
         return await _Application(file, edit, plan, conns, say, waiting).run(settle, take_over)
 
 

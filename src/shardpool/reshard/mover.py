@@ -66,7 +66,7 @@ class Mover:
         plan.check(topology, move)
         return await preflight(topology, move, roles=self._options.roles, terminate=self._options.terminates)
 
-    async def begin(self, move: RunningMove, planned_by: Topology) -> RunningMove:
+    async def begin(self, move: RunningMove, planned_by: Topology | None = None) -> RunningMove:
         """Give the move a number, and make it until its target owns the rows; with `finish` to its end.
 
         Buckets may have other numbers by now than in the topology in which it was planned. One that runs already is
@@ -77,6 +77,7 @@ class Mover:
             await self.resume(move.number)
             return move
         topology = self.topology
+        planned_by = planned_by or topology
         ready = await self.look(plan.carried(move, planned_by, topology))
         notes = {
             "addresses": dict(self._options.addresses),
