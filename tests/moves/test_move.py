@@ -8,7 +8,6 @@ import pytest
 
 from shardpool import Router, RouterMisuse
 from shardpool.reshard import MoveOptions, Progress
-
 from tests.timing import SLOW
 
 from .fleet import Moves, connect, keys_of
