@@ -58,17 +58,36 @@ def create(
 
 @lookup.command()
 @click.argument("names", nargs=-1, required=True, metavar="TABLE.COLUMN...")
+@click.option(
+    "--settle",
+    type=click.FloatRange(min=0),
+    default=4.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Until the entries are dropped: routers see within two seconds that they are not used any more.",
+)
 @_timeout
 @topology_option
 @json_option
 @click.pass_context
 def drop(
-    ctx: click.Context, /, names: tuple[str, ...], timeout: float, topology_file: str | None, as_json: bool
+    ctx: click.Context,
+    /,
+    names: tuple[str, ...],
+    settle: float,
+    timeout: float,
+    topology_file: str | None,
+    as_json: bool,
 ) -> None:
     """Take lookups away, and their entries; afterwards take them out of the topology."""
     from ..operations import drop_lookups
 
-    _print_states(ctx, topology_file, as_json, lambda topology: drop_lookups(topology, names, timeout=timeout))
+    _print_states(
+        ctx,
+        topology_file,
+        as_json,
+        lambda topology: drop_lookups(topology, names, settle=settle, timeout=timeout),
+    )
 
 
 @lookup.command()

@@ -232,7 +232,8 @@ class _Comparing:
             if not mend:
                 self._report.orphaned += len(orphaned)
             for owner, group in self._by_owner_of_key(orphaned if mend else ()).items():
-                self._report.orphaned += await self._take_away(shard, owner, group)
+                taken = await self._take_away(shard, owner, group)
+                self._report.orphaned += taken
 
     async def _orphaned(self, batch: Iterable[Entry]) -> list[Entry]:
         found: list[Entry] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from ..control.identity import IDENTITY_QUERY, NOT_INSTALLED_HINT, check_identity
@@ -26,6 +27,9 @@ from ..topology import Lookup, Sharded, Topology
 from .agreement import check_owners
 from .connections import Conn, Connections, connected, one, rows
 from .fences import patiently
+
+SETTLE = 4.0
+"""Seconds in which a router sees that entries are used no more."""
 
 
 def named(topology: Topology, names: Sequence[str]) -> list[Lookup]:
@@ -91,9 +95,12 @@ async def create_lookups(
         return await states(conns, lookups)
 
 
-async def drop_lookups(topology: Topology, names: Sequence[str], *, timeout: float = 60.0) -> dict[str, dict[str, str]]:
+async def drop_lookups(
+    topology: Topology, names: Sequence[str], *, settle: float = SETTLE, timeout: float = 60.0
+) -> dict[str, dict[str, str]]:
     """Take lookups away, and all of their entries, from every shard; the topology loses them afterwards.
 
+    First nobody is to read them any more: `settle` seconds are for routers to see that, which look every two seconds.
     Idempotent. Raises as `create_lookups` does.
     """
     lookups = named(topology, names)
@@ -109,8 +116,8 @@ async def drop_lookups(topology: Topology, names: Sequence[str], *, timeout: flo
             for lookup in lookups:
                 await patiently(conn, drop_statements(lookup), lookup.table)
 
-        # First nobody reads them any more.
         await conns.on(conns.names, retire, "retiring the entries")
+        await asyncio.sleep(settle)
         await conns.on(conns.names, drop, "dropping the lookups")
         return await states(conns, lookups)
 
