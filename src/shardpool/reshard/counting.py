@@ -60,8 +60,8 @@ async def checksums(topology: Topology, keyspace: Keyspace, timeout: float = _RE
 async def weights(topology: Topology, keyspace: Keyspace, by: By, timeout: float = _READING) -> list[float]:
     """What each bucket of a keyspace has, by its number: of all tables, on the shard that owns it.
 
-    `bytes` are those of its rows as they are stored, and its part of the indexes: the larger its rows, the larger.
-    Raises `ScatterError`.
+    `bytes` are those of its rows as they are stored, without indexes and what moved rows have left free: else what has
+    given rows away would have to give more. Raises `ScatterError`.
     """
     weight = [0.0] * keyspace.partitioning.bucket_count
     if by == "buckets":
@@ -75,12 +75,9 @@ async def weights(topology: Topology, keyspace: Keyspace, by: By, timeout: float
                 continue
             summed = "count(*)" if by == "rows" else _stored(table)
             query = f"SELECT {bucket_of(keyspace, columns)} AS bucket, {summed} FROM {quote_table(name)} GROUP BY 1"
-            found = [(bucket, float(size)) for bucket, size in await rows(conn, query)]
-            stored = sum(size for _, size in found)
-            scale = table.bytes / stored if by == "bytes" and stored else 1.0
-            for bucket, size in found:
+            for bucket, size in await rows(conn, query):
                 if bucket is not None and keyspace.shard_by_bucket[bucket] == shard:
-                    sums[bucket] = sums.get(bucket, 0.0) + size * scale
+                    sums[bucket] = sums.get(bucket, 0.0) + float(size)
         return sums
 
     async with connected(dict.fromkeys(topology.shards, topology), timeout) as conns:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=click.Choice(["rows", "bytes", "buckets"]),
     default="rows",
     show_default=True,
-    help="What each shard is to have about as much of; rows and bytes (with indexes) are counted on the shards.",
+    help="What each shard is to have about as much of; rows, and the bytes that they take, are counted on the shards.",
 )
 @many_options
 @dry_run_option

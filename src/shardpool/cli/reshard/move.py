@@ -144,7 +144,8 @@ async def _make(
         looked.append({"what": move.what, **ends, "rows": ready.rows, "bytes": ready.bytes})
         if not as_json and (dry_run or len(wanted) > 1):
             where = f"{move.source} → {move.target}"
-            click.echo(f"{move.what}: {where}, about {ready.rows:,} rows, {ready.bytes / 1e6:,.1f} MB with indexes")
+            count = f"about {ready.rows:,} rows" if ready.rows or not ready.bytes else "rows not known before ANALYZE"
+            click.echo(f"{move.what}: {where}, {count}, {ready.bytes / 1e6:,.1f} MB with indexes")
     if not wanted and not as_json:
         click.echo("nothing to move")
     made: list[int] = []
