@@ -40,4 +40,6 @@ class _Later:
     def __getattr__(self, name: str) -> Any:
         if self._found is None:
             self._found = import_module(self._module)
-        return getattr(self._found, name)
+        # Kept: Python finds it by itself from now on.
+        found = self.__dict__[name] = getattr(self._found, name)
+        return found

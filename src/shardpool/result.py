@@ -75,6 +75,17 @@ class Result:
     connection at the time of the answer. `shards` names the shards that answered.
     """
 
+    # What most results do without is set on the others only.
+    _planned: Plan | None = None
+    _rows: list[Any] | None = None
+    # Of an answer of several shards: the rows to take of them, and how many columns of those.
+    _order: Sequence[tuple[int, int]] | None = None
+    _width: int | None = None
+    # Of an answer that was added up: its values as they would have come.
+    _record: Sequence[bytes | None] | None = None
+    # What it is the answer of, where servers were told something else.
+    _verb = ""
+
     def __init__(
         self,
         pgresult: PGresult,
@@ -88,7 +99,6 @@ class Result:
         # Of a partial answer: the shards that it is without, and why.
         self.missing: dict[str, BaseException] = {}
         self._bound = bound
-        self._planned: Plan | None = None
         self._pgresult = pgresult
         self._row_factory: Any = row_factory or conn.row_factory or tuple_row
         # Loaders take the session's TimeZone and DateStyle when they are made, so they are made now.
@@ -96,15 +106,8 @@ class Result:
             transformer = Transformer(conn)
             transformer.set_pgresult(pgresult)
         self._transformer = transformer
-        self._rows: list[Any] | None = None
-        # Of an answer of several shards: theirs, the rows to take of them, and how many columns of those.
+        # Of an answer of several shards: theirs.
         self._parts: Sequence[PGresult] = (pgresult,)
-        self._order: Sequence[tuple[int, int]] | None = None
-        self._width: int | None = None
-        # Of an answer that was added up: its values as they would have come.
-        self._record: Sequence[bytes | None] | None = None
-        # What it is the answer of, where servers were told something else.
-        self._verb = ""
 
     @classmethod
     def of(
@@ -163,8 +166,9 @@ class Result:
             make_row = lambda values: whole(values[:width])  # noqa: E731
         if self._order is not None:
             return self._load_ordered(self._order, make_row)
-        loaded = [self._load_part(part, 0, part.ntuples, make_row) for part in self._parts]
-        return loaded[0] if len(loaded) == 1 else [row for rows in loaded for row in rows]
+        if len(self._parts) == 1:
+            return self._load_part(self._parts[0], 0, self._parts[0].ntuples, make_row)
+        return [row for part in self._parts for row in self._load_part(part, 0, part.ntuples, make_row)]
 
     def _load_ordered(self, order: Sequence[tuple[int, int]], make_row: Any) -> list[Any]:
         """Only rows of the answer are decoded: one that LIMIT cuts off may hold what Python has no value for."""

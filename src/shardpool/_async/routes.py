@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from .._call import Params
+from .._call import Call, Params
 from .._runtime.deadlines import Deadline
 from ..errors import MissingKey, RoutingError, StaleTopology
 from ..keys import ends_in_space
@@ -18,6 +18,7 @@ from ..topology import qualified
 from .fleet import redirects
 from .fleet.shards import AsyncShardPools
 from .plans.later import AsyncPlans
+from .work import autocommit
 from .work.guarding import Buckets
 from .work.handle import AsyncHandle, AsyncShardHandle
 
@@ -123,9 +124,12 @@ class AsyncKeyRoute(AsyncRoute):
         super().__init__(fleet, plans, snapshot, keyspace, bucket)
         self._key = key
 
-    async def _execute_until(self, query: Any, params: Params | None, deadline: Deadline, **options: Any) -> Result:
-        await self._plans.planner.schema.refuse_cut(self._keyspace, self._key, query, deadline)
-        return await super()._execute_until(query, params, deadline, **options)
+    @staticmethod
+    async def _run_statement(
+        fleet: AsyncFleet, route: AsyncKeyRoute, query: Any, params: Params | None, deadline: Deadline, **options: Any
+    ) -> Result:
+        await route._plans.planner.schema.refuse_cut(route._keyspace, route._key, query, deadline)
+        return await autocommit.run(fleet, route, query, params, deadline, **options)
 
 
 Lookup = Callable[[Any], AsyncRoute]
@@ -221,23 +225,16 @@ class AsyncRoutes:
             return self.lookup(key)
         return self.table.named(keyspace, table)(key)
 
-    async def execute(
-        self,
-        query: Any,
-        params: Params | None,
-        key: Any,
-        keyspace: str | None,
-        table: str | None,
-        deadline: Deadline,
-        **options: Any,
-    ) -> Result:
-        """Run one statement on the shard of a key, wherever that is by then; `options` are those of a handle."""
+    async def execute(self, call: Call, key: Any, keyspace: str | None, table: str | None) -> Result:
+        """Run one statement on the shard of a key, wherever that is by then."""
+        query, params, deadline = call.query, call.params, call.deadline
+        options: dict[str, Any] = {"readonly": call.readonly, "binary": call.binary, "row_factory": call.row_factory}
         while True:
             in_force = self.table
             route = self.of_key(key, keyspace, table)
             try:
                 try:
-                    return await route._execute_until(query, params, deadline, **options)
+                    return await route._run_statement(self._fleet, route, query, params, deadline, **options)
                 except psycopg.DatabaseError as error:
                     return await route._execute_elsewhere(error, query, params, deadline, **options)
             except StaleTopology as error:

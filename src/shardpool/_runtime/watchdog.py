@@ -72,18 +72,11 @@ class _Watching:
 
     def release(self, watch: Watch) -> bool:
         """End a watch; False when the deadline came first and the connection was cut: it has to be closed then."""
-        if self._take_out(watch):
+        if self._watches.pop(watch, False) is None:
             return True
         # The cut may be under way: a descriptor that was closed in its midst could be another connection's by now.
         with self._cutting:
             return False
-
-    def _take_out(self, watch: Watch) -> bool:
-        try:
-            del self._watches[watch]
-        except KeyError:
-            return False
-        return True
 
     def has_cut(self, watch: Watch) -> bool:
         """Whether the deadline of a watch that has not been released has passed, and its connection was cut."""
@@ -99,7 +92,7 @@ class _Watching:
                     watch.health.suspect()
             if watch.is_over(now):
                 with self._cutting:
-                    if self._take_out(watch):
+                    if self._watches.pop(watch, False) is None:
                         watch.cut()
 
 

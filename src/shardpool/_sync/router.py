@@ -267,38 +267,32 @@ class Router:
         """
         if fanout is not None or strategy is not None:
             check_options(fanout, strategy)
-        with self._fleet.calls.begin("execute", query) as record:
-            if key is not None:
-                answer = self._routes.execute(
-                    query,
-                    params,
-                    key,
-                    keyspace,
-                    table,
-                    self._fleet.deadline(timeout),
-                    readonly=readonly,
-                    binary=binary,
-                    row_factory=row_factory,
-                )
-                return _answered(record, answer)
-            self._fleet.check_usable()
-            missing: dict[str, BaseException] | None = {} if partial else None
-            call = Call(
-                query,
-                params,
-                self._fleet.deadline(timeout),
-                readonly=readonly,
-                binary=binary,
-                row_factory=row_factory,
-                fanout=fanout or self._fanout,
-                strategy=strategy,
-                atomic=atomic,
-                missing=missing,
-            )
-            result = dispatch.execute(self._fleet, self._routes, self._planner, call)
-            if missing:
-                result.missing = missing
-            return _answered(record, result)
+        fleet = self._fleet
+        call = Call(
+            query,
+            params,
+            fleet.deadline(timeout),
+            readonly,
+            binary,
+            row_factory,
+            fanout or self._fanout,
+            strategy,
+            atomic,
+            {} if partial else None,
+        )
+        if fleet.calls.listener is None:
+            return self._execute(call, key, keyspace, table)
+        with fleet.calls.begin("execute", query) as record:
+            return _answered(record, self._execute(call, key, keyspace, table))
+
+    def _execute(self, call: Call, key: Any, keyspace: str | None, table: str | None) -> Result:
+        if key is not None:
+            return self._routes.execute(call, key, keyspace, table)
+        self._fleet.check_usable()
+        result = dispatch.execute(self._fleet, self._routes, self._plans.planner, call)
+        if call.missing:
+            result.missing = call.missing
+        return result
 
     def stream(
         self,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from .._call import Params
+from .._call import Call, Params
 from .._runtime.deadlines import Deadline
 from ..errors import MissingKey, RoutingError, StaleTopology
 from ..keys import ends_in_space
@@ -19,6 +19,7 @@ from ..topology import qualified
 from .fleet import redirects
 from .fleet.shards import ShardPools
 from .plans.later import Plans
+from .work import autocommit
 from .work.guarding import Buckets
 from .work.handle import Handle, ShardHandle
 
@@ -116,9 +117,12 @@ class KeyRoute(Route):
         super().__init__(fleet, plans, snapshot, keyspace, bucket)
         self._key = key
 
-    def _execute_until(self, query: Any, params: Params | None, deadline: Deadline, **options: Any) -> Result:
-        self._plans.planner.schema.refuse_cut(self._keyspace, self._key, query, deadline)
-        return super()._execute_until(query, params, deadline, **options)
+    @staticmethod
+    def _run_statement(
+        fleet: Fleet, route: KeyRoute, query: Any, params: Params | None, deadline: Deadline, **options: Any
+    ) -> Result:
+        route._plans.planner.schema.refuse_cut(route._keyspace, route._key, query, deadline)
+        return autocommit.run(fleet, route, query, params, deadline, **options)
 
 
 Lookup = Callable[[Any], Route]
@@ -214,23 +218,16 @@ class Routes:
             return self.lookup(key)
         return self.table.named(keyspace, table)(key)
 
-    def execute(
-        self,
-        query: Any,
-        params: Params | None,
-        key: Any,
-        keyspace: str | None,
-        table: str | None,
-        deadline: Deadline,
-        **options: Any,
-    ) -> Result:
-        """Run one statement on the shard of a key, wherever that is by then; `options` are those of a handle."""
+    def execute(self, call: Call, key: Any, keyspace: str | None, table: str | None) -> Result:
+        """Run one statement on the shard of a key, wherever that is by then."""
+        query, params, deadline = call.query, call.params, call.deadline
+        options: dict[str, Any] = {"readonly": call.readonly, "binary": call.binary, "row_factory": call.row_factory}
         while True:
             in_force = self.table
             route = self.of_key(key, keyspace, table)
             try:
                 try:
-                    return route._execute_until(query, params, deadline, **options)
+                    return route._run_statement(self._fleet, route, query, params, deadline, **options)
                 except psycopg.DatabaseError as error:
                     return route._execute_elsewhere(error, query, params, deadline, **options)
             except StaleTopology as error:

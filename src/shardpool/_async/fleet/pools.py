@@ -210,17 +210,17 @@ class AsyncEndpointPool:
     async def connect(self, place: Place, begun: float, deadline: Deadline) -> AsyncConnection[Any]:
         """The second half of `take`, which has `begun` then: a connection for a place; when it fails, that is free."""
         try:
-            conn = self._inner.take_idle()
-            if conn is None or not self.health.is_fresh(conn, monotonic()):
-                conn = await self._connected(conn, deadline)
+            conn, had = self._inner.take_idle(), monotonic()
+            if conn is None or not self.health.is_fresh(conn, had):
+                conn, had = await self._connected(conn, deadline), monotonic()
             attributes = conn.__dict__
             if attributes[SESSION].epoch != self._connector.epoch and self.epochs.is_behind(conn):
                 await self.epochs.bring_up(conn, deadline)
                 if conn.closed:
                     conn = await self._connected(conn, deadline)
-                attributes = conn.__dict__
+                attributes, had = conn.__dict__, monotonic()
             attributes[PLACE] = place
-            attributes[TAKEN] = (begun, monotonic())
+            attributes[TAKEN] = (begun, had)
             return cast("AsyncConnection[Any]", conn)
         except BaseException:
             place.free()

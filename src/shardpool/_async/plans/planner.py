@@ -63,8 +63,10 @@ class AsyncPlanner:
 
         An INSERT gives the columns `new` numbers that no row has.
         """
-        key, topology = (query, params is None, strategy, new), self._fleet.topology
-        if type(query) is str and (kept := self._kept(key, topology)) is not None:
+        key, topology = (query, params is None, strategy, new), self._fleet.snapshot.topology
+        kept = self._plans.get(key) if type(query) is str else None
+        # `_kept` written out: on the path of every statement without a key.
+        if kept is not None and kept.topology is topology and kept.generation == self.schema.generation:
             return kept
         is_plain = params is None and strategy is None and not new
         found = literals(query) if is_plain and type(query) is str and len(query) < LONG else None

@@ -95,9 +95,9 @@ async def _executed(fleet: AsyncFleet, routes: AsyncRoutes, planner: AsyncPlanne
         handle: AsyncRoute | AsyncShardHandle | None = None
         route = several.routed(planned, params, routes.table) if planned.keyspace is not None else None
         if route is not None:
-            handle = route
-            is_due = planner.schema.is_due(route.shard, call.readonly)
-            if is_due and not await planner.schema.is_fresh((route.shard,), deadline, readonly=call.readonly):
+            handle, shard = route, route._current_pools().name
+            is_due = planner.schema.is_due(shard, call.readonly)
+            if is_due and not await planner.schema.is_fresh((shard,), deadline, readonly=call.readonly):
                 continue
         else:
             bound = await planner.bind(planned, params, deadline, call.strategy)
@@ -137,7 +137,9 @@ async def _executed(fleet: AsyncFleet, routes: AsyncRoutes, planner: AsyncPlanne
         if check is not None:
             sent = check.added(call.query, planned.topology, handle.shard, has_params=params is not None)
         try:
-            result = await handle._execute_until(
+            result = await handle._run_statement(
+                fleet,
+                handle,
                 sent,
                 params,
                 deadline,

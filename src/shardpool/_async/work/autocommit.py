@@ -62,7 +62,8 @@ async def run(
             fleet.schema.changed()
             await pool.drain()
             raise _read_otherwise(pool.shard, reading)
-        await checkout.begin()
+        if not conn.autocommit:
+            await checkout.begin()
         if type(query) is not str or query not in quiet:
             note(conn, query)
         cursor = conn.cursor(binary=binary)

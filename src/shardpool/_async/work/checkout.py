@@ -229,8 +229,8 @@ class AsyncCheckout:
 
     async def end(self) -> bool:
         """Give the connection back; whether it was cut."""
-        cut = await self.unwatch()
-        await self.give()
+        cut = self._watch is not None and await self.unwatch()
+        await self.pool.give(self.conn)
         return cut
 
     async def give(self) -> None:

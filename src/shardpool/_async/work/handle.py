@@ -47,6 +47,8 @@ class AsyncHandle(ABC):
     _fleet: AsyncFleet
     # Whether the shard that is meant is the one that has some keys, whichever that is.
     _follows_keys = False
+    # How one statement is run on it until a deadline; given the fleet and the handle.
+    _run_statement: Callable[..., Awaitable[Result]] = staticmethod(autocommit.run)
 
     @abstractmethod
     def _current_pools(self) -> AsyncShardPools:
@@ -163,20 +165,43 @@ class AsyncHandle(ABC):
         statement that takes longer than 19 of 20 do is asked of another node as well, at most one in twenty, and the
         first answer counts.
         """
-        with self._fleet.calls.begin("shard.execute", query):
-            deadline = self._fleet.deadline(timeout)
+        fleet = self._fleet
+        deadline = fleet.deadline(timeout)
+        if fleet.calls.listener is None and not hedge:
+            return await self._execute(query, params, deadline, readonly, prepare, binary, row_factory, after)
+        with fleet.calls.begin("shard.execute", query):
             if hedge and readonly:
                 return await self._hedged(query, params, deadline, prepare, binary, row_factory, after)
-            options: dict[str, Any] = {"prepare": prepare, "binary": binary, "row_factory": row_factory, "after": after}
-            return await self._execute(query, params, deadline, readonly=readonly, **options)
+            return await self._execute(query, params, deadline, readonly, prepare, binary, row_factory, after)
 
     async def _execute(
-        self, query: Any, params: Params | None, deadline: Deadline, *, readonly: bool = False, **options: Any
+        self,
+        query: Any,
+        params: Params | None,
+        deadline: Deadline,
+        readonly: bool = False,
+        prepare: bool | None = None,
+        binary: bool = False,
+        row_factory: RowFactory[Any] | None = None,
+        after: Token | None = None,
     ) -> Result:
         """As `execute`, of which nobody is told, until a deadline in monotonic seconds."""
+        # Written out, as in `execute`: `**options` is a dictionary made and read again, for every call.
         try:
-            return await self._execute_until(query, params, deadline, readonly=readonly, **options)
+            return await self._run_statement(
+                self._fleet,
+                self,
+                query,
+                params,
+                deadline,
+                readonly=readonly,
+                prepare=prepare,
+                binary=binary,
+                row_factory=row_factory,
+                after=after,
+            )
         except (StaleTopology, psycopg.DatabaseError) as error:
+            options: dict[str, Any] = {"prepare": prepare, "binary": binary, "row_factory": row_factory, "after": after}
             return await self._execute_elsewhere(error, query, params, deadline, readonly=readonly, **options)
 
     async def _execute_elsewhere(
@@ -197,7 +222,7 @@ class AsyncHandle(ABC):
             ) or not await redirects.followed(self._fleet, error, deadline):
                 raise error
             try:
-                return await handle._execute_until(query, params, deadline, **options)
+                return await handle._run_statement(self._fleet, handle, query, params, deadline, **options)
             except (StaleTopology, psycopg.DatabaseError) as again:
                 error = again
 
@@ -220,7 +245,9 @@ class AsyncHandle(ABC):
         pools.hedges.earn()
 
         def on(chosen: AsyncEndpointPool | None) -> Awaitable[Result]:
-            return self._execute_until(
+            return self._run_statement(
+                self._fleet,
+                self,
                 query,
                 params,
                 deadline,
@@ -242,9 +269,6 @@ class AsyncHandle(ABC):
             result = await async_hedged(partial(on, first), partial(on, other), usual, pools.hedges.spend)
         pools.usual.add(monotonic() - begun)
         return result
-
-    async def _execute_until(self, query: Any, params: Params | None, deadline: Deadline, **options: Any) -> Result:
-        return await autocommit.run(self._fleet, self, query, params, deadline, **options)
 
     async def run(
         self,

@@ -211,17 +211,17 @@ class EndpointPool:
     def connect(self, place: Place, begun: float, deadline: Deadline) -> Connection[Any]:
         """The second half of `take`, which has `begun` then: a connection for a place; when it fails, that is free."""
         try:
-            conn = self._inner.take_idle()
-            if conn is None or not self.health.is_fresh(conn, monotonic()):
-                conn = self._connected(conn, deadline)
+            conn, had = self._inner.take_idle(), monotonic()
+            if conn is None or not self.health.is_fresh(conn, had):
+                conn, had = self._connected(conn, deadline), monotonic()
             attributes = conn.__dict__
             if attributes[SESSION].epoch != self._connector.epoch and self.epochs.is_behind(conn):
                 self.epochs.bring_up(conn, deadline)
                 if conn.closed:
                     conn = self._connected(conn, deadline)
-                attributes = conn.__dict__
+                attributes, had = conn.__dict__, monotonic()
             attributes[PLACE] = place
-            attributes[TAKEN] = (begun, monotonic())
+            attributes[TAKEN] = (begun, had)
             return cast("Connection[Any]", conn)
         except BaseException:
             place.free()

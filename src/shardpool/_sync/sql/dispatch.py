@@ -96,9 +96,9 @@ def _executed(fleet: Fleet, routes: Routes, planner: Planner, call: Call) -> Res
         handle: Route | ShardHandle | None = None
         route = several.routed(planned, params, routes.table) if planned.keyspace is not None else None
         if route is not None:
-            handle = route
-            is_due = planner.schema.is_due(route.shard, call.readonly)
-            if is_due and not planner.schema.is_fresh((route.shard,), deadline, readonly=call.readonly):
+            handle, shard = route, route._current_pools().name
+            is_due = planner.schema.is_due(shard, call.readonly)
+            if is_due and not planner.schema.is_fresh((shard,), deadline, readonly=call.readonly):
                 continue
         else:
             bound = planner.bind(planned, params, deadline, call.strategy)
@@ -138,7 +138,9 @@ def _executed(fleet: Fleet, routes: Routes, planner: Planner, call: Call) -> Res
         if check is not None:
             sent = check.added(call.query, planned.topology, handle.shard, has_params=params is not None)
         try:
-            result = handle._execute_until(
+            result = handle._run_statement(
+                fleet,
+                handle,
                 sent,
                 params,
                 deadline,

@@ -61,7 +61,8 @@ def run(
             fleet.schema.changed()
             pool.drain()
             raise _read_otherwise(pool.shard, reading)
-        checkout.begin()
+        if not conn.autocommit:
+            checkout.begin()
         if type(query) is not str or query not in quiet:
             note(conn, query)
         cursor = conn.cursor(binary=binary)

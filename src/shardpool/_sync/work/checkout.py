@@ -224,8 +224,8 @@ class Checkout:
 
     def end(self) -> bool:
         """Give the connection back; whether it was cut."""
-        cut = self.unwatch()
-        self.give()
+        cut = self._watch is not None and self.unwatch()
+        self.pool.give(self.conn)
         return cut
 
     def give(self) -> None:
