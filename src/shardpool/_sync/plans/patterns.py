@@ -26,6 +26,8 @@ class _Made(NamedTuple):
     pattern: Pattern | None
     reading: Mapping[str, str | None] | None
     is_quiet: bool
+    # The types of values whose place the fast look-up tells.
+    exact: tuple[type, ...]
 
 
 class _Frame:
@@ -57,7 +59,7 @@ class Patterns:
         like.reading = made.reading
         if made.pattern.key is not None:
             like.keyspace, like.place = made.pattern.key
-            like.exact = exact_types(topology, like.keyspace)
+            like.exact = made.exact
             like.values, like.count = found.values, len(found.values)
         if made.is_quiet:
             expect_quiet(sql)
@@ -76,4 +78,5 @@ class Patterns:
             if made is not None:
                 frame.numbers = made.numbers
             key = fixed(frame.numbers, found.values)
-            frame.made[key] = _Made(made, planned.reading, not dirties(sql))
+            exact = () if made is None or made.key is None else exact_types(planned.topology, made.key[0])
+            frame.made[key] = _Made(made, planned.reading, not dirties(sql), exact)
