@@ -42,8 +42,9 @@ single_tables: {{tally: s2}}
 id_block: 1
 """
 SCHEMA = """
+create domain padded as bpchar;
 create table people (id bigint primary key, name text, born date, at timestamptz default now(), tags text[],
-  pad bpchar);
+  pad bpchar, padded padded);
 create table serials (id bigserial primary key, name varchar(5) not null, n numeric(6, 2) default 1);
 create table always (id bigint generated always as identity primary key, name text);
 create table short (name varchar(3), id int primary key);
@@ -89,6 +90,8 @@ ALIKE: list[Any] = [
     "insert into people (id) select id from countries where id > 5 returning id, name",
     "insert into people (id, tags) select 300 + n, array['a,b', null, n::text] from generate_series(1, 3) n",
     "insert into people (id, pad) select 310 + n, repeat('x ', n) from generate_series(0, 3) n returning pad",
+    "insert into people (id, padded) values (350, 'x  '), (351, null)",
+    "insert into people (id, padded) select id + 2, padded from people where id / 2 = 175 order by 1 returning padded",
     "insert into people (id, name) values (400, 'x'), (401, 'y') order by 1 limit 1",
     "insert into short (id, name) select 1.1 + 0.5, 'ab '",
     "insert into short (id, name) select n, 'abc   ' from generate_series(3, 6) n returning name, id",

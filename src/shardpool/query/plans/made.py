@@ -113,7 +113,10 @@ def _source(tree: Any, select: Any, table: Table, columns: Sequence[Column], giv
         del source.target_list[:]
         values = [expression(f"made.{name}") for name in names]
         for number, default in enumerate(defaults):
-            value = as_text(places[number], values[number] if number < given else default)
+            if number < given and columns[number].of_domain:
+                value = expression(written_as(columns[number], f"made.{names[number]}"))
+            else:
+                value = as_text(places[number], values[number] if number < given else default)
             source.target_list.add().res_target.val.CopyFrom(value)
     if tree.HasField("with_clause"):
         source.with_clause.CopyFrom(tree.with_clause)
