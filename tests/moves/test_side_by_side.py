@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -58,6 +59,18 @@ def test_what_a_move_draws_lets_those_in_that_were_begun_later(moves: Moves) -> 
     assert moves.query("s2", "select note from notes where tenant_id = %s", (key,)) == [("meanwhile",)]
     for number in "12":
         moves("move", "finish", number, *CALM)
+    _all_there_and_nothing_else(moves)
+
+
+def test_an_older_copy_of_the_file_draws_nothing(moves: Moves, tmp_path: Path) -> None:
+    with _begun(moves, "--buckets", "0-7", "--to", "s2", "--throttle", "100b/s") as first:
+        _until(first, "copying")
+    older = tmp_path / "older.yaml"
+    older.write_text(moves.path.read_text())
+    moves("topology", "set", "shards.s3.pool.max_size", "20")
+    moves("move", "resume", "1", "--topology", str(older), *CALM, code=1)
+    assert "shardpool topology pull, and then: shardpool move resume 1" in moves.stderr
+    moves("move", "resume", "1", "--finish", *CALM)
     _all_there_and_nothing_else(moves)
 
 
