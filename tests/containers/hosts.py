@@ -50,9 +50,9 @@ class Hosts:
             docker("network", "create", f"--subnet={prefix}.0/24", self.network)
             stack.callback(run, "docker", "network", "rm", self.network)
             self.addresses = {shard: f"{prefix}.{number + 10}" for number, shard in enumerate(SHARDS)}
+            stack.callback(run, "docker", "rm", "--force", "--volumes", *self._containers.values())
             for shard in SHARDS:
                 self._start(shard)
-                stack.callback(run, "docker", "rm", "--force", "--volumes", self._containers[shard])
             for shard in SHARDS:
                 self.wait_for(shard)
             with Router(self.topology()) as router:

@@ -396,7 +396,8 @@ def test_wide_rows_are_loaded_and_streamed_a_few_at_a_time(topology_path: str) -
             begun = peak()
             router.copy_into("orders", ((key, 2, "x" * 2**23) for key in range(24)), columns=columns)
             print(peak() - begun)
-            router.scatter("insert into orders select 1, 2 + g, repeat('x', 3000000) from generate_series(1, 32) g")
+            wide = "insert into orders select 1, 2 + g, repeat('x', 3000000) from generate_series(1, 32) g"
+            router.scatter(wide, timeout=60)
             print(sum(1 for _ in router.stream("select * from orders", timeout=60)))
             print(peak() - begun)
     """
