@@ -30,12 +30,13 @@ SCHEMA = "create table users (id bigint primary key, email text)"
 _CLIENT = """
 import sys
 from shardpool import Router
-with Router(sys.argv[1]) as router:
+with Router(sys.argv[1], kwargs={"application_name": "killed"}) as router:
     router.wait(20)
     print("ready", flush=True)
     sys.stdin.readline()
     router.execute(sys.argv[2])
 """
+_SESSIONS = "select count(*) from pg_stat_activity where application_name = 'killed'"
 # Where the client stands still, on the shard of the row or that of the value, and whether the row is there afterwards.
 POINTS = [
     ("value", b"insert into", True, False),
@@ -84,9 +85,11 @@ def test_a_client_that_is_killed_leaves_the_row_and_its_entry_or_neither(proxied
             proxy = proxied.proxies[row if where == "row" else value]
             kill_at(proxy, marker, answered, proxied.behind, f"insert into users values ({number}, '{email}')")
             limit = monotonic() + SLOW
-            # What its server had got is done; and then nothing is left of it.
-            while marker != b"insert into" and (answered or is_there) and not router.in_doubt():
-                assert monotonic() < limit, "nothing is prepared"
+            # Its servers have done what they had got of it; and then nothing is left of it.
+            for name in (row, value):
+                while router.shard(name).execute(_SESSIONS).one() != (0,):
+                    assert monotonic() < limit, f"its session on {name} goes on"
+                    Event().wait(0.01)
             while router.recover():
                 assert monotonic() < limit, router.in_doubt()
                 Event().wait(0.05)
