@@ -27,7 +27,7 @@ from ..plans.planner import AsyncPlanner
 from ..work import two_phase
 from ..work.handle import AsyncShardHandle
 from ..work.participants import Moved
-from . import kept, looked, made, numbered, sequences, several
+from . import beforehand, kept, looked, made, numbered, several
 
 if TYPE_CHECKING:
     from ..fleet.fleet import AsyncFleet
@@ -77,21 +77,17 @@ async def _executed(fleet: AsyncFleet, routes: AsyncRoutes, planner: AsyncPlanne
         call = replace(call, query=await planner.as_text(call.query, deadline))
     while True:
         planned = await planner.plan(call.query, params, deadline, call.strategy, call.new)
-        if planned.plan.numbers is not None:
-            call = await numbered.filled(planner, call, planned)
-            params = call.params
-            continue
-        if planned.plan.looked is not None and call.strategy is None:
-            return await looked.execute(call, planned, partial(execute, fleet, routes, planner))
+        if planned.plan.is_preceded:
+            done = await beforehand.done(fleet, planner, call, planned, partial(execute, fleet, routes, planner))
+            if isinstance(done, Result):
+                return done
+            if done is not None:
+                call, params = done, done.params
+                continue
         if planned.plan.keeps:
             if call.missing is not None:
                 raise _partial_write(planned.plan.verb)
             return await kept.execute(fleet, routes, planner, call)
-        if planned.plan.setting is not None:
-            again = partial(execute, fleet, routes, planner)
-            call = await sequences.set_value(fleet, planner, call, planned, again)
-            params = call.params
-            continue
         handle: AsyncRoute | AsyncShardHandle | None = None
         route = several.routed(planned, params, routes.table) if planned.keyspace is not None else None
         if route is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -15,14 +14,13 @@ from ..._runtime.tasks import async_sleep
 from ...result import Result
 from ..fleet import redirects
 from ..plans.planner import AsyncPlanner
+from ..work.repetition import pause_before
 from ..work.session import AsyncSession
 from .within import AsyncWithin
 
 if TYPE_CHECKING:
     from ..fleet.fleet import AsyncFleet
     from ..routes import AsyncRoutes
-
-_RETRY_PAUSE = 0.005
 
 
 async def execute(fleet: AsyncFleet, routes: AsyncRoutes, planner: AsyncPlanner, call: Call) -> Result:
@@ -37,7 +35,7 @@ async def execute(fleet: AsyncFleet, routes: AsyncRoutes, planner: AsyncPlanner,
             await session.commit()
             return result
         except (SerializationFailure, DeadlockDetected):
-            pause = random.uniform(0, min(1.0, _RETRY_PAUSE * 2**attempt))
+            pause = pause_before(attempt)
             if monotonic() + pause >= call.deadline:
                 raise
         except psycopg.DatabaseError as error:

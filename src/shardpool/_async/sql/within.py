@@ -16,7 +16,7 @@ from ...query.plans.planned import Planned
 from ...result import Result
 from ..work.participants import Moved
 from ..work.session import AsyncSession
-from . import alone, entries, looked, made, numbered, sequences, several
+from . import alone, beforehand, entries, made, several
 
 if TYPE_CHECKING:
     from ..fleet.fleet import AsyncFleet
@@ -45,16 +45,14 @@ class AsyncWithin:
             call = replace(call, query=await self._planner.as_text(call.query, call.deadline))
         while True:
             planned = await self._planner.plan(call.query, call.params, call.deadline, call.strategy, call.new)
-            if planned.plan.numbers is not None:
-                self._check_only_reads(planned)
-                call = await numbered.filled(self._planner, call, planned)
-                continue
-            if planned.plan.looked is not None and call.strategy is None:
-                return await looked.execute(call, planned, self.executed)
-            if planned.plan.setting is not None:
-                self._check_only_reads(planned)
-                call = await sequences.set_value(self._fleet, self._planner, call, planned, self.executed)
-                continue
+            self._check_only_reads(planned)
+            if planned.plan.is_preceded:
+                done = await beforehand.done(self._fleet, self._planner, call, planned, self.executed)
+                if isinstance(done, Result):
+                    return done
+                if done is not None:
+                    call = done
+                    continue
             route = several.routed(planned, call.params, self._routes.table) if planned.keyspace is not None else None
             if route is not None:
                 is_due = self._planner.schema.is_due(route.shard, False)
@@ -67,7 +65,6 @@ class AsyncWithin:
             if not await self._planner.schema.is_fresh(bound.shards, call.deadline, readonly=False):
                 continue
             if isinstance(bound.scattered, Made):
-                self._check_only_reads(planned)
                 self._fleet.calls.took("make")
                 with suppress(Moved):
                     numbers = self._planner.schema.numbers
@@ -80,7 +77,6 @@ class AsyncWithin:
                     names = bound.shards or [*self._session.names, *self._fleet.in_turn()]
                     return await self._one(call, planned, names[0])
                 if bound.plan.writes:
-                    self._check_only_reads(planned)
                     self._check_copies(bound)
                     await self._session.join(bound.shards, call.deadline, planned.topology)
                     self._session.will_write(bound.shards)
@@ -134,7 +130,6 @@ class AsyncWithin:
 
     async def _one(self, call: Call, planned: Planned, name: str) -> Result:
         """The statement as it stands on the one shard that it concerns."""
-        self._check_only_reads(planned)
         if planned.plan.keeps:
             await self._session.keep(call.deadline)
         check, sent = planned.plan.check, call.query

@@ -28,7 +28,7 @@ from ..plans.planner import Planner
 from ..work import two_phase
 from ..work.handle import ShardHandle
 from ..work.participants import Moved
-from . import kept, looked, made, numbered, sequences, several
+from . import beforehand, kept, looked, made, numbered, several
 
 if TYPE_CHECKING:
     from ..fleet.fleet import Fleet
@@ -78,21 +78,17 @@ def _executed(fleet: Fleet, routes: Routes, planner: Planner, call: Call) -> Res
         call = replace(call, query=planner.as_text(call.query, deadline))
     while True:
         planned = planner.plan(call.query, params, deadline, call.strategy, call.new)
-        if planned.plan.numbers is not None:
-            call = numbered.filled(planner, call, planned)
-            params = call.params
-            continue
-        if planned.plan.looked is not None and call.strategy is None:
-            return looked.execute(call, planned, partial(execute, fleet, routes, planner))
+        if planned.plan.is_preceded:
+            done = beforehand.done(fleet, planner, call, planned, partial(execute, fleet, routes, planner))
+            if isinstance(done, Result):
+                return done
+            if done is not None:
+                call, params = done, done.params
+                continue
         if planned.plan.keeps:
             if call.missing is not None:
                 raise _partial_write(planned.plan.verb)
             return kept.execute(fleet, routes, planner, call)
-        if planned.plan.setting is not None:
-            again = partial(execute, fleet, routes, planner)
-            call = sequences.set_value(fleet, planner, call, planned, again)
-            params = call.params
-            continue
         handle: Route | ShardHandle | None = None
         route = several.routed(planned, params, routes.table) if planned.keyspace is not None else None
         if route is not None:

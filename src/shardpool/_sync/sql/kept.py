@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -16,14 +15,13 @@ from ..._runtime.tasks import sleep
 from ...result import Result
 from ..fleet import redirects
 from ..plans.planner import Planner
+from ..work.repetition import pause_before
 from ..work.session import Session
 from .within import Within
 
 if TYPE_CHECKING:
     from ..fleet.fleet import Fleet
     from ..routes import Routes
-
-_RETRY_PAUSE = 0.005
 
 
 def execute(fleet: Fleet, routes: Routes, planner: Planner, call: Call) -> Result:
@@ -38,7 +36,7 @@ def execute(fleet: Fleet, routes: Routes, planner: Planner, call: Call) -> Resul
             session.commit()
             return result
         except (SerializationFailure, DeadlockDetected):
-            pause = random.uniform(0, min(1.0, _RETRY_PAUSE * 2**attempt))
+            pause = pause_before(attempt)
             if monotonic() + pause >= call.deadline:
                 raise
         except psycopg.DatabaseError as error:

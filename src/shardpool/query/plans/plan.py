@@ -282,6 +282,11 @@ class Plan:
     keeps: bool = False
     looked: Looked | None = None
 
+    @cached_property
+    def is_preceded(self) -> bool:
+        """Whether something is done before it is bound, and makes it another statement."""
+        return self.numbers is not None or self.looked is not None or self.setting is not None
+
     @property
     def is_always_made(self) -> bool:
         """Whether rows are made even where one shard has all of them: they are numbered, and not by that shard."""
