@@ -295,3 +295,26 @@ def test_a_column_that_is_not_known_yet_is_not_lost(both: tuple[Router, Any], tm
     router.execute("update twins set extra = 'y'")
     router.execute("update twins set k = k + 7")
     assert {extra for (extra,) in router.execute("select extra from twins")} == {"y"}
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "create trigger late before update on twins for each row execute function keep()",
+        "create rule late as on delete to twins do also notify twins",
+        "alter table twins enable row level security",
+    ],
+)
+def test_what_a_write_sets_off_and_is_not_known_yet_is_not_left_out(ddl: str, both: tuple[Router, Any]) -> None:
+    router, _ = both
+    shards = [(name, router.shard(name)) for name in router.shards]
+    router.scatter("create function keep() returns trigger language plpgsql as 'begin new.v = 0; return new; end'")
+    router.execute("select count(*) from twins")
+    router.explain("update twins set k = k + 1")
+    before = [(name, shard.execute("table twins").rows) for name, shard in shards]
+    for _, shard in shards:
+        with shard.connection() as conn:
+            conn.execute(ddl)
+    with pytest.raises(UnsupportedQuery):
+        router.execute("update twins set k = k + 1")
+    assert [(name, shard.execute("table twins").rows) for name, shard in shards] == before

@@ -127,6 +127,6 @@ def _strange(bound: Bound) -> UnsupportedQuery:
     table = bound.plan.uses[0].table.removeprefix("public.")
     return UnsupportedQuery(
         f"rows of {table} are not as the shards have told: nothing was written",
-        detail="A table inherits from it, or its columns were changed meanwhile.",
+        detail="A table inherits from it, or its columns, triggers, rules or policies were changed meanwhile.",
         hint="Do it again; or delete and insert the rows by statements of your own.",
     )

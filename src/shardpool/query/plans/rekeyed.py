@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
+from ...control.own_sql import qualified
 from ...control.settings import are_exact
+from ...control.storing import RULES, TRIGGERS
 from ...errors import UnsupportedQuery
 from ...quoting import quote_literal, quote_table
 from ..analysis.analysis import Analysis
@@ -26,6 +28,12 @@ from .made import as_text, default_of, finished, place_of
 from .plan import Gathered, Rekeyed
 
 _WRITES = ("INSERT", "UPDATE", "DELETE")
+# How many columns a table has, and whether nothing is set off by writes of it, and no policy is on it.
+_COLUMNS = qualified("""(
+    select pg_catalog.count(*) from pg_catalog.pg_attribute a
+    where a.attrelid = {table} and a.attnum > 0 and not a.attisdropped)""")
+_PLAIN = qualified(f"""{TRIGGERS} is null and {RULES} is null
+    and not (select c.relrowsecurity from pg_catalog.pg_class c where c.oid = {{table}})""")
 
 
 def rekeyed(tree: Any, analysis: Analysis, refusal: UnsupportedQuery | None) -> Rekeyed:
@@ -78,16 +86,11 @@ def _delete(tree: Any) -> Any:
 
 
 def _guard(alias: str, table: Table) -> str:
-    """Whether a row is of the table itself, and has the columns that are known here: what it had more would be lost."""
-    name = quote_literal(quote_table(table.name))
-    told = (
-        "(select pg_catalog.count(*) from pg_catalog.pg_attribute as a"
-        f" where a.attrelid operator(pg_catalog.=) {name}::pg_catalog.regclass"
-        " and a.attnum operator(pg_catalog.>) 0 and not a.attisdropped)"
-        f" operator(pg_catalog.=) {len(table.columns)}"
-    )
+    """Whether a row is of the table itself, and the table as it is known here: what it had more would be lost."""
+    oid = f"{quote_literal(quote_table(table.name))}::pg_catalog.regclass"
+    told = f"{_COLUMNS.format(table=oid)} operator(pg_catalog.=) {len(table.columns)} and {_PLAIN.format(table=oid)}"
     if table.kind != "p":
-        told += f" and {quoted(alias)}.tableoid operator(pg_catalog.=) {name}::pg_catalog.regclass"
+        told += f" and {quoted(alias)}.tableoid operator(pg_catalog.=) {oid}"
     return f"({told})::pg_catalog.text"
 
 
