@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from click.testing import CliRunner
+from psycopg.pq import TransactionStatus
 
 from shardpool import (
     BatchError,
@@ -27,6 +28,8 @@ from shardpool import (
     UnsupportedQuery,
 )
 from shardpool.cli.app import shardpool
+from shardpool.control.locks import TRANSACTION_CLASS
+from shardpool.control.transactions import BEHIND_GATE, CLOSE_GATE, OPEN_GATE
 from shardpool.local import LocalFleet
 from shardpool.local.reaper import watch
 
@@ -401,3 +404,18 @@ def test_snapshots_beside_transfers_of_other_processes_see_the_sum_each_time(ban
                     assert snap.execute("select sum(v) from accounts").one() == (100 * len(KEYS),)
         assert [other.wait(60) for other in others] == [0, 0]
     assert not bank.in_doubt()
+
+
+def test_from_the_gate_of_a_snapshot_to_its_end_there_is_always_a_transaction(path: str) -> None:
+    """A pooler of transactions gives the session to others else, and with it a lock that nobody lets go."""
+    held = "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
+    with Router(path) as router, router.shard("s0").connection() as conn:
+        conn.rollback()
+        conn.autocommit = True
+        for text, locks in ((CLOSE_GATE, 1), (BEHIND_GATE, 1), (OPEN_GATE, 0)):
+            conn.pgconn.exec_(text)
+            assert conn.info.transaction_status == TransactionStatus.INTRANS
+            assert conn.execute(f"{held} and classid = {TRANSACTION_CLASS}").fetchone() == (locks,)
+        assert conn.execute("show transaction_isolation").fetchone() == ("repeatable read",)
+        conn.rollback()
+        conn.autocommit = False

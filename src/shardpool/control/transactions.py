@@ -177,9 +177,15 @@ its parts prepared before, so that one of which no part is found any more is of 
 
 FORGET_QUERY = qualified("delete from shardpool.tx where id = any (%s)")
 
-CLOSE_GATE = f"select pg_catalog.pg_advisory_lock({TRANSACTION_CLASS}, {DECISION_LOCK})".encode()
+CLOSE_GATE = (
+    f"begin isolation level read committed; select pg_catalog.pg_advisory_lock({TRANSACTION_CLASS}, {DECISION_LOCK})"
+).encode()
+BEHIND_GATE = (
+    b"commit and chain; set transaction isolation level repeatable read; select pg_catalog.pg_current_snapshot()"
+)
 OPEN_GATE = f"select pg_catalog.pg_advisory_unlock({TRANSACTION_CLASS}, {DECISION_LOCK})".encode()
-"""While a session holds it on every shard, nothing is decided on any."""
+"""While a session holds it on every shard, nothing is decided on any; its snapshot is taken behind it. From one to the
+other there is always a transaction: a pooler of transactions leaves the session to us for so long."""
 
 TURN_QUERY = f"select pg_catalog.pg_try_advisory_xact_lock({TRANSACTION_CLASS}, {RECOVERY_LOCK})"
 """Of all routers, the one that gets it on the first shard looks after the fleet's transactions."""

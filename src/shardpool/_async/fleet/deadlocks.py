@@ -89,7 +89,9 @@ class AsyncDeadlocks:
         while waiting := self._current():
             names = {name for one in waiting for name in one.pids}
             if checks >= _NARROW:
-                names.update(self._fleet.topology.shards)
+                shards = self._fleet.topology.shards.values()
+                # Elsewhere what is declared would stay with a session of the pooler's.
+                names.update(shard.name for shard in shards if shard.writable.pooler != "transaction")
             try:
                 checks += await self._checked(names, checks)
             except (ShardError, psycopg.Error, Retired) as error:

@@ -20,7 +20,6 @@ _CLOSED_SECONDS = 2.0
 _PAUSE = 0.001
 # What opening the gate may take.
 _ROLLBACK_SECONDS = 1.0
-SNAPSHOT = b"begin isolation level repeatable read; select pg_catalog.pg_current_snapshot()"
 
 
 class AsyncCut(AsyncSession):
@@ -36,7 +35,7 @@ class AsyncCut(AsyncSession):
             if names[1:]:
                 await self._members.tell(dict.fromkeys(names[1:], transactions.CLOSE_GATE), deadline)
             await self._wait_for_decided(min(deadline, deadline_after(_CLOSED_SECONDS)))
-            await self._members.tell(dict.fromkeys(names, SNAPSHOT), deadline)
+            await self._members.tell(dict.fromkeys(names, transactions.BEHIND_GATE), deadline)
         finally:
             await self._open_gate()
         for checkout in self._checkouts.values():

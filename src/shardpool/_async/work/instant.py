@@ -28,7 +28,7 @@ from ...errors import DeadlineExceeded, ScatterError, ShardError, first_line
 from ...quoting import quote_literal, quote_table
 from ...topology import Single
 from ..fleet.servers import connected
-from .cut import SNAPSHOT, AsyncCut, parts_by_whole
+from .cut import AsyncCut, parts_by_whole
 from .members import is_unusable
 from .outcomes import overdue, several
 from .participants import AsyncParticipants
@@ -43,7 +43,8 @@ _ROLLBACK_SECONDS = 1.0
 # How long a lock on the tables is waited for, while writers wait behind that; and seconds before it is tried again.
 _LOCK_TIMEOUT = "50ms"
 _SOONEST, _LATEST = 0.02, 0.1
-_AGAIN = b"rollback; " + SNAPSHOT
+_SNAPSHOT = b"begin isolation level repeatable read; select pg_catalog.pg_current_snapshot()"
+_AGAIN = b"rollback; " + _SNAPSHOT
 # The one is asked for before the other: what ends between the two is seen by the second.
 _LOOK = (
     "select pg_catalog.set_config('shardpool.prepared',"
@@ -89,7 +90,7 @@ class AsyncInstant(AsyncCut):
         problem: BaseException | None = None
         try:
             while monotonic() < deadline:
-                if await self._stood_still(beside, _AGAIN if looks else SNAPSHOT, deadline):
+                if await self._stood_still(beside, _AGAIN if looks else _SNAPSHOT, deadline):
                     return
                 looks += 1
                 is_due = looks >= _LOOKS or monotonic() >= until

@@ -21,7 +21,6 @@ _CLOSED_SECONDS = 2.0
 _PAUSE = 0.001
 # What opening the gate may take.
 _ROLLBACK_SECONDS = 1.0
-SNAPSHOT = b"begin isolation level repeatable read; select pg_catalog.pg_current_snapshot()"
 
 
 class Cut(Session):
@@ -37,7 +36,7 @@ class Cut(Session):
             if names[1:]:
                 self._members.tell(dict.fromkeys(names[1:], transactions.CLOSE_GATE), deadline)
             self._wait_for_decided(min(deadline, deadline_after(_CLOSED_SECONDS)))
-            self._members.tell(dict.fromkeys(names, SNAPSHOT), deadline)
+            self._members.tell(dict.fromkeys(names, transactions.BEHIND_GATE), deadline)
         finally:
             self._open_gate()
         for checkout in self._checkouts.values():

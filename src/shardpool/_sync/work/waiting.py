@@ -37,10 +37,14 @@ class Waiting:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The server processes of its sessions, by shard."""
+        """The server processes of its sessions, by shard; behind a pooler of transactions they are not known."""
         if self.is_over:
             return {}
-        return {name: checkout.conn.pgconn.backend_pid for name, checkout in [*self._checkouts.items()]}
+        return {
+            name: checkout.conn.pgconn.backend_pid
+            for name, checkout in [*self._checkouts.items()]
+            if checkout.pool.endpoint.pooler != "transaction"
+        }
 
     @property
     def is_waiting(self) -> bool:
@@ -53,7 +57,7 @@ class Waiting:
 
     def may_wait(self) -> None:
         """A session has been at work for long."""
-        if len(self._checkouts) > 1:
+        if len(self.pids) > 1:
             self.number = self.number or deadlocks.new_number(time(), random.random())
             self._fleet.deadlocks.take_up(self)
 
